@@ -1,0 +1,284 @@
+"""SegFormer with two heads: one shared Mix Transformer encoder, one MLP head for classes, one for embeddings.
+
+Axes: B batch, C classes, D embedding dimensions, H and W image pixels; the heads work at h = H/4, w = W/4.
+
+The encoder and the head are transformers' own SegFormer classes, so the hub's weights fit. Ours are the second head,
+the normalisation that lives inside the model (errors of the kind "somebody forgot mean and std" cannot happen), the
+parameter groups, and a file format that carries its own settings.
+
+Reference:
+    E. Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers", NeurIPS 2021.
+"""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+from transformers.utils import logging as transformers_logging
+
+from roadtopo_lib.checkpoint import load_weights, save_weights
+from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
+
+logger = logging.getLogger(__name__)
+
+# Depth, width and head width of each size: Xie et al. 2021, table 6 (b0..b5). "tiny" is ours, for CPUs.
+ARCHITECTURES: dict[str, dict] = {
+    "tiny": {"depths": [1, 1, 2, 1], "hidden_sizes": [24, 48, 96, 160], "decoder_hidden_size": 96},
+    "b0": {"depths": [2, 2, 2, 2], "hidden_sizes": [32, 64, 160, 256], "decoder_hidden_size": 256},
+    "b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
+    "b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
+    "b3": {"depths": [3, 4, 18, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
+    "b4": {"depths": [3, 8, 27, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
+    "b5": {"depths": [3, 6, 40, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
+}
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""RGB statistics that the hub's weights were trained with (Deng et al. 2009; SegFormer's own preprocessing)."""
+
+MIN_EMBEDDING_NORM = 1e-6
+"""Below this length an embedding is left as it is by the optional normalisation, so that nothing divides by zero."""
+
+LICENSE_NOTICE = (
+    "NVIDIA licenses these SegFormer weights for research and evaluation only, models derived from them included."
+)
+
+
+def hub_id(backbone: str) -> str:
+    """The hub's Cityscapes checkpoint of a size ``"b0"`` .. ``"b5"``."""
+    return f"nvidia/segformer-{backbone}-finetuned-cityscapes-1024-1024"
+
+
+class SegFormerModel(nn.Module):
+    """Class logits and instance embeddings for every pixel.
+
+    Args:
+        backbone: ``"tiny"`` (about 1 M parameters, for CPUs) or ``"b0"`` .. ``"b5"`` in their published sizes.
+        num_classes: semantic classes C.
+        embedding_dim: embedding dimensions D.
+        pretrained: ``False`` for random weights, ``True`` for the hub's Cityscapes checkpoint of this size, or any hub
+            id or local folder of the same architecture. The classifier is new whenever its class count differs.
+        normalize_embeddings: project embeddings onto the unit sphere. Off by default: with the paper's margins the
+            push term could then never be satisfied (means on a unit sphere are at most 2 apart, 3 are asked for).
+
+    Raises:
+        ValueError: unknown backbone, ``pretrained=True`` for ``"tiny"``, or weights of another architecture.
+        ConnectionError: weights that are neither on disk nor within reach.
+
+    Reference:
+        Xie et al. 2021 (encoder and head); De Brabandere et al. 2017 (embedding head).
+    """
+
+    def __init__(
+        self,
+        backbone: str = "b5",
+        num_classes: int = NUM_CLASSES,
+        embedding_dim: int = 32,
+        pretrained: bool | str = True,
+        normalize_embeddings: bool = False,
+    ) -> None:
+        super().__init__()
+        if backbone not in ARCHITECTURES:
+            raise ValueError(f"backbone is {backbone!r}, expected one of {tuple(ARCHITECTURES)}")
+        if num_classes < 2 or embedding_dim < 1:
+            raise ValueError(f"expected num_classes >= 2 and embedding_dim >= 1, got {num_classes} and {embedding_dim}")
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.embedding_dim = embedding_dim
+        self.normalize_embeddings = normalize_embeddings
+
+        if pretrained is False:
+            network = SegformerForSemanticSegmentation(_architecture(backbone, num_classes))
+        else:
+            network = _load_pretrained(backbone, num_classes, pretrained)
+        self.encoder = network.segformer
+        self.semantic_head = network.decode_head
+        head_config = copy.deepcopy(network.config)
+        head_config.num_labels = embedding_dim
+        self.embedding_head = SegformerDecodeHead(head_config)
+
+        # Buffers move with the model and are saved with it, yet no optimiser touches them.
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor, upsample: bool = True) -> dict[str, Tensor]:
+        """Logits and embeddings.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1], RGB; H and W at least 32. Not normalised: the model does that.
+            upsample: ``True`` gives outputs at (H, W). ``False`` leaves both at the heads' (h, w) = (H/4, W/4):
+                training reads embeddings at labelled pixels only and never needs the (B, D, H, W) tensor.
+
+        Returns:
+            ``logits`` (B, C, H, W) and ``embeddings`` (B, D, H, W), or both at (h, w).
+
+        Raises:
+            ValueError: images of another shape or type.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images must be float (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        if min(images.shape[2:]) < 32:
+            raise ValueError(f"images must be at least 32 pixels high and wide, got {tuple(images.shape[2:])}")
+        size = images.shape[2:]
+        features = self.encode(images)
+        logits = self.semantic_head(features)  # (B, C, h, w)
+        embeddings = self.embedding_head(features)  # (B, D, h, w)
+        if upsample:
+            logits = upsample_to(logits, size)  # (B, C, h, w) → (B, C, H, W)
+            embeddings = upsample_to(embeddings, size)  # (B, D, h, w) → (B, D, H, W)
+        if self.normalize_embeddings:
+            # After upsampling: the mean of two unit vectors is shorter than one.
+            embeddings = F.normalize(embeddings, dim=1, eps=MIN_EMBEDDING_NORM)
+        return {"logits": logits, "embeddings": embeddings}
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The encoder's four feature maps.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            Four maps at 1/4, 1/8, 1/16 and 1/32 of (H, W).
+        """
+        normalized = (images - self.pixel_mean) / self.pixel_std
+        features, maps = normalized, []
+        for stage in self.encoder.stages:
+            features = stage(features)  # (B, c_i, H / stride_i, W / stride_i)
+            maps.append(features)
+        return maps
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Inference in evaluation mode, on the model's own device, without gradients; the mode is restored afterwards.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+
+        Returns:
+            ``logits`` (B, C, H, W), ``embeddings`` (B, D, H, W) and ``semantic`` (B, H, W) int64, the likeliest class.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            outputs = self(images.to(self.pixel_mean.device))
+        finally:
+            self.train(was_training)
+        return {**outputs, "semantic": outputs["logits"].argmax(dim=1)}
+
+    def get_trainable_params(self, encoder_lr_scale: float = 0.1) -> list[dict]:
+        """Two parameter groups: the encoder learns slower than the heads.
+
+        Grouped by module, not by name: a search for "encoder" in parameter names finds nothing in today's
+        transformers (they begin with ``stages.``) and every parameter would silently get the full rate.
+
+        Args:
+            encoder_lr_scale: the encoder's share of the base rate.
+
+        Returns:
+            ``[{"name", "params", "lr_scale"}]`` for encoder and heads.
+
+        Raises:
+            RuntimeError: a group is empty, or a trainable parameter is in no group.
+        """
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        heads = [p for head in (self.semantic_head, self.embedding_head) for p in head.parameters() if p.requires_grad]
+        total = sum(1 for p in self.parameters() if p.requires_grad)
+        if not encoder or not heads or len(encoder) + len(heads) != total:
+            raise RuntimeError(
+                f"parameter groups do not cover the model: encoder {len(encoder)}, heads {len(heads)}, all {total}"
+            )
+        return [
+            {"name": "encoder", "params": encoder, "lr_scale": encoder_lr_scale},
+            {"name": "heads", "params": heads, "lr_scale": 1.0},
+        ]
+
+    def config_dict(self) -> dict:
+        """What rebuilds this architecture; written into every saved file."""
+        return {
+            "backbone": self.backbone,
+            "num_classes": self.num_classes,
+            "embedding_dim": self.embedding_dim,
+            "normalize_embeddings": self.normalize_embeddings,
+        }
+
+    def save(self, path: str | Path, **info: object) -> None:
+        """Writes weights and architecture into one ``.safetensors`` file.
+
+        Args:
+            path: the file.
+            info: anything JSON-serialisable to keep beside them.
+        """
+        save_weights(path, self.state_dict(), self.config_dict(), **info)
+
+    @classmethod
+    def load(cls, path: str | Path, num_classes: int | None = None) -> "SegFormerModel":
+        """Rebuilds a saved model, in evaluation mode, on the CPU. Nothing in the file is executed.
+
+        Args:
+            path: a file written by ``save``.
+            num_classes: what the caller expects, if anything.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: truncated, of another kind, a pickle, or with another number of classes.
+        """
+        tensors, settings, _ = load_weights(path)
+        if num_classes is not None and settings.get("num_classes") != num_classes:
+            raise ValueError(
+                f"{path}: the checkpoint has num_classes {settings.get('num_classes')}, the config says {num_classes}"
+            )
+        try:
+            model = cls(**settings, pretrained=False)
+            model.load_state_dict(tensors)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"{path}: weights do not fit the settings in the file: {str(error).splitlines()[0]}"
+            ) from None
+        return model.eval()
+
+
+def upsample_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation to (H, W); pixel centres stay where they are (``align_corners=False``)."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _architecture(backbone: str, num_classes: int) -> SegformerConfig:
+    return SegformerConfig(
+        **ARCHITECTURES[backbone],
+        num_labels=num_classes,
+        semantic_loss_ignore_index=IGNORE_INDEX,
+        # Too small a model to be regularised away, and minutes of training are too few to overfit.
+        **({"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0} if backbone == "tiny" else {}),
+    )
+
+
+def _load_pretrained(backbone: str, num_classes: int, source: bool | str) -> SegformerForSemanticSegmentation:
+    if source is True and backbone == "tiny":
+        raise ValueError("backbone 'tiny' has no published weights: use pretrained=False, or a folder of your own")
+    name = hub_id(backbone) if source is True else str(source)
+    if name.startswith("nvidia/"):
+        logger.warning("%s: %s", name, LICENSE_NOTICE)
+    # transformers prints a table of the replaced classifier, which is what we asked for.
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        network = SegformerForSemanticSegmentation.from_pretrained(
+            name, num_labels=num_classes, semantic_loss_ignore_index=IGNORE_INDEX, ignore_mismatched_sizes=True
+        )
+    except OSError as error:
+        raise ConnectionError(
+            f"cannot load the weights {name!r}: neither in a local folder nor reachable on the hub. Without a network, "
+            "use backbone='tiny' with pretrained=False, or pass pretrained='FOLDER' with a downloaded copy"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    for key, expected in ARCHITECTURES[backbone].items():
+        found = getattr(network.config, key)
+        if found != expected:
+            raise ValueError(f"{name}: {key} is {found}, but backbone {backbone!r} has {expected}")
+    return network
