@@ -318,7 +318,7 @@ def _list_samples(root: Path, split: str) -> tuple[list[Path], list[Path], list[
         missing = sorted(set(stems) - present)
         if missing:
             raise FileNotFoundError(
-                f"{folder / kind / (missing[0] + '.png')}: missing; {len(missing)} of {len(stems)} images lack this mask"
+                f"{folder / kind / (missing[0] + '.png')}: missing; {len(missing)} of {len(stems)} images lack it"
             )
         orphans = sorted(present - set(stems))
         if orphans:

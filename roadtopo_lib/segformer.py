@@ -44,9 +44,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_EMBEDDING_NORM = 1e-6
 """Below this length an embedding is left as it is by the optional normalisation, so that nothing divides by zero."""
 
-LICENSE_NOTICE = (
-    "NVIDIA licenses these SegFormer weights for research and evaluation only, models derived from them included."
-)
+LICENSE_NOTICE = "NVIDIA licenses these weights for research and evaluation only, models derived from them included."
 
 
 def hub_id(backbone: str) -> str:

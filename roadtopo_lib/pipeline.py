@@ -1,0 +1,347 @@
+"""From a checkpoint and an image to separated lanes, and the scores of that over a data set."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from roadtopo_lib.baselines import classical_lanes, connected_components
+from roadtopo_lib.checkpoint import load_weights, write_atomic, write_text_atomic
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.dataset import IMAGE_SUFFIXES, LaneInstanceDataset, image_to_tensor, read_image
+from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK_CLASS_IDS, IGNORE_INDEX, LANE_CLASS_IDS, NO_INSTANCE
+from roadtopo_lib.metrics import BoundaryIoU, ConfusionMatrix, InstanceF1, LaneF1, polylines_from_instances
+from roadtopo_lib.postprocess import LanePostProcessor
+from roadtopo_lib.segformer import SegFormerModel, upsample_to
+from roadtopo_lib.viz import overlay
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
+
+
+class LaneSegmenter:
+    """A trained model with its post-processing: image in, instances out.
+
+    Args:
+        model: in evaluation mode.
+        config: image_size, margins, clustering, reference_row.
+        device: default CUDA if there is one, else CPU.
+
+    Example:
+        >>> segmenter = LaneSegmenter.from_checkpoint("results/model.safetensors")  # doctest: +SKIP
+        >>> segmenter("road.jpg")["lane_count"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, model: SegFormerModel, config: LaneSegmentationConfig, device: str | torch.device | None = None
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device).eval()
+        self.config = config
+        self.postprocessor = LanePostProcessor(
+            delta_var=config.delta_var,
+            delta_dist=config.delta_dist,
+            method=config.clustering,
+            reference_row=config.reference_row,
+        )
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str | torch.device | None = None) -> "LaneSegmenter":
+        """Loads a file written during training; the settings it was trained with travel inside.
+
+        Args:
+            path: ``best.safetensors`` or ``last.safetensors`` of a run, or ``results/model.safetensors``.
+            device: default CUDA if there is one, else CPU.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a model of this library, or damaged.
+        """
+        model = SegFormerModel.load(path)
+        _, _, info = load_weights(path)
+        if "training" not in info:
+            raise ValueError(f"{path}: holds a model but no training settings; expected a file written by the trainer")
+        return cls(model, LaneSegmentationConfig.from_dict(info["training"]), device)
+
+    def __call__(self, image: np.ndarray | str | Path) -> dict | list[dict]:
+        """Separates the lanes and crosswalks of one image, or of every image in a folder.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size from 32×32, the path of an image file, or the path of a folder.
+
+        Returns:
+            The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder a list of
+            such dicts, each with its ``image_path``, sorted by file name.
+
+        Raises:
+            FileNotFoundError: no such file or folder.
+            ValueError: an array of another shape or type, an unreadable file, or a folder without images.
+        """
+        if isinstance(image, np.ndarray):
+            return self._segment(image)
+        path = Path(image)
+        if path.is_dir():
+            return [{**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path)]
+        return self._segment(read_image(path))
+
+    @torch.inference_mode()
+    def _segment(self, image: np.ndarray) -> dict:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
+        if min(image.shape[:2]) < 32:
+            raise ValueError(f"image must be at least 32 pixels high and wide, got {image.shape[:2]}")
+        height, width = image.shape[:2]
+        small = cv2.resize(image, self._input_size(height, width), interpolation=cv2.INTER_AREA)
+        outputs = self.model(image_to_tensor(small)[None].to(self.device), upsample=False)
+        logits = upsample_to(outputs["logits"].float(), (height, width))  # (1, C, h, w) → (1, C, H, W)
+        semantic = logits[0].argmax(dim=0).cpu().numpy()  # (H, W)
+        embeddings = outputs["embeddings"][0].float().cpu().numpy()  # (D, h, w), read at lane pixels only
+        return self.postprocessor.process(semantic, embeddings)
+
+    def _input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(width, height) fed to the network: the area it was trained on, the aspect of the image, multiples of 32."""
+        scale = np.sqrt(np.prod(self.config.image_size) / (height * width))
+        return tuple(max(32, 32 * round(scale * side / 32)) for side in (width, height))
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files of a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return files
+
+
+def read_video(path: str | Path) -> Iterator[np.ndarray]:
+    """Frames of a video file, each (H, W, 3) uint8 RGB.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a video that OpenCV can decode.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    capture = cv2.VideoCapture(str(path))
+    try:
+        found, frame = capture.read()
+        if not found:
+            raise ValueError(f"{path}: not a video that can be decoded")
+        while found:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            found, frame = capture.read()
+    finally:
+        capture.release()
+
+
+def infer_to_files(
+    segmenter: LaneSegmenter, source: str | Path, output: str | Path, visualize: bool = False
+) -> Iterator[tuple[Path, int]]:
+    """Separates lanes in an image, a folder or a video, and writes what was found.
+
+    For each image NAME or frame: ``NAME_instances.png`` (16-bit ids: lanes 1..N left to right, then crosswalks),
+    ``NAME.json`` (counts, centres, polylines in pixels) and with ``visualize`` ``NAME_overlay.png``.
+
+    Args:
+        segmenter: the model.
+        source: an image, a folder of images, or a video (``NAME`` is then ``frame_000000`` and so on).
+        output: a folder; for one image it may be a picture file, which then holds the overlay (with ``visualize``) or
+            the instance ids (without), with the JSON beside it.
+        visualize: write overlays.
+
+    Yields:
+        (main file written, number of lanes) for each image.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing to read, or not readable.
+        PermissionError: the output folder cannot be written to.
+    """
+    source, output = Path(source), Path(output)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if output.suffix.lower() in IMAGE_SUFFIXES:
+        if source.is_dir() or source.suffix.lower() in VIDEO_SUFFIXES:
+            raise ValueError(f"{output}: {source} holds many images, so the output must be a folder")
+        if not visualize and output.suffix.lower() != ".png":
+            raise ValueError(f"{output}: instance ids would not survive JPEG, expected a name ending in .png")
+        image = read_image(source)
+        result = segmenter(image)
+        picture = _rgb_png(overlay(image, result)) if visualize else all_instances(result).astype(np.uint16)
+        write_atomic(output, lambda path: _write_image(path, picture))
+        write_json(output.with_suffix(".json"), summary(result))
+        yield output, result["lane_count"]
+        return
+    for name, image in _named_images(source):
+        result = segmenter(image)
+        main = output / f"{name}_instances.png"
+        ids = all_instances(result).astype(np.uint16)
+        write_atomic(main, lambda path, ids=ids: _write_image(path, ids))
+        write_json(output / f"{name}.json", summary(result))
+        if visualize:
+            main = output / f"{name}_overlay.png"
+            picture = _rgb_png(overlay(image, result))
+            write_atomic(main, lambda path, picture=picture: _write_image(path, picture))
+        yield main, result["lane_count"]
+
+
+def summary(result: dict) -> dict:
+    """The part of a result that is not pixels, as plain values for JSON; coordinates are (x, y) in pixels."""
+    return {
+        "lane_count": result["lane_count"],
+        "lane_centers": np.asarray(result["lane_centers"], dtype=float).round(2).tolist(),
+        "lane_polylines": [np.asarray(line, dtype=float).round(2).tolist() for line in result["lane_polylines"]],
+        "crosswalk_count": int(result["crosswalk_instances"].max(initial=0)),
+    }
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    """Writes JSON that appears complete or not at all."""
+    write_text_atomic(path, json.dumps(values, indent=2) + "\n")
+
+
+def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]:
+    """Understands both ``DATA`` and ``DATA/val``.
+
+    Args:
+        data: a data folder, or one of its splits.
+        split: which split of a data folder; default ``test``.
+
+    Returns:
+        (data folder, split).
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: ``data`` is a split already, and another one is asked for.
+    """
+    data = Path(data)
+    if not data.is_dir():
+        raise FileNotFoundError(f"{data}: no such data folder")
+    if not (data / "images").is_dir():
+        return data, split or "test"
+    if split is not None and split != data.resolve().name:
+        raise ValueError(f"{data} is a split itself, but split {split!r} is asked for")
+    return data.resolve().parent, data.resolve().name
+
+
+Method = Callable[[np.ndarray, dict], dict]
+"""A way to separate lanes: (image, the model's result on it) → a dict like ``LanePostProcessor.process``'s."""
+
+BASELINES: dict[str, Method] = {
+    "components": lambda image, result: connected_components(result["semantic_mask"]),
+    "opencv": lambda image, result: classical_lanes(image),
+}
+"""Without embeddings: connected components of the model's own semantic mask; without learning: classical OpenCV."""
+
+
+def evaluate(
+    segmenter: LaneSegmenter, dataset: LaneInstanceDataset, baselines: bool = False, progress: bool = False
+) -> dict:
+    """Scores a model on the files of a split, at their own resolution.
+
+    Lane F1 compares curves; the true curve of a lane is the centre line of its pixels in the instance mask.
+
+    Args:
+        segmenter: the model.
+        dataset: without transform.
+        baselines: score ``BASELINES`` on the same images too.
+        progress: show a progress bar (on a terminal only).
+
+    Returns:
+        ``images``, ``miou``, ``pixel_accuracy``, ``class_iou`` (by class name; ``None`` where a class occurs neither in
+        masks nor in predictions), ``boundary_iou`` and its ``boundary_band_px``, ``lane_f1`` with ``lane_precision``
+        and ``lane_recall``, ``instance_f1``; with baselines, their lane and instance scores under ``baselines``.
+    """
+    confusion = ConfusionMatrix(segmenter.model.num_classes, IGNORE_INDEX)
+    boundary = BoundaryIoU(segmenter.model.num_classes, IGNORE_INDEX)
+    methods: dict[str, Method] = {"model": lambda image, result: result, **(BASELINES if baselines else {})}
+    scores = {name: (LaneF1(), InstanceF1()) for name in methods}
+    for index in tqdm(
+        range(len(dataset)), desc="evaluate", unit="image", leave=False, disable=None if progress else True
+    ):
+        image, semantic, instance = dataset.read(index)
+        result = segmenter(image)
+        confusion.update(result["semantic_mask"], semantic)
+        boundary.update(result["semantic_mask"], semantic)
+        true_lanes = polylines_from_instances(instance, lane_ids(semantic, instance))
+        for name, method in methods.items():
+            output = method(image, result)
+            lane_f1, instance_f1 = scores[name]
+            lane_f1.update(output["lane_polylines"], true_lanes, image.shape[:2])
+            instance_f1.update(all_instances(output), instance)
+    report = {
+        "images": len(dataset),
+        "miou": confusion.miou(),
+        "pixel_accuracy": confusion.pixel_accuracy(),
+        "class_iou": _by_class(confusion.class_iou()),
+        "boundary_iou": _by_class(boundary.class_iou()),
+        "boundary_band_px": boundary.band,
+        **_lane_scores(*scores["model"]),
+    }
+    if baselines:
+        report["baselines"] = {name: _lane_scores(*scores[name]) for name in BASELINES}
+    return report
+
+
+def lane_ids(semantic: np.ndarray, instance: np.ndarray) -> list[int]:
+    """Ids of the instances that are lanes: those with fewer crosswalk than lane pixels.
+
+    Args:
+        semantic: (H, W) class ids.
+        instance: (H, W) instance ids.
+    """
+    size = int(instance.max(initial=0)) + 1
+    lane = np.bincount(instance[np.isin(semantic, LANE_CLASS_IDS)], minlength=size)
+    crosswalk = np.bincount(instance[np.isin(semantic, CROSSWALK_CLASS_IDS)], minlength=size)
+    return [int(i) for i in np.flatnonzero(lane > crosswalk) if i != NO_INSTANCE]
+
+
+def all_instances(result: dict) -> np.ndarray:
+    """Lanes 1..N and crosswalks N+1.. in one (H, W) int32 mask, as instance masks on disk have them."""
+    lanes, crosswalks = result["lane_instances"], result["crosswalk_instances"]
+    return np.where(lanes > 0, lanes, np.where(crosswalks > 0, crosswalks + result["lane_count"], 0)).astype(np.int32)
+
+
+def _named_images(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+    if source.is_dir():
+        files = list_images(source)
+        twice = len({file.stem for file in files}) < len(files)
+        for file in files:
+            yield file.name.replace(".", "_") if twice else file.stem, read_image(file)
+    elif source.suffix.lower() in VIDEO_SUFFIXES:
+        for number, frame in enumerate(read_video(source)):
+            yield f"frame_{number:06d}", frame
+    else:
+        yield source.stem, read_image(source)
+
+
+def _rgb_png(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # OpenCV writes blue first
+
+
+def _write_image(path: Path, picture: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), picture):
+        raise OSError(f"{path}: the picture could not be written")
+
+
+def _lane_scores(lane_f1: LaneF1, instance_f1: InstanceF1) -> dict:
+    return {
+        "lane_f1": lane_f1.f1(),
+        "lane_precision": lane_f1.precision(),
+        "lane_recall": lane_f1.recall(),
+        "instance_f1": instance_f1.f1(),
+    }
+
+
+def _by_class(values: np.ndarray) -> dict[str, float | None]:
+    names = CLASS_NAMES if len(values) == len(CLASS_NAMES) else [f"class {i}" for i in range(len(values))]
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}

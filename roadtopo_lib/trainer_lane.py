@@ -1,0 +1,419 @@
+"""The training loop of the lane model: one file, readable top to bottom.
+
+One optimiser step, in this order (each line matters, notebook 5 breaks them one by one):
+
+    forward under autocast → scale → backward → unscale → clip → step → update the scale → zero the gradients
+
+Embeddings are read at labelled pixels only: the discriminative loss samples the heads' quarter-resolution output, so
+the (B, D, H, W) tensor never exists during training.
+"""
+
+import copy
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from roadtopo_lib.amp import choose_amp
+from roadtopo_lib.checkpoint import write_text_atomic
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.labels import NO_INSTANCE
+from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss, class_weights
+from roadtopo_lib.metrics import ConfusionMatrix
+from roadtopo_lib.segformer import SegFormerModel, upsample_to
+
+Callback = Callable[["LaneSegmentationTrainer", dict], None]
+"""Called after every epoch with the trainer and that epoch's row of the history."""
+
+RUN_FILES = ("config.yaml", "history.csv", "best.safetensors", "last.safetensors")
+"""What a finished run leaves in its folder."""
+
+
+class LaneSegmentationTrainer:
+    """Trains a ``SegFormerModel`` on batches of ``LaneInstanceDataset``.
+
+    Args:
+        model: moved to ``device``.
+        optimizer: default AdamW over the model's two parameter groups, at the rates of the config.
+        semantic_criterion: (logits (B, C, H, W), mask (B, H, W)) → scalar; default CE + Dice as in the config.
+        instance_criterion: (embeddings, instance mask) → (scalar, parts); default the discriminative loss.
+        device: default CUDA if there is one, else CPU.
+        config: every number used here; default the guide's.
+        output_dir: where ``history.csv``, ``best.safetensors`` and ``last.safetensors`` go; ``None`` writes nothing.
+        callbacks: called after every epoch.
+        progress: show progress bars (on a terminal only).
+
+    Attributes:
+        epoch: epochs finished so far.
+        planned_epochs: where ``fit`` stops if nothing stops it earlier.
+        history: one dict an epoch: losses and their parts, validation mIoU, learning rates, gradient norm, seconds.
+        best_val_loss: lowest validation loss so far.
+        train_metrics, val_metrics: the latest epoch's means.
+    """
+
+    def __init__(
+        self,
+        model: SegFormerModel,
+        optimizer: torch.optim.Optimizer | None = None,
+        semantic_criterion: nn.Module | None = None,
+        instance_criterion: nn.Module | None = None,
+        device: str | torch.device | None = None,
+        config: LaneSegmentationConfig | None = None,
+        output_dir: str | Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> None:
+        self.config = config or LaneSegmentationConfig()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device)
+        self.optimizer = optimizer or build_optimizer(model, self.config)
+        self.semantic_criterion = (semantic_criterion or build_semantic_criterion(self.config)).to(self.device)
+        self.instance_criterion = instance_criterion or build_instance_criterion(self.config)
+        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.callbacks = tuple(callbacks)
+        self.progress = progress
+
+        self.amp = choose_amp(self.device, self.config.amp)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp.use_scaler)
+        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+        self.epoch = 0
+        self.planned_epochs = self.config.epochs
+        self.history: list[dict] = []
+        self.best_val_loss = math.inf
+        self.train_metrics: dict[str, float] = {}
+        self.val_metrics: dict[str, float] = {}
+        self._best_state: dict[str, Tensor] | None = None
+
+    def fit(self, train_loader: DataLoader, val_loader: DataLoader, epochs: int | None = None) -> list[dict]:
+        """Trains until ``epochs`` or until the validation loss has not improved for ``config.patience`` epochs.
+
+        Afterwards the model holds the weights of the best epoch.
+
+        Args:
+            train_loader: from ``dataset.build_loader(..., shuffle=True)``.
+            val_loader: from ``dataset.build_loader(..., shuffle=False)``.
+            epochs: default ``config.epochs``.
+
+        Returns:
+            ``history``.
+        """
+        epochs = self.config.epochs if epochs is None else epochs
+        self.planned_epochs = epochs
+        steps_per_epoch = math.ceil(len(train_loader) / self.config.accumulation_steps)
+        self.scheduler = build_scheduler(self.optimizer, steps_per_epoch * epochs, self.config.warmup_fraction)
+        without_improvement = 0
+        while self.epoch < epochs:
+            started = time.perf_counter()
+            self.train_epoch(train_loader)
+            self.validate(val_loader)
+            self._finish_epoch(time.perf_counter() - started)
+            if self.val_metrics["loss"] < self.best_val_loss:
+                self.best_val_loss = self.val_metrics["loss"]
+                self._best_state = copy.deepcopy(self.model.state_dict())
+                self._save("best")
+                without_improvement = 0
+            else:
+                without_improvement += 1
+            self._save("last")
+            for callback in self.callbacks:
+                callback(self, self.history[-1])
+            if without_improvement >= self.config.patience:
+                break
+        if self._best_state is not None:
+            self.model.load_state_dict(self._best_state)
+        return self.history
+
+    def train_epoch(self, loader: DataLoader) -> float:
+        """One pass over the training set.
+
+        Returns:
+            Mean total loss per image; its parts are in ``train_metrics``.
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite; names the files of the batch.
+        """
+        self.model.train()
+        _set_epoch(loader, self.epoch)
+        meter = Meter()
+        windows = tqdm(
+            _windows(loader, self.config.accumulation_steps),
+            total=math.ceil(len(loader) / self.config.accumulation_steps),
+            desc=f"epoch {self.epoch + 1}",
+            unit="step",
+            leave=False,
+            disable=None if self.progress else True,
+        )
+        # Dropout draws from (seed, epoch) as well, without touching the caller's random state.
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            torch.manual_seed(int(np.random.SeedSequence((self.config.seed, self.epoch)).generate_state(1)[0]))
+            for batches in windows:
+                self._training_step(batches, meter)
+        self.epoch += 1
+        self.train_metrics = meter.means()
+        return self.train_metrics["loss"]
+
+    def _training_step(self, batches: list[dict], meter: "Meter") -> None:
+        """One optimiser step from one or several batches, equal to one step from their union.
+
+        A batch's share of the gradient is its share of what each loss averages over: labelled pixels for the semantic
+        loss, images with instances for the discriminative loss. Dividing by the number of batches would be wrong
+        for a short last batch. (BatchNorm in the heads still sees one batch at a time.)
+        """
+        semantic_shares = _shares([_count_labelled(b["semantic_mask"], self.config.ignore_index) for b in batches])
+        instance_shares = _shares([_count_with_instances(b["instance_mask"]) for b in batches])
+        for batch, semantic_share, instance_share in zip(batches, semantic_shares, instance_shares, strict=True):
+            losses = self._losses(batch)
+            _stop_if_not_finite(losses["loss"], batch)
+            objective = (
+                self.config.semantic_weight * semantic_share * losses["semantic"]
+                + self.config.instance_weight * instance_share * losses["instance"]
+            )
+            self.scaler.scale(objective).backward()
+            meter.add(losses, weight=len(batch["image"]))
+        self.scaler.unscale_(self.optimizer)  # clipping must see true gradients, not scaled ones
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        meter.add({"grad_norm": norm}, weight=1)
+        scale_before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        # A lowered scale means the step was skipped (fp16 overflow): the schedule waits for the optimiser.
+        if self.scheduler is not None and self.scaler.get_scale() >= scale_before:
+            self.scheduler.step()
+
+    @torch.no_grad()
+    def validate(self, loader: DataLoader) -> float:
+        """One pass over the validation set, in evaluation mode.
+
+        Returns:
+            Mean total loss per image; its parts and the mIoU are in ``val_metrics``.
+        """
+        self.model.eval()
+        meter = Meter()
+        confusion = ConfusionMatrix(self.model.num_classes, self.config.ignore_index)
+        for batch in loader:
+            losses = self._losses(batch)
+            meter.add(losses, weight=len(batch["image"]))
+            confusion.update(losses["prediction"].cpu().numpy(), batch["semantic_mask"].numpy())
+        self.val_metrics = {**meter.means(), "miou": confusion.miou()}
+        return self.val_metrics["loss"]
+
+    def _losses(self, batch: dict) -> dict[str, Tensor]:
+        """Forward pass and all losses of one batch; ``prediction`` (B, H, W) is the likeliest class."""
+        images = batch["image"].to(self.device, non_blocking=True)  # (B, 3, H, W)
+        semantic_mask = batch["semantic_mask"].to(self.device, non_blocking=True)  # (B, H, W)
+        instance_mask = batch["instance_mask"].to(self.device, non_blocking=True)  # (B, H, W)
+        with torch.autocast(self.device.type, dtype=self.amp.dtype, enabled=self.amp.enabled):
+            outputs = self.model(images, upsample=False)  # logits (B, C, h, w), embeddings (B, D, h, w)
+            logits = upsample_to(outputs["logits"], semantic_mask.shape[1:])  # (B, C, H, W)
+            semantic = self.semantic_criterion(logits, semantic_mask)
+            instance, parts = self.instance_criterion(outputs["embeddings"], instance_mask)
+        total = self.config.semantic_weight * semantic + self.config.instance_weight * instance
+        return {
+            "loss": total,
+            "semantic": semantic,
+            "instance": instance,
+            **parts,
+            "prediction": logits.detach().argmax(dim=1),
+        }
+
+    def _finish_epoch(self, seconds: float) -> None:
+        row = {"epoch": self.epoch}
+        row |= {f"train_{name}": value for name, value in self.train_metrics.items()}
+        row |= {f"val_{name}": value for name, value in self.val_metrics.items()}
+        row |= {f"lr_{group.get('name', i)}": group["lr"] for i, group in enumerate(self.optimizer.param_groups)}
+        row["seconds"] = seconds
+        self.history.append(row)
+        if self.output_dir is not None:
+            write_text_atomic(self.output_dir / "history.csv", history_csv(self.history))
+
+    def _save(self, name: str) -> None:
+        if self.output_dir is not None:
+            self.model.save(
+                self.output_dir / f"{name}.safetensors",
+                epoch=self.epoch,
+                val_loss=self.val_metrics["loss"],
+                val_miou=self.val_metrics["miou"],
+                training=self.config.to_dict(),
+            )
+
+
+def train_lane_model(
+    config: LaneSegmentationConfig,
+    data: str | Path,
+    output: str | Path,
+    device: str | torch.device | None = None,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> LaneSegmentationTrainer:
+    """Trains on a data folder and leaves a run folder: what ``road-topology train lane`` does.
+
+    Args:
+        config: all settings; ``config.seed`` decides the initial weights too.
+        data: folder with ``train`` and ``val``.
+        output: the run: ``config.yaml``, ``history.csv``, ``best.safetensors``, ``last.safetensors``.
+        device: default CUDA if there is one, else CPU.
+        overwrite: allow ``output`` to hold an earlier run, which is removed first.
+        callbacks: called after every epoch.
+
+    Returns:
+        The trainer, its model holding the best epoch's weights.
+
+    Raises:
+        FileExistsError: ``output`` holds a run and ``overwrite`` is off.
+        FileNotFoundError, ValueError: wrong data; see ``LaneInstanceDataset``.
+    """
+    output = Path(output)
+    earlier = [output / name for name in RUN_FILES if (output / name).exists()]
+    if earlier and not overwrite:
+        raise FileExistsError(f"{output}: already holds a run ({earlier[0].name}); use another folder or --overwrite")
+    # Everything that can be wrong with the input is found out before the first file changes.
+    train_set = LaneInstanceDataset(data, "train", build_transform(config, train=True), config.seed, config.num_classes)
+    val_set = LaneInstanceDataset(data, "val", build_transform(config, train=False), config.seed, config.num_classes)
+    torch.manual_seed(config.seed)
+    model = SegFormerModel(
+        config.backbone, config.num_classes, config.embedding_dim, config.pretrained, config.normalize_embeddings
+    )
+    weights = None if config.class_weights is None else class_weights(train_set, config.class_weights)
+    config.to_yaml(output / "config.yaml")
+    for path in earlier:
+        if path.name != "config.yaml":
+            path.unlink()
+    trainer = LaneSegmentationTrainer(
+        model,
+        semantic_criterion=build_semantic_criterion(config, weights),
+        device=device,
+        config=config,
+        output_dir=output,
+        callbacks=callbacks,
+    )
+    trainer.fit(build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False))
+    return trainer
+
+
+def build_optimizer(model: SegFormerModel, config: LaneSegmentationConfig) -> torch.optim.AdamW:
+    """AdamW with the encoder at ``lr * encoder_lr_scale`` and the heads at ``lr``."""
+    groups = [
+        {"name": group["name"], "params": group["params"], "lr": config.lr * group["lr_scale"]}
+        for group in model.get_trainable_params(config.encoder_lr_scale)
+    ]
+    return torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup_fraction: float
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then half a cosine down to zero, counted in optimiser steps.
+
+    Reference:
+        I. Loshchilov, F. Hutter, "SGDR", ICLR 2017 (cosine).
+    """
+    warmup = round(warmup_fraction * total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def build_semantic_criterion(config: LaneSegmentationConfig, class_weights: Tensor | None = None) -> CombinedLoss:
+    """Cross-entropy plus Dice as the config weighs them.
+
+    Args:
+        class_weights: (C,) or ``None``.
+    """
+    return CombinedLoss(
+        ce_weight=config.ce_weight,
+        dice_weight=config.dice_weight,
+        ignore_index=config.ignore_index,
+        class_weights=class_weights,
+    )
+
+
+def build_instance_criterion(config: LaneSegmentationConfig) -> DiscriminativeLoss:
+    """The discriminative loss with the config's margins and weights."""
+    return DiscriminativeLoss(config.delta_var, config.delta_dist, config.alpha, config.beta, config.gamma)
+
+
+class Meter:
+    """Weighted running means of named scalars, kept on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
+
+    def add(self, values: dict[str, Tensor], weight: float) -> None:
+        """Adds one observation of each scalar; tensors with several elements are passed over."""
+        for name, value in values.items():
+            if value.ndim == 0:
+                self.sums[name] = self.sums.get(name, 0.0) + value.detach().float() * weight
+                self.weights[name] = self.weights.get(name, 0.0) + weight
+
+    def means(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: float(total) / self.weights[name] for name, total in self.sums.items()}
+
+
+def history_csv(history: Iterable[dict]) -> str:
+    """A history as CSV text, one row an epoch, numbers at six significant digits."""
+    rows = list(history)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+    return text.getvalue()
+
+
+def _windows(loader: Iterable[dict], size: int) -> Iterator[list[dict]]:
+    """Groups batches that share one optimiser step; the last group may be shorter, and is not lost."""
+    window: list[dict] = []
+    for batch in loader:
+        window.append(batch)
+        if len(window) == size:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _shares(counts: list[int]) -> list[float]:
+    total = sum(counts)
+    return [count / total if total else 0.0 for count in counts]
+
+
+def _count_labelled(semantic_mask: Tensor, ignore_index: int) -> int:
+    return int((semantic_mask != ignore_index).sum())
+
+
+def _count_with_instances(instance_mask: Tensor) -> int:
+    return int((instance_mask != NO_INSTANCE).flatten(1).any(dim=1).sum())
+
+
+def _stop_if_not_finite(loss: Tensor, batch: dict) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} on the batch of {', '.join(batch['image_path'])}")
+
+
+def _set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Tells data set and sampler which epoch it is, where they care."""
+    if hasattr(loader.dataset, "set_epoch"):
+        loader.dataset.set_epoch(epoch)
+    if hasattr(loader.sampler, "epoch"):
+        loader.sampler.epoch = epoch
+
+
+def _cuda_devices(device: torch.device) -> list[int]:
+    return [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else []

@@ -1,0 +1,26 @@
+"""Model files carry their settings and appear complete or not at all."""
+
+import stat
+
+import torch
+
+from roadtopo_lib.checkpoint import load_weights, save_weights, write_text_atomic
+
+
+def test_weights_config_and_info_come_back(tmp_path):
+    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5), "c": torch.randn(4, 4).t()}
+    save_weights(tmp_path / "deep" / "model.safetensors", tensors, {"backbone": "tiny"}, epoch=3)
+    loaded, config, info = load_weights(tmp_path / "deep" / "model.safetensors")
+    assert config == {"backbone": "tiny"}
+    assert info == {"epoch": 3}
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_a_written_file_replaces_the_old_one_and_is_readable_by_others(tmp_path):
+    path = tmp_path / "note.txt"
+    write_text_atomic(path, "first")
+    write_text_atomic(path, "second")
+    assert path.read_text() == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o044, "a result is not private to the user who made it"

@@ -1,0 +1,175 @@
+"""Masks are read as what they are, and both move together with the image."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.dataset import (
+    EpochSampler,
+    LaneInstanceDataset,
+    build_loader,
+    build_transform,
+    read_image,
+    read_instance_mask,
+    rgb_to_instance_ids,
+)
+
+SIZE = (64, 96)
+
+
+def write_sample(root, name, image, semantic, instance, suffix=".png", split="train"):
+    for folder, array, ending in (
+        ("images", image, suffix),
+        ("semantic_masks", semantic, ".png"),
+        ("instance_masks", instance, ".png"),
+    ):
+        path = root / split / folder / f"{name}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Six images whose red channel equals 20 × instance id and whose green channel equals 40 × class id."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        instance = np.kron(rng.integers(0, 4, (8, 12)), np.ones((8, 8))).astype(np.uint16)
+        semantic = np.where(instance > 0, 2, 1).astype(np.uint8)
+        image = np.stack([instance * 20, semantic * 40, np.full(SIZE, number * 10)], axis=2).astype(np.uint8)
+        write_sample(tmp_path, f"scene_{number}", image, semantic, instance)
+    return tmp_path
+
+
+def test_a_sample_has_the_documented_types_shapes_and_ranges(root):
+    sample = LaneInstanceDataset(root, "train")[2]
+    assert sample["image"].shape == (3, *SIZE)
+    assert sample["image"].dtype == torch.float32
+    assert sample["image"].min() >= 0
+    assert sample["image"].max() <= 1
+    for mask in (sample["semantic_mask"], sample["instance_mask"]):
+        assert mask.shape == SIZE
+        assert mask.dtype == torch.int64
+    assert sample["image_path"].endswith("scene_2.png")
+    assert torch.equal((sample["image"][0] * 255).round().long(), sample["instance_mask"] * 20)
+
+
+def test_jpg_jpeg_and_png_images_are_found(tmp_path):
+    blank = np.zeros(SIZE, np.uint8)
+    for number, suffix in enumerate((".jpg", ".jpeg", ".png", ".JPG")):
+        write_sample(tmp_path, f"s{number}", np.zeros((*SIZE, 3), np.uint8), blank, blank, suffix)
+    assert len(LaneInstanceDataset(tmp_path, "train")) == 4
+
+
+def test_sixteen_bit_ids_are_read_whole_where_opencv_grayscale_divides_by_256(tmp_path):
+    ids = np.array([[0, 1, 300], [65535, 2, 7]], np.uint16)
+    Image.fromarray(ids).save(tmp_path / "m.png")
+    assert np.array_equal(read_instance_mask(tmp_path / "m.png"), ids)
+    grey = cv2.imread(str(tmp_path / "m.png"), cv2.IMREAD_GRAYSCALE)
+    assert grey[0, 1] == 0
+    assert grey[0, 2] == 1
+
+
+def test_rgb_ids_are_colours_where_opencv_grayscale_reads_luminance(tmp_path):
+    colors = np.array([[[0, 0, 0], [255, 0, 0]], [[0, 255, 0], [0, 0, 255]]], np.uint8)
+    Image.fromarray(colors).save(tmp_path / "m.png")
+    ids = read_instance_mask(tmp_path / "m.png")
+    assert ids[0, 0] == 0
+    assert sorted(ids.ravel().tolist()) == [0, 1, 2, 3]
+    grey = cv2.imread(str(tmp_path / "m.png"), cv2.IMREAD_GRAYSCALE)
+    assert grey.ravel().tolist() == [0, 76, 150, 29] or grey.ravel().tolist() == [0, 76, 149, 29]
+
+
+def test_colours_of_equal_luminance_stay_apart():
+    colors = np.zeros((2, 2, 3), np.uint8)
+    colors[0, 1], colors[1, 0] = (0, 0, 200), (77, 0, 0)
+    assert len(np.unique(rgb_to_instance_ids(colors))) == 3
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # rotate by 90°
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (40, 20, 3)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_image_and_both_masks_move_together(root, train):
+    config = LaneSegmentationConfig(image_size=(64, 96), color_jitter=0.0)
+    dataset = LaneInstanceDataset(root, "train", build_transform(config, train), seed=3)
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            red = (sample["image"][0] * 255).round() / 20
+            # Interpolated colours at edges fall between ids; inside a cell they must agree with the mask.
+            inside = (red - red.round()).abs() < 1e-3
+            agree = (red.round().long() == sample["instance_mask"])[inside].float().mean()
+            assert agree > 0.97
+            assert torch.equal(sample["semantic_mask"], torch.where(sample["instance_mask"] > 0, 2, 1))
+
+
+def test_masks_are_never_interpolated(root):
+    config = LaneSegmentationConfig(image_size=(96, 128), crop_scale=0.3)
+    dataset = LaneInstanceDataset(root, "train", build_transform(config, train=True))
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        assert set(sample["instance_mask"].unique().tolist()) <= {0, 1, 2, 3}
+        assert set(sample["semantic_mask"].unique().tolist()) <= {1, 2}
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone(root):
+    config = LaneSegmentationConfig(image_size=(64, 96))
+
+    def images(seed, epoch, workers):
+        dataset = LaneInstanceDataset(root, "train", build_transform(config, train=True), seed)
+        dataset.set_epoch(epoch)
+        loader = DataLoader(dataset, batch_size=3, num_workers=workers)
+        return torch.cat([batch["image"] for batch in loader])
+
+    assert torch.equal(images(0, 1, 0), images(0, 1, 2))
+    assert not torch.equal(images(0, 1, 0), images(0, 2, 0))
+    assert not torch.equal(images(0, 1, 0), images(1, 1, 0))
+
+
+def test_workers_that_outlive_an_epoch_see_the_new_epoch(root):
+    config = LaneSegmentationConfig(image_size=(64, 96), num_workers=1, batch_size=6)
+    dataset = LaneInstanceDataset(root, "train", build_transform(config, train=True))
+    loader = build_loader(dataset, config, shuffle=False)
+    first = next(iter(loader))["image"]
+    dataset.set_epoch(1)
+    second = next(iter(loader))["image"]
+    assert not torch.equal(first, second)
+
+
+def test_the_shuffle_depends_on_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = EpochSampler(50, seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+    assert sorted(order(0, 0)) == list(range(50))
+    assert list(EpochSampler(4, shuffle=False)) == [0, 1, 2, 3]
+
+
+def test_colour_changes_leave_the_masks_alone(root):
+    still = LaneSegmentationConfig(image_size=SIZE, crop_scale=1.0, flip_probability=0.0, color_jitter=1.0)
+    plain = LaneInstanceDataset(root, "train")
+    dataset = LaneInstanceDataset(root, "train", build_transform(still.replace(image_size=(64, 96)), train=True))
+    changed = [not torch.equal(dataset[i]["image"], plain[i]["image"]) for i in range(len(plain))]
+    assert any(changed)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    blank = np.zeros(SIZE, np.uint8)
+    write_sample(tmp_path, "same", np.zeros((*SIZE, 3), np.uint8), blank, blank, ".jpg")
+    write_sample(tmp_path, "same", np.zeros((*SIZE, 3), np.uint8), blank, blank, ".png")
+    with pytest.raises(ValueError, match="several images are named 'same'"):
+        LaneInstanceDataset(tmp_path, "train")

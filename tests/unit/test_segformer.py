@@ -1,0 +1,161 @@
+"""The model's shapes, sizes, normalisation, groups and files."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import SegformerForSemanticSegmentation
+
+from roadtopo_lib.segformer import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, SegFormerModel, hub_id
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SegFormerModel("tiny", pretrained=False).eval()
+
+
+def test_outputs_are_at_input_size_and_at_a_quarter_on_request(model):
+    images = torch.rand(2, 3, 64, 96)
+    full, quarter = model(images), model(images, upsample=False)
+    assert full["logits"].shape == (2, 6, 64, 96)
+    assert full["embeddings"].shape == (2, 32, 64, 96)
+    assert quarter["logits"].shape == (2, 6, 16, 24)
+    assert quarter["embeddings"].shape == (2, 32, 16, 24)
+    upsampled = F.interpolate(quarter["logits"], size=(64, 96), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(full["logits"], upsampled)
+
+
+def test_sizes_that_are_no_multiple_of_the_stride_come_back_as_they_were(model):
+    assert model(torch.rand(1, 3, 45, 77))["embeddings"].shape == (1, 32, 45, 77)
+
+
+def test_tiny_has_at_most_a_million_and_a_half_parameters(model):
+    assert sum(p.numel() for p in model.parameters()) <= 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("backbone", "millions"), [("b0", 3.72), ("b1", 13.68), ("b2", 27.35), ("b3", 47.23), ("b4", 64.00), ("b5", 84.60)]
+)
+def test_published_sizes_with_a_six_class_head(backbone, millions):
+    with torch.device("meta"):
+        network = SegFormerModel(backbone, pretrained=False)
+    embedding_head = sum(p.numel() for p in network.embedding_head.parameters())
+    total = sum(p.numel() for p in network.parameters()) - embedding_head
+    assert round(total / 1e6, 2) == pytest.approx(millions, abs=0.005)
+
+
+def test_b5_has_the_depths_of_b5_not_those_of_b4():
+    assert ARCHITECTURES["b5"]["depths"] == [3, 6, 40, 3]
+    assert ARCHITECTURES["b4"]["depths"] == [3, 8, 27, 3]
+
+
+def test_the_model_owns_the_normalisation(model):
+    images = torch.rand(1, 3, 64, 64)
+    mean, std = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    features = (images - mean) / std
+    for stage in model.encoder.stages:
+        features = stage(features)
+    torch.testing.assert_close(model.encode(images)[-1], features)
+    assert "pixel_mean" in model.state_dict()
+    assert "pixel_mean" not in dict(model.named_parameters())
+
+
+def test_the_encoder_agrees_with_transformers_own_forward(model):
+    images = torch.rand(1, 3, 64, 64)
+    normalised = (images - model.pixel_mean) / model.pixel_std
+    expected = model.encoder(normalised).last_hidden_state
+    torch.testing.assert_close(model.encode(images)[-1], expected)
+
+
+def test_predict_keeps_the_mode_and_makes_no_gradients(model):
+    model.train()
+    outputs = model.predict(torch.rand(1, 3, 64, 64))
+    assert model.training
+    model.eval()
+    assert not outputs["logits"].requires_grad
+    assert torch.equal(outputs["semantic"], outputs["logits"].argmax(1))
+
+
+def test_parameter_groups_cover_every_parameter_once_at_two_rates(model):
+    groups = {group["name"]: group for group in model.get_trainable_params(0.1)}
+    assert (groups["encoder"]["lr_scale"], groups["heads"]["lr_scale"]) == (0.1, 1.0)
+    ids = [id(p) for group in groups.values() for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert {id(p) for p in groups["encoder"]["params"]} == {id(p) for p in model.encoder.parameters()}
+
+
+def test_searching_names_for_encoder_within_transformers_finds_nothing(model):
+    network = SegformerForSemanticSegmentation(model.encoder.config)
+    assert not [name for name, _ in network.named_parameters() if "encoder" in name]
+
+
+def test_an_empty_parameter_group_is_an_error():
+    frozen = SegFormerModel("tiny", pretrained=False)
+    frozen.encoder.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="encoder 0"):
+        frozen.get_trainable_params()
+
+
+def test_normalised_embeddings_have_length_one():
+    model = SegFormerModel("tiny", pretrained=False, normalize_embeddings=True).eval()
+    for upsample in (True, False):
+        lengths = model(torch.rand(1, 3, 64, 64), upsample=upsample)["embeddings"].norm(dim=1)
+        torch.testing.assert_close(lengths, torch.ones_like(lengths))
+
+
+def test_a_saved_model_comes_back_equal(model, tmp_path):
+    model.save(tmp_path / "m.safetensors", note="x")
+    loaded = SegFormerModel.load(tmp_path / "m.safetensors")
+    images = torch.rand(1, 3, 64, 64)
+    assert not loaded.training
+    torch.testing.assert_close(loaded(images)["embeddings"], model(images)["embeddings"], rtol=0, atol=0)
+
+
+def test_pretrained_weights_load_from_a_folder_and_only_the_classifier_is_new(tmp_path):
+    torch.manual_seed(1)
+    config = SegFormerModel("tiny", num_classes=19, pretrained=False).encoder.config
+    config.num_labels = 19
+    cityscapes_like = SegformerForSemanticSegmentation(config)
+    cityscapes_like.save_pretrained(tmp_path)
+    model = SegFormerModel("tiny", pretrained=str(tmp_path))
+    ours = {f"segformer.{k}": v for k, v in model.encoder.state_dict().items()}
+    ours |= {f"decode_head.{k}": v for k, v in model.semantic_head.state_dict().items()}
+    different = [name for name, value in cityscapes_like.state_dict().items() if value.shape != ours[name].shape]
+    assert sorted(different) == ["decode_head.classifier.bias", "decode_head.classifier.weight"]
+    for name, value in cityscapes_like.state_dict().items():
+        if name not in different:
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    SegformerForSemanticSegmentation(SegFormerModel("tiny", pretrained=False).encoder.config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"depths is .* but backbone 'b0' has"):
+        SegFormerModel("b0", pretrained=str(tmp_path))
+
+
+def test_without_a_network_one_sentence_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConnectionError, match=r"cannot load .*segformer-b0.*use backbone='tiny'.*FOLDER"):
+        SegFormerModel("b0", pretrained=True)
+
+
+def test_loading_published_weights_states_their_licence(monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError):
+        SegFormerModel("b1", pretrained=True)
+    assert "research and evaluation only" in caplog.text
+    assert hub_id("b1") in caplog.text
+
+
+@pytest.mark.parametrize(
+    "images", [torch.rand(3, 64, 64), torch.rand(1, 1, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)]
+)
+def test_images_of_another_shape_or_type_are_refused(model, images):
+    with pytest.raises(ValueError, match="images must be float"):
+        model(images)
+
+
+def test_tiny_has_no_published_weights():
+    with pytest.raises(ValueError, match="no published weights"):
+        SegFormerModel("tiny", pretrained=True)
