@@ -1,0 +1,162 @@
+"""One scene from one number: the order in which the other modules are called."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from roadtopo_lib.scenes.annotate import LABEL_Z, annotate
+from roadtopo_lib.scenes.camera import Camera, sample_camera
+from roadtopo_lib.scenes.canvas import Canvas
+from roadtopo_lib.scenes.layout import TOWN, Layout
+from roadtopo_lib.scenes.lens import rain_on, sensor
+from roadtopo_lib.scenes.marks import paint_across, paint_distractors
+from roadtopo_lib.scenes.overhead import draw_bonnet, sample_overpass, span
+from roadtopo_lib.scenes.road import Road, band_coverage, road_pixels, sample_road
+from roadtopo_lib.scenes.shadows import cast_shadows
+from roadtopo_lib.scenes.sky import paint_sky
+from roadtopo_lib.scenes.streets import sample_layout
+from roadtopo_lib.scenes.surface import leaf_noise, paint_line, sample_texture, shade_ground, strip_index
+from roadtopo_lib.scenes.surroundings import build, plant
+from roadtopo_lib.scenes.vehicles import draw_vehicle, sample_vehicles
+from roadtopo_lib.scenes.weather import Light, sample_light
+
+PRESETS = ("day", "all")
+SIZE_STEP = 4  # embeddings come at a quarter of the image
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with its exact labels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        semantic_visible: (H, W) uint8 class ids of what shows.
+        instance_visible: (H, W) uint16: lanes 1..L left to right, then crosswalks, 0 elsewhere.
+        semantic_amodal: (H, W) uint8 class ids with lanes continued through gaps and behind vehicles.
+        instance_amodal: (H, W) uint16, the same ids.
+        lanes: L polylines (M, 2) float32 of (x, y), top to bottom: centres of the amodal lanes 1..L.
+        camera: the exact camera.
+        road: the exact curve.
+        attributes: what kind of scene this is, plain Python values.
+    """
+
+    image: np.ndarray
+    semantic_visible: np.ndarray
+    instance_visible: np.ndarray
+    semantic_amodal: np.ndarray
+    instance_amodal: np.ndarray
+    lanes: list[np.ndarray]
+    camera: Camera
+    road: Road
+    attributes: dict
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return (H, W) as integers, or raise ValueError if they are no positive multiples of 4, at least 32."""
+    h, w = (int(v) for v in size)
+    if h < 32 or w < 32 or h % SIZE_STEP or w % SIZE_STEP:
+        raise ValueError(f"size is (height, width), each a multiple of {SIZE_STEP} and at least 32, got {tuple(size)}")
+    return h, w
+
+
+def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "all") -> Scene:
+    """Render one road scene.
+
+    Args:
+        seed: non-negative integer; the same seed, size and preset give the same bytes.
+        size: (H, W) in pixels.
+        preset: "day" for dry daylight, "all" for dusk, night, rain and fog as well.
+
+    Returns:
+        The scene.
+
+    Raises:
+        ValueError: if size or preset is none of these.
+    """
+    size = check_size(size)
+    if preset not in PRESETS:
+        raise ValueError(f"preset is one of {PRESETS}, got {preset!r}")
+    rng = np.random.default_rng(seed)
+    layout = sample_layout(rng)
+    camera = sample_camera(rng, size)
+    road = sample_road(rng, camera.lateral, layout.kind == TOWN)
+    light = sample_light(rng, preset)
+    ground = camera.ground()
+    px = road_pixels(road, ground)
+    strips = strip_index(layout, px.u)
+    vehicles = sample_vehicles(rng, road, layout)
+
+    concrete = bool(rng.random() < 0.16)
+    texture = sample_texture(rng, px)
+    color = shade_ground(rng, layout, px, texture, strips, concrete)
+    breaks = [(c.start - 0.2, c.stop + 0.2) for c in layout.crosswalks]
+    for line in layout.lines:
+        paint_line(color, line, px, texture, light.rain, breaks)
+    paint_across(color, layout, px, texture)
+    paint_distractors(rng, color, camera, road, layout, texture, ground.top)
+    over = sample_overpass(rng, layout)
+    shade, contact = cast_shadows(rng, camera, ground, road, layout, light, vehicles)
+    if over and over.bridge:
+        shade = np.maximum(shade, band_coverage(px.s, px.ds + 0.3, over.start, over.start + over.depth))
+    if vehicles:
+        color *= (1 - 0.6 * contact)[..., None]
+    color = light.on_ground(color, ground.x, ground.z, shade)
+
+    picture, rough = paint_sky(rng, camera, light, layout.kind == TOWN)
+    np.copyto(picture[ground.top :], color, where=ground.seen[..., None])
+    canvas = Canvas(camera, light, cv2.convertScaleAbs(picture, alpha=255))
+    canvas.rough[:] = rough
+    things = plant(rng, canvas, road, layout)
+    for wall in layout.walls:
+        things += build(rng, canvas, road, wall)
+    things += [(float(car.corners[:2, 1].mean()), lambda car=car: draw_vehicle(canvas, car)) for car in vehicles]
+    if over:
+        things += span(rng, canvas, road, layout, over)
+    for _, draw in sorted(things, key=lambda thing: -thing[0]):
+        draw()
+    if rng.random() < 0.22:
+        draw_bonnet(rng, canvas)
+    image = _finish(rng, canvas)
+    if light.rain:
+        hidden = canvas.fixed | canvas.moving
+        wet = (hidden == 0) & (np.arange(size[0])[:, None] >= camera.horizon())
+        image = rain_on(rng, image, float(camera.horizon().mean()), wet, light.rain)
+    image = sensor(rng, image, light)
+    labels = annotate(
+        camera, ground, road, layout, px, strips, canvas.fixed > 0, canvas.moving > 0, rng.uniform(*LABEL_Z)
+    )
+    attributes = _attributes(layout, road, light, len(vehicles), concrete, labels)
+    return Scene(image, **vars(labels), camera=camera, road=road, attributes=attributes)
+
+
+def _finish(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
+    """Roughen leaves and grass, then add the light of lamps."""
+    h, w = canvas.image.shape[:2]
+    y, x = rng.integers(0, 256, 2)
+    noise = np.tile(leaf_noise(), (h // 256 + 2, w // 256 + 2))[y : y + h, x : x + w]
+    tone = 1 + noise * (canvas.rough * np.float32(0.3 / 255))
+    image = cv2.multiply(canvas.image, cv2.merge([tone] * 3), dtype=cv2.CV_8U)
+    if not canvas.light.glows:
+        return image
+    near, far = (cv2.GaussianBlur(canvas.glow, (0, 0), sigma * w / 512) for sigma in (1, 5))
+    lamps = cv2.add(canvas.glow, cv2.add(near, cv2.addWeighted(far, 1.2, far, 0, 0)))
+    return cv2.add(image, lamps)
+
+
+def _attributes(layout: Layout, road: Road, light: Light, vehicles: int, concrete: bool, labels) -> dict:
+    """What kind of scene this is, for an analysis of failures by kind."""
+    return {
+        "road": layout.kind,
+        "light": light.kind,
+        "rain": round(light.rain, 3),
+        "visibility": round(light.visibility, 1),
+        "sunlit": bool(light.shadow > 0),
+        "surface": "concrete" if concrete else "asphalt",
+        "curvature": round(road.curvature, 6),
+        "lanes": len(layout.borders) - 1,
+        "ego_lane": layout.ego,
+        "vehicles": vehicles,
+        "lane_lines": len(labels.lanes),
+        "crosswalks": int(labels.instance_visible.max()) - len(labels.lanes),
+    }

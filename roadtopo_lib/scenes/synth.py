@@ -1,0 +1,243 @@
+"""A data set of rendered scenes on disk: parallel, resumable, the same bytes however many processes work on it.
+
+Layout, for each split:
+    ``OUT/{train,val,test}/{images/NAME.jpg, semantic_masks/NAME.png, instance_masks/NAME.png}``, and ``OUT/meta.json``.
+
+Every image has a seed of its own, made from (seed, split, index), so no split sees another one's scenes. While a run
+is under way each finished image is noted in ``meta.partial.jsonl``; a run that was broken off goes on from there.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from roadtopo_lib import __version__
+from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
+
+SPLITS = ("train", "val", "test")
+FOLDERS = {"images": ".jpg", "semantic_masks": ".png", "instance_masks": ".png"}
+JPEG_QUALITY = 92
+META, JOURNAL, TEMPORARY = "meta.json", "meta.partial.jsonl", ".tmp"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One image to render."""
+
+    out: Path
+    split: str
+    index: int
+    seed: int
+    size: tuple[int, int]
+    preset: str
+    amodal: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}_{self.index:05d}"
+
+
+def image_seed(seed: int, split: str, index: int) -> int:
+    """The seed of one image, from the data set's seed, its split and its place in the split."""
+    sequence = np.random.SeedSequence((seed, SPLITS.index(split), index))
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def write_dataset(
+    out: str | Path,
+    counts: dict[str, int],
+    size: tuple[int, int] = (256, 512),
+    seed: int = 0,
+    preset: str = "all",
+    amodal: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Render a data set of scenes, or the part of it that is still missing.
+
+    Args:
+        out: folder to write to; made if missing.
+        counts: images per split, keys of train, val, test; a finished data set may be asked to grow, not to shrink.
+        size: (H, W) in pixels.
+        seed: non-negative integer that decides everything.
+        preset: "day" or "all", as for `render_scene`.
+        amodal: write the amodal labels instead of the visible ones.
+        workers: processes; ``None`` takes one per CPU, 1 works in this process.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        ``out`` as a Path.
+
+    Raises:
+        ValueError: if an argument is out of range, or ``out`` holds other data.
+        PermissionError: if ``out`` cannot be written to.
+    """
+    out = Path(out)
+    size = check_size(size)
+    _check(counts, seed, preset, workers)
+    settings = {
+        "version": __version__, "seed": int(seed), "preset": preset, "size": list(size),
+        "labels": "amodal" if amodal else "visible",
+    }  # fmt: skip
+    records = _open(out, settings, counts)
+    tasks = [
+        _Task(out, split, k, image_seed(seed, split, k), size, preset, amodal)
+        for split in SPLITS
+        for k in range(counts.get(split, 0))
+    ]
+    missing = [t for t in tasks if f"{t.split}/{t.name}" not in records or not _complete(t)]
+    with (
+        open(out / JOURNAL, "a", encoding="utf-8") as journal,
+        tqdm(total=len(tasks), initial=len(tasks) - len(missing), desc=f"scenes → {out}", unit="scene",
+             file=sys.stderr, disable=not progress) as bar,
+    ):  # fmt: skip
+        for record in _run(missing, workers or os.cpu_count() or 1):
+            journal.write(json.dumps(record) + "\n")
+            journal.flush()
+            records[f"{record['split']}/{record['name']}"] = record
+            bar.update()
+    _write(out / META, _meta(settings, counts, records))
+    (out / JOURNAL).unlink()
+    return out
+
+
+def _check(counts: dict[str, int], seed: int, preset: str, workers: int | None) -> None:
+    """Raise ValueError for an argument that is out of range."""
+    for split, count in counts.items():
+        if split not in SPLITS:
+            raise ValueError(f"counts has keys of {SPLITS}, got {split!r}")
+        if isinstance(count, bool) or int(count) != count or count < 0:
+            raise ValueError(f"counts[{split!r}] is a whole number of at least 0, got {count!r}")
+    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
+        raise ValueError(f"seed is a whole number of at least 0, got {seed!r}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset is one of {PRESETS}, got {preset!r}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is at least 1 (or None for one per CPU), got {workers!r}")
+
+
+def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
+    """Make the folders, or check that what lies there belongs to these settings; return the finished records."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out is a folder to write to, but {out} is a file")
+    records: dict[str, dict] = {}
+    if (out / META).exists():
+        records = _read(out, settings, counts)
+    elif any(any((out / split / "images").glob("*")) for split in SPLITS):
+        raise ValueError(f"{out} holds images but no {META}: expected an empty folder or one that synth has written")
+    try:
+        for split in SPLITS:
+            for folder in FOLDERS:
+                (out / split / folder).mkdir(parents=True, exist_ok=True)
+                for stale in (out / split / folder).glob(f"*{TEMPORARY}"):
+                    stale.unlink()
+        if not records:
+            _write(out / META, _meta(settings, counts, {}))
+    except OSError as error:
+        raise PermissionError(f"cannot write to the output folder {out}: {error}") from error
+    return records
+
+
+def _read(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
+    """Records of an earlier run; ValueError if it was another data set."""
+    meta = json.loads((out / META).read_text(encoding="utf-8"))
+    found = {key: meta.get(key) for key in settings}
+    if found != settings:
+        raise ValueError(f"{out} was written with other settings: found {found}, expected {settings}")
+    records = {f"{r['split']}/{r['name']}": r for r in meta["images"]}
+    if (out / JOURNAL).exists():
+        for line in (out / JOURNAL).read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # the run was broken off in the middle of a line: that image is done again
+                continue
+            records[f"{record['split']}/{record['name']}"] = record
+    for split in SPLITS:
+        held = sum(record["split"] == split for record in records.values())
+        if held > counts.get(split, 0):
+            raise ValueError(
+                f"{out} already holds {held} {split} images, more than the {counts.get(split, 0)} asked for"
+            )
+    return records
+
+
+def _meta(settings: dict, counts: dict[str, int], records: dict[str, dict]) -> bytes:
+    """Text of meta.json: the settings, then one line per image."""
+    head = {**settings, "counts": {split: int(counts.get(split, 0)) for split in SPLITS}}
+    order = sorted(records.values(), key=lambda r: (SPLITS.index(r["split"]), r["name"]))
+    images = ",\n".join("  " + json.dumps(record) for record in order)
+    return f'{json.dumps(head, indent=1)[:-2]},\n "images": [\n{images}\n ]\n}}\n'.encode()
+
+
+def _complete(task: _Task) -> bool:
+    """Whether all files of an image exist; they appear by rename, so what exists is whole."""
+    return all((task.out / task.split / f / (task.name + end)).exists() for f, end in FOLDERS.items())
+
+
+def _run(tasks: list[_Task], workers: int):
+    """Render tasks, in this process or in several; yields their records in order."""
+    if workers == 1 or len(tasks) < 2:
+        yield from map(_render, tasks)
+        return
+    # A forked child needs no re-import of the caller's script, so that this works without a __main__ guard and in
+    # a notebook. It touches nothing but NumPy and OpenCV, hence the warning about threads does not apply.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)), multiprocessing.get_context(method), initializer=cv2.setNumThreads, initargs=(0,)
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+            results = pool.map(_render, tasks, chunksize=4)
+        yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _render(task: _Task) -> dict:
+    """Render one image, write its files (the image last) and return its record."""
+    scene = render_scene(task.seed, task.size, task.preset)
+    semantic = scene.semantic_amodal if task.amodal else scene.semantic_visible
+    instance = scene.instance_amodal if task.amodal else scene.instance_visible
+    folder = task.out / task.split
+    _write(folder / "semantic_masks" / f"{task.name}.png", _encode(".png", semantic))
+    _write(folder / "instance_masks" / f"{task.name}.png", _encode(".png", instance))
+    _write(folder / "images" / f"{task.name}.jpg", _encode(".jpg", scene.image[..., ::-1]))
+    return _record(task, scene)
+
+
+def _record(task: _Task, scene: Scene) -> dict:
+    """What meta.json says about one image."""
+    camera = {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(scene.camera).items() if k != "size"}
+    return {
+        "split": task.split, "name": task.name, "seed": task.seed, "camera": camera, "attributes": scene.attributes,
+    }  # fmt: skip
+
+
+def _encode(kind: str, array: np.ndarray) -> bytes:
+    """A picture as the bytes of its file."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == ".jpg" else []
+    done, data = cv2.imencode(kind, array, options)
+    if not done:
+        raise ValueError(f"OpenCV could not encode an array of shape {array.shape} and type {array.dtype} as {kind}")
+    return data.tobytes()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
