@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -120,50 +121,56 @@ def rgb_to_instance_ids(rgb: np.ndarray, name: str | Path = "mask") -> np.ndarra
     return ids.reshape(code.shape).astype(np.uint16)
 
 
-def build_transform(config: LaneSegmentationConfig, train: bool) -> Transform:
+class JointTransform:
+    """Transforms an image and its two masks with the same random numbers.
+
+    Args:
+        compose: an Albumentations pipeline.
+    """
+
+    def __init__(self, compose) -> None:
+        self.compose = compose
+
+    def __call__(
+        self, image: np.ndarray, semantic: np.ndarray, instance: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(H, W, 3) uint8, (H, W) uint8, (H, W) uint16 and the seed of every random draw → the same three."""
+        self.compose.set_random_seed(seed)
+        # One call for both masks: a second call would draw other random numbers and tear them apart.
+        out = self.compose(image=image, masks=[semantic, instance])
+        return out["image"], out["masks"][0], out["masks"][1]
+
+
+def build_transform(config: LaneSegmentationConfig, train: bool) -> JointTransform:
     """The transforms of training (crop and resize, flip, colour) or of evaluation (resize).
 
-    This function is the only place that knows Albumentations. Both masks go through one call, so that they and the
-    image get the same random numbers, and masks are resampled by nearest neighbour: the mean of two ids is a third id.
+    This function is the only place that knows Albumentations' transforms. Masks are resampled by nearest neighbour: the
+    mean of two ids is a third id.
 
     Args:
         config: image_size, crop_scale, flip_probability, color_jitter.
         train: random transforms, or only the resize.
-
-    Returns:
-        A function (image, semantic, instance, seed) → the same three.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions on import
     import albumentations as A
-    import cv2
 
     height, width = config.image_size
-    if train:
-        ratio = width / height
-        jitter = config.color_jitter
-        steps = [
-            A.RandomResizedCrop(
-                size=(height, width),
-                scale=(config.crop_scale, 1.0),
-                ratio=(0.75 * ratio, 1.33 * ratio),
-                interpolation=cv2.INTER_AREA,
-                mask_interpolation=cv2.INTER_NEAREST,
-            ),
-            A.HorizontalFlip(p=config.flip_probability),
-            A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10, p=0.8),
-        ]
-    else:
+    if not train:
         steps = [A.Resize(height, width, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_NEAREST)]
-    compose = A.Compose(steps)
-
-    def transform(
-        image: np.ndarray, semantic: np.ndarray, instance: np.ndarray, seed: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        compose.set_random_seed(seed)
-        out = compose(image=image, masks=[semantic, instance])
-        return out["image"], out["masks"][0], out["masks"][1]
-
-    return transform
+        return JointTransform(A.Compose(steps))
+    ratio, jitter = width / height, config.color_jitter
+    steps = [
+        A.RandomResizedCrop(
+            size=(height, width),
+            scale=(config.crop_scale, 1.0),
+            ratio=(0.75 * ratio, 1.33 * ratio),
+            interpolation=cv2.INTER_AREA,
+            mask_interpolation=cv2.INTER_NEAREST,
+        ),
+        A.HorizontalFlip(p=config.flip_probability),
+        A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10, p=0.8),
+    ]
+    return JointTransform(A.Compose(steps))
 
 
 class LaneInstanceDataset(Dataset):
@@ -283,6 +290,8 @@ def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, s
         sampler=EpochSampler(len(dataset), config.seed, shuffle),
         num_workers=config.num_workers,
         persistent_workers=config.num_workers > 0,
+        # A forked copy of a process whose OpenCV or OpenMP threads are running may hang; a fresh process does not.
+        multiprocessing_context="spawn" if config.num_workers > 0 else None,
     )
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import (
@@ -128,7 +127,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(root):
     def images(seed, epoch, workers):
         dataset = LaneInstanceDataset(root, "train", build_transform(config, train=True), seed)
         dataset.set_epoch(epoch)
-        loader = DataLoader(dataset, batch_size=3, num_workers=workers)
+        loader = build_loader(dataset, config.replace(num_workers=workers), shuffle=False)
         return torch.cat([batch["image"] for batch in loader])
 
     assert torch.equal(images(0, 1, 0), images(0, 1, 2))

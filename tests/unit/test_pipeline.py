@@ -1,0 +1,251 @@
+"""From a checkpoint to instances: shapes, coordinates, files, scores, and the command line around them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from roadtopo_lib.cli import main
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.labels import CROSSWALK, LANE_MARKING, ROAD
+from roadtopo_lib.pipeline import LaneSegmenter, all_instances, evaluate, lane_ids, locate_split, read_video
+from roadtopo_lib.segformer import SegFormerModel
+
+CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128))
+LINES = (30, 70, 110)
+
+
+def striped_scene(height=128, width=256, scale=1):
+    """Three upright bright lines on grey, with their masks; ``scale`` enlarges all of it."""
+    instance = np.zeros((height, width), np.uint16)
+    for number, x in enumerate(LINES, start=1):
+        instance[30:, 2 * x - 6 : 2 * x + 6] = number
+    semantic = np.where(instance > 0, LANE_MARKING, ROAD).astype(np.uint8)
+    image = np.where(instance[..., None] > 0, 230, 70).astype(np.uint8).repeat(3, axis=2)
+    size = (width * scale, height * scale)
+    return tuple(cv2.resize(a, size, interpolation=cv2.INTER_NEAREST) for a in (image, semantic, instance))
+
+
+class BrightIsLane(torch.nn.Module):
+    """Stands in for a trained network: bright pixels are lane markings, and the embedding is the position in x."""
+
+    num_classes = 6
+
+    def forward(self, images, upsample=False):
+        quarter = torch.nn.functional.avg_pool2d(images, 4)  # (B, 3, h, w)
+        brightness = quarter.mean(dim=1)
+        logits = torch.full((len(images), 6, *brightness.shape[1:]), -10.0)
+        logits[:, LANE_MARKING] = (brightness - 0.6) * 100
+        logits[:, ROAD] = 0.0
+        column = torch.linspace(0, 60, brightness.shape[2]).expand_as(brightness)
+        embeddings = torch.zeros(len(images), 32, *brightness.shape[1:])
+        embeddings[:, 0] = (column / 10).round() * 10
+        return {"logits": logits, "embeddings": embeddings}
+
+
+@pytest.fixture
+def segmenter():
+    return LaneSegmenter(BrightIsLane(), CONFIG, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "best.safetensors"
+    SegFormerModel("tiny", pretrained=False).save(path, training=CONFIG.to_dict())
+    return path
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_instances_come_back_in_the_coordinates_of_the_image(segmenter, scale):
+    image, _, instance = striped_scene(scale=scale)
+    result = segmenter(image)
+    assert result["lane_count"] == 3
+    assert result["lane_instances"].shape == image.shape[:2]
+    for number, polyline in enumerate(result["lane_polylines"], start=1):
+        x = np.nonzero(instance == number)[1].mean()
+        assert abs(polyline[:, 0].mean() - x) < 3 * scale
+    overlap = (result["lane_instances"] == instance)[instance > 0].mean()
+    assert overlap > 0.9
+
+
+def test_other_aspects_and_small_images_are_accepted(segmenter):
+    for size in ((540, 960), (100, 100), (32, 400)):
+        result = segmenter(np.full((*size, 3), 90, np.uint8))
+        assert result["lane_count"] == 0
+        assert result["semantic_mask"].shape == size
+        assert result["lane_centers"].shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((64, 64), np.uint8),
+        np.zeros((64, 64, 4), np.uint8),
+        np.zeros((64, 64, 3)),
+        np.zeros((8, 8, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_rgb_image_are_refused(segmenter, image):
+    with pytest.raises(ValueError, match="image must be"):
+        segmenter(image)
+
+
+def test_a_checkpoint_brings_its_settings(checkpoint, tmp_path):
+    loaded = LaneSegmenter.from_checkpoint(checkpoint, device="cpu")
+    assert loaded.config == CONFIG
+    SegFormerModel("tiny", pretrained=False).save(tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="no training settings"):
+        LaneSegmenter.from_checkpoint(tmp_path / "bare.safetensors")
+
+
+def test_files_and_folders_give_what_arrays_give(segmenter, tmp_path):
+    image, _, _ = striped_scene()
+    for name in ("b", "a"):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    expected = segmenter(image)["lane_instances"]
+    assert np.array_equal(segmenter(tmp_path / "a.png")["lane_instances"], expected)
+    results = segmenter(str(tmp_path))
+    assert [r["image_path"] for r in results] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert np.array_equal(results[1]["lane_instances"], expected)
+    with pytest.raises(FileNotFoundError):
+        segmenter(tmp_path / "none.png")
+
+
+def write_split(root, scenes, split="test"):
+    for number, scene in enumerate(scenes):
+        for folder, array in zip(("images", "semantic_masks", "instance_masks"), scene, strict=True):
+            path = root / split / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+
+
+def test_a_perfect_model_scores_high_and_components_too_where_lines_are_whole(segmenter, tmp_path):
+    write_split(tmp_path, [striped_scene(), striped_scene(scale=2)])
+    scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test"), baselines=True)
+    assert scores["images"] == 2
+    assert scores["lane_f1"] == scores["lane_precision"] == scores["lane_recall"] == 1.0
+    assert scores["instance_f1"] == 1.0
+    assert scores["miou"] > 0.85
+    assert scores["class_iou"]["crosswalk"] is None
+    assert scores["baselines"]["components"]["lane_f1"] == 1.0
+    assert set(scores["baselines"]) == {"components", "opencv"}
+    json.dumps(scores, allow_nan=False)
+
+
+def test_components_fall_short_where_a_line_is_broken_and_embeddings_do_not(segmenter, tmp_path):
+    image, semantic, instance = striped_scene(scale=2)
+    for top in (100, 180):
+        for array, value in ((image, 70), (semantic, ROAD), (instance, 0)):
+            array[top : top + 40] = value
+    write_split(tmp_path, [(image, semantic, instance)])
+    scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test"), baselines=True)
+    assert scores["lane_f1"] == 1.0
+    assert scores["baselines"]["components"]["lane_f1"] < 0.7
+
+
+def test_a_missed_and_an_invented_lane_cost_what_they_should(segmenter, tmp_path):
+    image, semantic, instance = striped_scene()
+    semantic[instance == 1] = ROAD  # the labels know two lanes, the model sees three
+    instance[instance == 1] = 0
+    write_split(tmp_path, [(image, semantic, instance)])
+    scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test"))
+    assert scores["lane_precision"] == pytest.approx(2 / 3)
+    assert scores["lane_recall"] == 1.0
+
+
+def test_lane_ids_leaves_crosswalks_out():
+    instance = np.array([[0, 1, 1, 2, 2, 3]])
+    semantic = np.array([[ROAD, LANE_MARKING, LANE_MARKING, CROSSWALK, CROSSWALK, ROAD]])
+    assert lane_ids(semantic, instance) == [1]
+
+
+def test_all_instances_numbers_crosswalks_after_lanes():
+    result = {
+        "lane_instances": np.array([[1, 2, 0, 0]]),
+        "crosswalk_instances": np.array([[0, 1, 1, 0]]),
+        "lane_count": 2,
+    }
+    assert all_instances(result).tolist() == [[1, 2, 3, 0]]
+
+
+def test_a_data_folder_and_one_of_its_splits_are_both_understood(tmp_path):
+    write_split(tmp_path, [striped_scene()], "val")
+    assert locate_split(tmp_path) == (tmp_path, "test")
+    assert locate_split(tmp_path, "val") == (tmp_path, "val")
+    assert locate_split(tmp_path / "val") == (tmp_path, "val")
+    with pytest.raises(ValueError, match="is a split itself"):
+        locate_split(tmp_path / "val", "train")
+
+
+def test_infer_writes_ids_json_and_overlays(checkpoint, tmp_path, capsys):
+    image, _, _ = striped_scene()
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image).save(tmp_path / "in" / "one.png")
+    command = ["infer", "lane", "--model", str(checkpoint), "--device", "cpu"]
+    assert main([*command, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--visualize"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"one_instances.png", "one.json", "one_overlay.png"}
+    ids = cv2.imread(str(tmp_path / "out" / "one_instances.png"), cv2.IMREAD_UNCHANGED)
+    assert ids.dtype == np.uint16
+    assert ids.shape == image.shape[:2]
+    values = json.loads((tmp_path / "out" / "one.json").read_text())
+    assert values["lane_count"] == len(values["lane_polylines"]) == len(values["lane_centers"])
+    one = ["--input", str(tmp_path / "in" / "one.png"), "--output", str(tmp_path / "result.png"), "--visualize"]
+    assert main([*command, *one]) == 0
+    assert cv2.imread(str(tmp_path / "result.png")).shape == image.shape
+    assert (tmp_path / "result.json").is_file()
+    assert "result.png" in capsys.readouterr().out
+    to_file = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "result.png")]
+    assert main([*command, *to_file]) == 2
+    assert "must be a folder" in capsys.readouterr().err
+
+
+def test_a_video_is_read_frame_by_frame(checkpoint, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "road.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (128, 64))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV build writes no video")
+    for level in (50, 200):
+        writer.write(np.full((64, 128, 3), (0, 0, level), np.uint8))
+    writer.release()
+    frames = list(read_video(tmp_path / "road.avi"))
+    assert [int(frame[..., 0].mean() / 40) for frame in frames] == [1, 5], "red comes first"
+    command = ["infer", "lane", "--model", str(checkpoint), "--input", str(tmp_path / "road.avi")]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "frame_000001.json").is_file()
+    (tmp_path / "not.avi").write_text("no video")
+    with pytest.raises(ValueError, match="not a video"):
+        list(read_video(tmp_path / "not.avi"))
+
+
+def test_train_evaluate_infer_by_the_guides_commands(tmp_path, capsys):
+    write_split(tmp_path / "data", [striped_scene()] * 2, "train")
+    write_split(tmp_path / "data", [striped_scene()], "val")
+    CONFIG.replace(batch_size=2).to_yaml(tmp_path / "lane.yaml")
+    run = tmp_path / "run"
+    train = ["train", "lane", "--config", str(tmp_path / "lane.yaml"), "--data", str(tmp_path / "data")]
+    train += ["--epochs", "1", "--output", str(run), "--seed", "5", "--device", "cpu"]
+    assert main(train) == 0
+    assert {p.name for p in run.iterdir()} == {"config.yaml", "history.csv", "best.safetensors", "last.safetensors"}
+    assert LaneSegmentationConfig.from_yaml(run / "config.yaml").seed == 5
+    assert "epoch   1/1" in capsys.readouterr().out
+    assert main(train) == 2, "a second run must not replace the first unasked"
+    assert "already holds a run" in capsys.readouterr().err
+
+    model = ["--model", str(run / "best.safetensors"), "--device", "cpu"]
+    evaluation = [*model, "--data", str(tmp_path / "data" / "val"), "--output", str(tmp_path / "scores.json")]
+    assert main(["evaluate", "lane", *evaluation]) == 0
+    assert "lane F1" in capsys.readouterr().out
+    assert 0 <= json.loads((tmp_path / "scores.json").read_text())["miou"] <= 1
+    assert main(["evaluate", "lane", *model, "--data", str(tmp_path / "data"), "--split", "dev"]) == 2
+    assert "no such split" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_one_clear_line(checkpoint, tmp_path, capsys):
+    command = ["evaluate", "lane", "--model", str(checkpoint), "--data", str(tmp_path), "--device", "cuda:99"]
+    assert main(command) == 2
+    assert "--device cuda:99: not available" in capsys.readouterr().err

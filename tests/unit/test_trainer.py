@@ -1,0 +1,291 @@
+"""The training loop: order of operations, accumulation, early stopping, reproducibility, failures that are named."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from roadtopo_lib.amp import AmpChoice
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.losses import DiscriminativeLoss
+from roadtopo_lib.segformer import SegFormerModel, upsample_to
+from roadtopo_lib.trainer_lane import (
+    LaneSegmentationTrainer,
+    build_optimizer,
+    build_scheduler,
+    history_csv,
+    train_lane_model,
+)
+
+CONFIG = LaneSegmentationConfig.preset("tiny").replace(
+    image_size=(32, 64), batch_size=2, epochs=2, crop_scale=1.0, color_jitter=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight training and four validation images: grey road, two bright vertical lines."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for number in range(count):
+            instance = np.zeros((32, 64), np.uint8)
+            left, right = rng.integers(5, 25), rng.integers(35, 60)
+            instance[8:, left : left + 3] = 1
+            instance[8:, right : right + 3] = 2
+            semantic = np.where(instance > 0, 2, 1).astype(np.uint8)
+            image = (60 + 150 * (instance > 0)[..., None] + rng.integers(0, 30, (32, 64, 3))).astype(np.uint8)
+            for folder, array in (("images", image), ("semantic_masks", semantic), ("instance_masks", instance)):
+                path = root / split / folder / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    return root
+
+
+def loaders(data, config):
+    return [
+        build_loader(
+            LaneInstanceDataset(data, split, build_transform(config, split == "train"), config.seed),
+            config,
+            shuffle=split == "train",
+        )
+        for split in ("train", "val")
+    ]
+
+
+def tiny_model(seed=0):
+    torch.manual_seed(seed)
+    return SegFormerModel("tiny", pretrained=False)
+
+
+class PixelModel(nn.Module):
+    """A 1×1 convolution with the interface of the real model and without BatchNorm, so that batches are independent."""
+
+    num_classes = 6
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Conv2d(3, 8, 1)
+        self.heads = nn.Conv2d(8, 38, 1)
+
+    def forward(self, images, upsample=False):
+        out = self.heads(self.encoder(images).tanh())
+        return {"logits": out[:, :6], "embeddings": out[:, 6:]}
+
+
+def gradients_before_clipping(data, batch_size, accumulation_steps, unlabelled=False):
+    """The gradient of the first optimiser step, as the optimiser would see it without clipping."""
+    config = CONFIG.replace(
+        batch_size=batch_size, accumulation_steps=accumulation_steps, max_grad_norm=1e9, dice_weight=0.0
+    )
+    model = PixelModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trainer = LaneSegmentationTrainer(model, optimizer, device="cpu", config=config, progress=False)
+    captured = {}
+
+    def capture(*_):
+        captured.update({name: p.grad.clone() for name, p in model.named_parameters()})
+
+    optimizer.register_step_pre_hook(capture)
+    dataset = LaneInstanceDataset(data, "train")
+    samples = [dataset[index] for index in range(6)]
+    if unlabelled:
+        samples[0]["semantic_mask"][:16] = 255
+        samples[1]["instance_mask"].zero_()
+    batches = [
+        torch.utils.data.default_collate(samples[start : start + batch_size])
+        for start in range(0, len(samples), batch_size)
+    ]
+    from roadtopo_lib.trainer_lane import Meter
+
+    trainer._training_step(batches, Meter())
+    return captured
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_accumulated_batches_give_the_gradient_of_the_large_batch(data, batch_size, unlabelled):
+    large = gradients_before_clipping(data, 6, 1, unlabelled)
+    small = gradients_before_clipping(data, batch_size, math.ceil(6 / batch_size), unlabelled)
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-7)
+
+
+def test_the_last_incomplete_window_is_not_lost(data):
+    config = CONFIG.replace(batch_size=2, accumulation_steps=3)  # 8 images: windows of 3 and 1 batches
+    model = PixelModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps = []
+    optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    trainer = LaneSegmentationTrainer(model, optimizer, device="cpu", config=config, progress=False)
+    trainer.train_epoch(loaders(data, config)[0])
+    assert len(steps) == 2
+    assert all(p.grad is None for p in model.parameters()), "no gradient may leak into the next epoch"
+
+
+def test_gradients_are_clipped_to_the_norm_after_unscaling(data):
+    config = CONFIG.replace(max_grad_norm=1e-3)
+    model = PixelModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trainer = LaneSegmentationTrainer(model, optimizer, device="cpu", config=config, progress=False)
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=1024.0)
+    norms = []
+
+    def capture(*_):
+        norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item())
+
+    optimizer.register_step_pre_hook(capture)
+    trainer.train_epoch(loaders(data, config)[0])
+    assert norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
+    assert trainer.train_metrics["grad_norm"] < 100, "the logged norm is the true one, not 1024 times it"
+
+
+def test_training_learns_and_writes_its_history(data, tmp_path):
+    config = CONFIG.replace(epochs=6, lr=3e-3)
+    trainer = LaneSegmentationTrainer(
+        tiny_model(), device="cpu", config=config, output_dir=tmp_path / "run", progress=False
+    )
+    seen = []
+    trainer.callbacks = (lambda t, row: seen.append((t.epoch, row["val_loss"])),)
+    history = trainer.fit(*loaders(data, config))
+    assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
+    assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5, 6]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"history.csv", "best.safetensors", "last.safetensors"}
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    for name in ("train_loss", "train_variance", "train_distance", "train_grad_norm", "val_loss", "val_miou"):
+        assert float(rows[-1][name]) == pytest.approx(history[-1][name], rel=1e-4)
+    assert history[-1]["train_loss"] == pytest.approx(
+        history[-1]["train_semantic"] + 0.5 * history[-1]["train_instance"], rel=1e-5
+    )
+
+
+def test_two_runs_of_one_seed_are_equal_bit_for_bit(data):
+    runs = []
+    for workers in (0, 1):
+        config = CONFIG.replace(color_jitter=0.3, crop_scale=0.5, num_workers=workers)
+        trainer = LaneSegmentationTrainer(tiny_model(), device="cpu", config=config, progress=False)
+        trainer.fit(*loaders(data, config))
+        runs.append(trainer.model.state_dict())
+        torch.rand(7)  # the caller's random state must not matter
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_early_stopping_keeps_the_best_model(data, tmp_path):
+    config = CONFIG.replace(epochs=20, patience=2)
+    trainer = LaneSegmentationTrainer(tiny_model(), device="cpu", config=config, output_dir=tmp_path, progress=False)
+    losses = iter([3.0, 1.0, 2.0, 2.0, 0.5])
+    states = []
+
+    def scripted(_):
+        trainer.val_metrics = {"loss": next(losses), "miou": 0.0}
+        states.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+
+    trainer.validate = scripted
+    trainer.fit(*loaders(data, config))
+    assert trainer.epoch == 4, "two epochs without improvement after the second"
+    best = SegFormerModel.load(tmp_path / "best.safetensors").state_dict()
+    last = SegFormerModel.load(tmp_path / "last.safetensors").state_dict()
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, states[1][name])
+        assert torch.equal(best[name], states[1][name])
+        assert torch.equal(last[name], states[3][name])
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_files(data):
+    class Broken(nn.Module):
+        def forward(self, logits, mask):
+            return logits.sum() * float("nan")
+
+    trainer = LaneSegmentationTrainer(
+        tiny_model(), semantic_criterion=Broken(), device="cpu", config=CONFIG, progress=False
+    )
+    with pytest.raises(FloatingPointError, match=r"loss is nan on the batch of .*train.images.\d\.png, .*\.png"):
+        trainer.train_epoch(loaders(data, CONFIG)[0])
+
+
+def test_encoder_and_heads_learn_at_their_own_rates():
+    config = CONFIG.replace(lr=1e-3, encoder_lr_scale=0.1)
+    groups = {group["name"]: group for group in build_optimizer(tiny_model(), config).param_groups}
+    assert groups["encoder"]["lr"] == pytest.approx(1e-4)
+    assert groups["heads"]["lr"] == pytest.approx(1e-3)
+    assert groups["heads"]["betas"] == (0.9, 0.999)
+    assert groups["heads"]["weight_decay"] == 0.01
+
+
+def test_the_rate_rises_linearly_then_falls_as_a_cosine_to_zero():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = build_scheduler(optimizer, total_steps=100, warmup_fraction=0.1)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_validation_trains_nothing_and_uses_evaluation_mode(data):
+    trainer = LaneSegmentationTrainer(tiny_model(), device="cpu", config=CONFIG, progress=False)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    loader = loaders(data, CONFIG)[1]
+    first, second = trainer.validate(loader), trainer.validate(loader)
+    assert first == second
+    assert not trainer.model.training
+    assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items()), "not even running means"
+
+
+def test_the_trainer_never_sees_embeddings_at_full_size(data):
+    shapes = []
+
+    class Spy(DiscriminativeLoss):
+        def forward(self, embeddings, mask):
+            shapes.append((tuple(embeddings.shape[2:]), tuple(mask.shape[1:])))
+            return super().forward(embeddings, mask)
+
+    trainer = LaneSegmentationTrainer(
+        tiny_model(), instance_criterion=Spy(), device="cpu", config=CONFIG, progress=False
+    )
+    trainer.train_epoch(loaders(data, CONFIG)[0])
+    assert set(shapes) == {((8, 16), (32, 64))}
+
+
+def test_reading_at_labelled_pixels_equals_upsampling_first(data):
+    model = tiny_model().eval()
+    batch = next(iter(loaders(data, CONFIG)[1]))
+    quarter = model(batch["image"], upsample=False)["embeddings"]
+    loss, _ = DiscriminativeLoss()(quarter, batch["instance_mask"])
+    full, _ = DiscriminativeLoss()(upsample_to(quarter, batch["instance_mask"].shape[1:]), batch["instance_mask"])
+    torch.testing.assert_close(loss, full, rtol=1e-5, atol=1e-5)
+
+
+def test_bf16_autocast_trains_to_finite_losses(data, monkeypatch):
+    monkeypatch.setattr(
+        "roadtopo_lib.trainer_lane.choose_amp", lambda device, mode: AmpChoice(True, torch.bfloat16, False)
+    )
+    trainer = LaneSegmentationTrainer(tiny_model(), device="cpu", config=CONFIG, progress=False)
+    assert math.isfinite(trainer.train_epoch(loaders(data, CONFIG)[0]))
+
+
+def test_a_run_is_never_overwritten_unless_asked(data, tmp_path):
+    config = CONFIG.replace(epochs=1)
+    train_lane_model(config, data, tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / "best.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train_lane_model(config.replace(seed=1), data, tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == before
+    train_lane_model(config.replace(seed=1), data, tmp_path / "run", device="cpu", overwrite=True)
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() != before
+    assert LaneSegmentationConfig.from_yaml(tmp_path / "run" / "config.yaml").seed == 1
+
+
+def test_history_csv_has_one_row_an_epoch():
+    assert history_csv([{"epoch": 1, "loss": 0.123456789}]) == "epoch,loss\n1,0.123457\n"
