@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -127,7 +128,7 @@ def check_python() -> Iterator[Check]:
 
 
 def check_packages() -> Iterator[Check]:
-    """Is every declared package there, new enough and importable? Packages of the extras are optional."""
+    """Is every declared package there, new enough and importable, and ``cv2`` there once? The extras are optional."""
     # Importing albumentations asks a server for newer versions unless told not to.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     modules = modules_by_distribution()
@@ -136,6 +137,7 @@ def check_packages() -> Iterator[Check]:
         if requirement.name not in seen:
             seen.add(requirement.name)
             yield check_package(requirement, modules)
+    yield check_cv2(modules)
 
 
 def check_package(requirement: Requirement, modules: dict[str, list[str]]) -> Check:
@@ -151,9 +153,10 @@ def check_package(requirement: Requirement, modules: dict[str, list[str]]) -> Ch
         return Check(failed, name, f"missing ({wanted}): {way_out}")
     if not satisfies(version, requirement.limits):
         return Check(failed, name, f"{version} does not fit ({wanted}): {way_out}")
-    if not extra:
+    module = main_module(name, modules)
+    if module and not extra:
         try:
-            importlib.import_module(main_module(name, modules))
+            importlib.import_module(module)
         except Exception as error:  # a broken package may raise anything
             return Check("FAIL", name, f"{version} cannot be imported ({one_line(error)}): {way_out} --force-reinstall")
     return Check("OK", name, f"{version} ({wanted})")
@@ -169,10 +172,13 @@ def modules_by_distribution() -> dict[str, list[str]]:
     return modules
 
 
-def main_module(name: str, modules: dict[str, list[str]]) -> str:
-    """The module to import for a distribution: the one of its own name (``torch``, not ``torchgen``), else its first."""
-    candidates = modules.get(canonical(name)) or [canonical(name).replace("-", "_")]
-    return next((module for module in candidates if canonical(module) == canonical(name)), candidates[0])
+def main_module(name: str, modules: dict[str, list[str]]) -> str | None:
+    """The module to import for a distribution: the one of its own name (``torch``, not ``torchgen``), else its first.
+
+    ``None`` where the distribution keeps no list of its files, as some of conda's do.
+    """
+    candidates = modules.get(canonical(name), [None])
+    return next((module for module in candidates if module and canonical(module) == canonical(name)), candidates[0])
 
 
 def canonical(name: str) -> str:
@@ -180,16 +186,17 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def check_cv2() -> Iterator[Check]:
+def check_cv2(modules: dict[str, list[str]]) -> Check:
     """Does exactly one distribution provide ``cv2``? Several overwrite each other's files."""
-    providers = sorted(set(importlib.metadata.packages_distributions().get("cv2", [])))
-    if not providers:
-        yield Check("FAIL", "cv2", 'no package provides it: python -m pip install "opencv-python-headless"')
-    elif len(providers) > 1:
+    providers = sorted(name for name, brought in modules.items() if "cv2" in brought)
+    if len(providers) > 1:
         way_out = f"python -m pip uninstall -y {' '.join(providers)}; python -m pip install opencv-python-headless"
-        yield Check("FAIL", "cv2", f"provided by {len(providers)} packages that overwrite each other: {way_out}")
-    else:
-        yield Check("OK", "cv2", f"provided by {providers[0]} alone")
+        return Check("FAIL", "cv2", f"provided by {len(providers)} packages that overwrite each other: {way_out}")
+    if providers:
+        return Check("OK", "cv2", f"provided by {providers[0]} alone")
+    if importlib.util.find_spec("cv2"):
+        return Check("OK", "cv2", "provided by a package that keeps no list of its files")
+    return Check("FAIL", "cv2", "no package provides it: python -m pip install opencv-python-headless")
 
 
 def check_device() -> Iterator[Check]:
@@ -294,7 +301,6 @@ def one_line(error: Exception) -> str:
 CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     check_python,
     check_packages,
-    check_cv2,
     check_device,
     check_memory,
     check_disk,

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Depth, width and head width of each size: Xie et al. 2021, table 6 (b0..b5). "tiny" is ours, for CPUs.
 ARCHITECTURES: dict[str, dict] = {
-    "tiny": {"depths": [1, 1, 2, 1], "hidden_sizes": [24, 48, 96, 160], "decoder_hidden_size": 96},
+    "tiny": {"depths": [1, 1, 2, 2], "hidden_sizes": [16, 32, 96, 160], "decoder_hidden_size": 32},
     "b0": {"depths": [2, 2, 2, 2], "hidden_sizes": [32, 64, 160, 256], "decoder_hidden_size": 256},
     "b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
     "b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
@@ -99,6 +99,10 @@ class SegFormerModel(nn.Module):
         head_config = copy.deepcopy(network.config)
         head_config.num_labels = embedding_dim
         self.embedding_head = SegformerDecodeHead(head_config)
+        if pretrained is False:
+            self.apply(initialize)
+        else:
+            self.embedding_head.apply(initialize)  # new beside the loaded encoder
 
         # Buffers move with the model and are saved with it, yet no optimiser touches them.
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
@@ -238,6 +242,26 @@ class SegFormerModel(nn.Module):
                 f"{path}: weights do not fit the settings in the file: {str(error).splitlines()[0]}"
             ) from None
         return model.eval()
+
+
+def initialize(module: nn.Module) -> None:
+    """Random weights for training from scratch; to be used as ``network.apply(initialize)``.
+
+    transformers draws every weight with a standard deviation of 0.02. That suits wide layers: in a depthwise
+    convolution (9 inputs) or a 16-channel layer the signal all but vanishes, and learning is slow to begin.
+
+    Reference:
+        K. He et al., "Delving Deep into Rectifiers", ICCV 2015 (convolutions, as in SegFormer's original code);
+        X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward networks", 2010 (linear).
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.groups > 1:  # fan_out counts all output channels, yet each input channel reaches one group only
+            module.weight.data.mul_(module.groups**0.5)
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def upsample_to(x: Tensor, size: tuple[int, int]) -> Tensor:

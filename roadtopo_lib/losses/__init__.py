@@ -1,0 +1,31 @@
+"""All losses and class weights.
+
+* ``region``: the semantic losses, on pixels (focal, cross-entropy) and on regions (Dice, Tversky).
+* ``discriminative``: the instance loss, which pulls the embeddings of one instance together and pushes instances apart.
+* ``weighting``: how much a rare class should count.
+"""
+
+from roadtopo_lib.losses.discriminative import DiscriminativeLoss, gather_embeddings
+from roadtopo_lib.losses.region import CombinedLoss, DiceLoss, FocalLoss, FocalTverskyLoss, TverskyLoss
+from roadtopo_lib.losses.weighting import (
+    WEIGHT_METHODS,
+    ClassCounts,
+    class_weights,
+    count_class_pixels,
+    weights_from_counts,
+)
+
+__all__ = [
+    "WEIGHT_METHODS",
+    "ClassCounts",
+    "CombinedLoss",
+    "DiceLoss",
+    "DiscriminativeLoss",
+    "FocalLoss",
+    "FocalTverskyLoss",
+    "TverskyLoss",
+    "class_weights",
+    "count_class_pixels",
+    "gather_embeddings",
+    "weights_from_counts",
+]

@@ -1,0 +1,360 @@
+"""The semantic losses: what class is each pixel, asked of single pixels (focal, cross-entropy) and of regions (Dice).
+
+Shapes everywhere: logits (B, C, H, W) of any float type, target (B, H, W) integers in 0..C-1 or ``ignore_index``. An
+ignored pixel changes neither a loss nor a gradient; where all pixels are ignored the loss is zero, and so are its
+gradients. Sums over pixels are taken in float32 at least: in half precision they would overflow or stop growing.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from roadtopo_lib.labels import IGNORE_INDEX
+
+
+class _OverlapLoss(nn.Module):
+    """What Dice and Tversky share: a loss per class from soft counts, averaged over the classes that are there.
+
+    A class without a labelled pixel has no region to overlap with and is left out of the mean. Counted in, it would
+    cost nearly 1 as soon as its softmax leftovers add up to a few pixels, although nothing is wrong: half a million
+    pixels at p = 0.001 do. Painting such a class where it is not still costs, because the pixels painted over are
+    missing in the overlap of the class that is there.
+
+    Args:
+        ignore_index: class id that takes part in nothing, or ``None``.
+        smooth: added to numerator and denominator, in pixels, >= 0; softens the loss of classes with few pixels.
+        per_image: count pixels in each image and average over the images (those with a labelled pixel), instead of
+            counting over the whole batch.
+        class_weights: (C,) weights, >= 0. The mean over classes is Σ w·loss / Σ w, so the loss stays in [0, 1].
+        from_logits: apply a softmax over the classes first; ``False`` takes probabilities.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int | None = IGNORE_INDEX,
+        smooth: float = 1.0,
+        per_image: bool = False,
+        class_weights: Tensor | Sequence[float] | None = None,
+        from_logits: bool = True,
+    ) -> None:
+        super().__init__()
+        _require_at_least_zero(smooth=smooth)
+        self.ignore_index = ignore_index
+        self.smooth = smooth
+        self.per_image = per_image
+        self.from_logits = from_logits
+        self.register_buffer("class_weights", _weight_tensor(class_weights), persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss as a scalar in [0, 1].
+
+        Args:
+            logits: (B, C, H, W); probabilities if ``from_logits`` is off.
+            target: (B, H, W) integers.
+
+        Raises:
+            ValueError: shapes that do not fit each other, or a weight too many or too few.
+        """
+        logits, target = _check_inputs(logits, target, self.class_weights)
+        valid, target = _split_ignored(target, self.ignore_index)
+        probabilities = logits.softmax(dim=1) if self.from_logits else logits
+        probabilities = probabilities * valid[:, None]  # (B, C, H, W), zero where ignored
+        # One-hot, zero where ignored: (B, H, W) → (B, C, H, W)
+        truth = torch.zeros_like(probabilities).scatter_(1, target[:, None], valid[:, None].to(probabilities))
+        pixels = (2, 3) if self.per_image else (0, 2, 3)
+        return self._mean(self._loss_per_class(probabilities, truth, pixels), truth.sum(pixels) > 0)
+
+    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
+        """Sums over the dimensions ``pixels`` and compares: (B, C, H, W) twice → (B, C) or (C,), each in [0, 1]."""
+        raise NotImplementedError
+
+    def _mean(self, loss: Tensor, present: Tensor) -> Tensor:
+        """Weighted mean over the classes present, then over images: (B, C) or (C,) → scalar."""
+        weights = present.to(loss) if self.class_weights is None else present * self.class_weights.to(loss)
+        loss = (loss * weights).sum(dim=-1) / _not_zero(weights.sum(dim=-1))  # (B,) or scalar
+        return loss.sum() / _not_zero(present.any(dim=-1).sum())
+
+
+class DiceLoss(_OverlapLoss):
+    """One minus the soft Dice coefficient: Dice = (2 Σ p·g + smooth) / (Σ p + Σ g + smooth) per class.
+
+    A class without a labelled pixel is left out of the mean over classes.
+
+    Args:
+        ignore_index: class id that takes part in nothing, or ``None``.
+        smooth: added to numerator and denominator, in pixels, >= 0.
+        square_denominator: Σ p² + Σ g² in the denominator, as in V-Net; the gradient is then steeper for classes
+            that are predicted faintly.
+        per_image: Dice of each image, averaged, instead of one Dice over the batch.
+        class_weights: (C,) weights, >= 0, of a weighted mean over classes; any scale.
+        from_logits: apply a softmax over the classes first; ``False`` takes probabilities.
+
+    Raises:
+        ValueError: a negative ``smooth``, or class weights that are negative, infinite or not one-dimensional.
+
+    Reference:
+        F. Milletari, N. Navab, S.-A. Ahmadi, "V-Net", 3DV 2016, https://arxiv.org/abs/1606.04797, section 3.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int | None = IGNORE_INDEX,
+        smooth: float = 1.0,
+        square_denominator: bool = False,
+        per_image: bool = False,
+        class_weights: Tensor | Sequence[float] | None = None,
+        from_logits: bool = True,
+    ) -> None:
+        super().__init__(ignore_index, smooth, per_image, class_weights, from_logits)
+        self.square_denominator = square_denominator
+
+    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
+        overlap = (probabilities * truth).sum(pixels)
+        predicted = (probabilities.square() if self.square_denominator else probabilities).sum(pixels)
+        union = predicted + truth.sum(pixels)  # g² = g for a mask of zeros and ones
+        return 1 - _ratio(2 * overlap + self.smooth, union + self.smooth)
+
+
+class TverskyLoss(_OverlapLoss):
+    """Dice with a price for each kind of error: TI = (TP + smooth) / (TP + α·FP + β·FN + smooth) per class.
+
+    With α = β = 0.5 it is Dice. With β > α a missed pixel costs more than a false one, which suits thin lines. A class
+    without a labelled pixel is left out of the mean over classes.
+
+    Args:
+        alpha: price of false positives, >= 0.
+        beta: price of false negatives, >= 0.
+        smooth: added to numerator and denominator, in pixels, >= 0.
+        ignore_index, per_image, class_weights, from_logits: as in ``DiceLoss``.
+
+    Raises:
+        ValueError: a negative number, or wrong class weights.
+
+    Reference:
+        S. S. M. Salehi, D. Erdogmus, A. Gholipour, "Tversky Loss Function for Image Segmentation Using 3D Fully
+        Convolutional Deep Networks", MLMI 2017, https://arxiv.org/abs/1706.05721, equation 4.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        smooth: float = 1.0,
+        ignore_index: int | None = IGNORE_INDEX,
+        per_image: bool = False,
+        class_weights: Tensor | Sequence[float] | None = None,
+        from_logits: bool = True,
+    ) -> None:
+        super().__init__(ignore_index, smooth, per_image, class_weights, from_logits)
+        _require_at_least_zero(alpha=alpha, beta=beta)
+        self.alpha = alpha
+        self.beta = beta
+
+    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
+        hits = (probabilities * truth).sum(pixels)
+        false_positives = probabilities.sum(pixels) - hits
+        false_negatives = truth.sum(pixels) - hits
+        errors = self.alpha * false_positives + self.beta * false_negatives
+        return 1 - _ratio(hits + self.smooth, hits + errors + self.smooth)
+
+
+class FocalTverskyLoss(TverskyLoss):
+    """Tversky loss per class to the power γ: γ > 1 turns towards the classes that are still wrong.
+
+    Args:
+        alpha: price of false positives, >= 0.
+        beta: price of false negatives, >= 0.
+        gamma: exponent, > 0; 1 is the Tversky loss. The paper writes the exponent as 1/γ.
+        smooth: added to numerator and denominator, in pixels, >= 0.
+        ignore_index, per_image, class_weights, from_logits: as in ``DiceLoss``.
+
+    Raises:
+        ValueError: a negative number, ``gamma`` zero, or wrong class weights.
+
+    Reference:
+        N. Abraham, N. M. Khan, "A Novel Focal Tversky Loss Function with Improved Attention U-Net for Lesion
+        Segmentation", ISBI 2019, https://arxiv.org/abs/1810.07842, equation 4.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        gamma: float = 4 / 3,
+        smooth: float = 1.0,
+        ignore_index: int | None = IGNORE_INDEX,
+        per_image: bool = False,
+        class_weights: Tensor | Sequence[float] | None = None,
+        from_logits: bool = True,
+    ) -> None:
+        super().__init__(alpha, beta, smooth, ignore_index, per_image, class_weights, from_logits)
+        if not gamma > 0:
+            raise ValueError(f"gamma is {gamma}, expected more than 0")
+        self.gamma = gamma
+
+    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
+        return _power(super()._loss_per_class(probabilities, truth, pixels), self.gamma)
+
+
+class FocalLoss(nn.Module):
+    """Cross-entropy that looks away from easy pixels: −w·(1 − p)^γ·log p, p being the true class's probability.
+
+    The mean over all pixels that are not ignored. As in the paper (where w is α) the weights are not divided out.
+
+    Args:
+        gamma: how fast an easy pixel loses its say, >= 0; 0 is cross-entropy.
+        class_weights: (C,) weights, >= 0, or ``None`` for 1.
+        ignore_index: class id that takes part in nothing, or ``None``.
+
+    Raises:
+        ValueError: a negative ``gamma``, or wrong class weights.
+
+    Reference:
+        T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, https://arxiv.org/abs/1708.02002,
+        equation 5.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        class_weights: Tensor | Sequence[float] | None = None,
+        ignore_index: int | None = IGNORE_INDEX,
+    ) -> None:
+        super().__init__()
+        _require_at_least_zero(gamma=gamma)
+        self.gamma = gamma
+        self.ignore_index = ignore_index
+        self.register_buffer("class_weights", _weight_tensor(class_weights), persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss as a scalar, >= 0.
+
+        Args:
+            logits: (B, C, H, W).
+            target: (B, H, W) integers.
+
+        Raises:
+            ValueError: shapes that do not fit each other, or a weight too many or too few.
+        """
+        logits, target = _check_inputs(logits, target, self.class_weights)
+        valid, target = _split_ignored(target, self.ignore_index)
+        cross_entropy = F.cross_entropy(logits, target, reduction="none") * valid  # (B, H, W), zero where ignored
+        loss = _power(-torch.expm1(-cross_entropy), self.gamma) * cross_entropy  # 1 − p = 1 − exp(−CE)
+        if self.class_weights is not None:
+            loss = loss * self.class_weights.to(loss)[target]
+        return loss.sum() / _not_zero(valid.sum())
+
+
+class CombinedLoss(nn.Module):
+    """Cross-entropy for every pixel plus Dice for every region: ce_weight·CE + dice_weight·Dice.
+
+    Class weights act on both, in both as a weighted mean (Σ w·loss / Σ w): over pixels in cross-entropy, as in torch,
+    and over classes in Dice. Only the proportions of the weights matter.
+
+    Args:
+        ce_weight: weight of cross-entropy, >= 0.
+        dice_weight: weight of Dice, >= 0.
+        smooth, square_denominator, per_image: see ``DiceLoss``.
+        ignore_index: class id that takes part in nothing, or ``None``.
+        class_weights: (C,) weights, >= 0, or ``None`` for equal ones.
+
+    Raises:
+        ValueError: a negative number, or wrong class weights.
+    """
+
+    def __init__(
+        self,
+        ce_weight: float = 0.6,
+        dice_weight: float = 0.4,
+        smooth: float = 1.0,
+        ignore_index: int | None = IGNORE_INDEX,
+        class_weights: Tensor | Sequence[float] | None = None,
+        square_denominator: bool = False,
+        per_image: bool = False,
+    ) -> None:
+        super().__init__()
+        _require_at_least_zero(ce_weight=ce_weight, dice_weight=dice_weight)
+        self.ce_weight = ce_weight
+        self.dice_weight = dice_weight
+        self.dice = DiceLoss(ignore_index, smooth, square_denominator, per_image, class_weights)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss as a scalar, >= 0; for its parts see ``with_parts``."""
+        return self.with_parts(logits, target)[0]
+
+    def with_parts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what it is made of.
+
+        Args:
+            logits: (B, C, H, W).
+            target: (B, H, W) integers.
+
+        Returns:
+            The loss, a scalar, and its terms, detached and unweighted: ``cross_entropy`` and ``dice``.
+
+        Raises:
+            ValueError: shapes that do not fit each other, or a weight too many or too few.
+        """
+        dice = self.dice(logits, target)
+        cross_entropy = _cross_entropy(logits, target, self.dice.ignore_index, self.dice.class_weights)
+        loss = self.ce_weight * cross_entropy + self.dice_weight * dice
+        return loss, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int | None, class_weights: Tensor | None) -> Tensor:
+    """Torch's (weighted) mean, except that a batch of ignored pixels gives zero where torch gives NaN."""
+    logits, target = _check_inputs(logits, target, class_weights)
+    valid, target = _split_ignored(target, ignore_index)
+    weights = valid.to(logits) if class_weights is None else valid * class_weights.to(logits)[target]  # (B, H, W)
+    return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / _not_zero(weights.sum())
+
+
+def _split_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Which pixels count, and a target that is a class everywhere (0 where ignored): (B, H, W) twice."""
+    if ignore_index is None:
+        return torch.ones_like(target, dtype=torch.bool), target
+    valid = target != ignore_index
+    return valid, target * valid
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    # Without smoothing, a class that is neither there nor predicted would be 0 / 0.
+    return numerator / denominator.clamp(min=torch.finfo(denominator.dtype).eps)
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    # Below exponent 1 the slope at zero is infinite, and infinity times zero is not a number.
+    return base.clamp(min=torch.finfo(base.dtype).eps) ** exponent
+
+
+def _not_zero(total: Tensor) -> Tensor:
+    return torch.where(total == 0, torch.ones_like(total), total)
+
+
+def _check_inputs(logits: Tensor, target: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Checks the shapes; logits in float32 at least, target in int64."""
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(f"logits are {tuple(logits.shape)} {logits.dtype}, expected (B, C, H, W) of a float type")
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(target.shape) != expected or target.is_floating_point():
+        raise ValueError(f"target is {tuple(target.shape)} {target.dtype}, expected {expected} of an integer type")
+    if class_weights is not None and len(class_weights) != logits.shape[1]:
+        raise ValueError(f"class_weights has {len(class_weights)} weights, but logits have {logits.shape[1]} classes")
+    return logits if logits.dtype == torch.float64 else logits.float(), target.long()
+
+
+def _weight_tensor(class_weights: Tensor | Sequence[float] | None) -> Tensor | None:
+    if class_weights is None:
+        return None
+    weights = torch.as_tensor(class_weights, dtype=torch.float32).detach().clone()
+    if weights.ndim != 1 or not torch.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"class_weights is {weights.tolist()}, expected one finite weight of at least 0 per class")
+    return weights
+
+
+def _require_at_least_zero(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}, expected at least 0")

@@ -1,0 +1,210 @@
+"""From the network's two outputs to ordered lanes and crosswalks.
+
+* ``clustering``: embeddings → clusters.
+* ``curves``: pixels of one lane → curve; curves → order left to right.
+* here: ``LanePostProcessor``, which puts both together.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, NO_INSTANCE
+from roadtopo_lib.postprocess.clustering import METHODS, cluster_embeddings, radius_from_margins
+from roadtopo_lib.postprocess.curves import fit_lane_curve, order_by_mean_x, order_left_to_right, x_at_row
+
+__all__ = [
+    "LanePostProcessor",
+    "as_class_mask",
+    "cluster_embeddings",
+    "collect_instances",
+    "fit_lane_curve",
+    "order_by_mean_x",
+    "order_left_to_right",
+    "radius_from_margins",
+    "x_at_row",
+]
+
+MIN_PIXELS_SHARE = 2e-4
+"""Default smallest instance as a share of the image's pixels: 26 pixels at 256×512, 184 at 720×1280."""
+
+
+class LanePostProcessor:
+    """Semantic prediction and embeddings in, numbered lanes and crosswalks out.
+
+    Args:
+        delta_var: pull margin of the loss that trained the embeddings.
+        delta_dist: push margin of that loss.
+        method: "fast", "meanshift" or "dbscan", see ``cluster_embeddings``.
+        radius: clustering radius; None derives it from the margins.
+        min_pixels: smaller instances are dropped; None means 0.02 % of the image's pixels.
+        reference_row: fraction of the image height where lanes are ordered left to right, 0 = top, 1 = bottom.
+        lane_class_ids: semantic classes whose pixels are separated into lanes.
+        crosswalk_class_ids: semantic classes whose pixels are separated into crosswalks.
+
+    Raises:
+        ValueError: unknown method, negative min_pixels, non-positive radius, or margins that leave no room.
+    """
+
+    def __init__(
+        self,
+        delta_var: float = 0.5,
+        delta_dist: float = 1.5,
+        method: str = "fast",
+        radius: float | None = None,
+        min_pixels: int | None = None,
+        reference_row: float = 0.9,
+        lane_class_ids: Sequence[int] = LANE_CLASS_IDS,
+        crosswalk_class_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+        if min_pixels is not None and min_pixels < 0:
+            raise ValueError(f"min_pixels must be at least 0 or None, got {min_pixels}")
+        if radius is not None and not radius > 0:
+            raise ValueError(f"radius must be positive or None, got {radius}")
+        self.method = method
+        self.radius = radius_from_margins(delta_var, delta_dist) if radius is None else radius
+        self.min_pixels = min_pixels
+        self.reference_row = reference_row
+        self.lane_class_ids = lane_class_ids
+        self.crosswalk_class_ids = crosswalk_class_ids
+
+    def process(self, semantic_pred: np.ndarray | torch.Tensor, embeddings: np.ndarray | torch.Tensor) -> dict:
+        """Separate one image's lanes and crosswalks.
+
+        Args:
+            semantic_pred: (H, W) integer class ids.
+            embeddings: (D, H, W) float, or (D, h, w) at a lower resolution: then read at the pixels of the lane and
+                crosswalk classes only, bilinearly, as ``F.interpolate(align_corners=False)`` to (H, W) would give them.
+
+        Returns:
+            The dict of ``collect_instances``.
+
+        Raises:
+            ValueError: wrong shapes or types, or embeddings that are not finite.
+        """
+        semantic_mask = as_class_mask(semantic_pred)
+        embeddings = torch.as_tensor(embeddings).detach()
+        if not embeddings.is_floating_point():
+            raise ValueError(f"embeddings must be of a floating type, got {embeddings.dtype}")
+        size = semantic_mask.shape
+        shape = tuple(embeddings.shape)
+        if len(shape) != 3 or 0 in shape or shape[1] > size[0] or shape[2] > size[1]:
+            raise ValueError(f"embeddings must have shape (D, h, w) with h ≤ {size[0]} and w ≤ {size[1]}, got {shape}")
+
+        groups = []
+        for class_ids in (self.lane_class_ids, self.crosswalk_class_ids):
+            pixels = np.flatnonzero(class_mask(semantic_mask, class_ids))
+            vectors = _embeddings_at(embeddings, pixels, size)  # (n, D)
+            groups.append((pixels, cluster_embeddings(vectors, self.radius, self.method)))
+        return collect_instances(semantic_mask, *groups, self.min_pixels, self.reference_row)
+
+
+def collect_instances(
+    semantic_mask: np.ndarray,
+    lanes: tuple[np.ndarray, np.ndarray],
+    crosswalks: tuple[np.ndarray, np.ndarray],
+    min_pixels: int | None = None,
+    reference_row: float = 0.9,
+) -> dict:
+    """Drop small instances, fit the lanes' curves, put everything in order and number it.
+
+    Args:
+        semantic_mask: (H, W) class ids.
+        lanes: (n,) flat indices of lane pixels into the mask, ascending, and (n,) labels, −1 = none.
+        crosswalks: the same for crosswalk pixels.
+        min_pixels: smaller instances are dropped; None means 0.02 % of the image's pixels.
+        reference_row: fraction of the image height where lanes are ordered left to right.
+
+    Returns:
+        A dict with
+
+        - ``semantic_mask`` (H, W): as given.
+        - ``lane_instances`` (H, W) int32: 0 = none, lanes 1..N left to right by where their curves meet the reference
+          row.
+        - ``lane_count``: N.
+        - ``lane_centers`` (N, 2) float (x, y): the point of each lane's curve at the mean row of its pixels.
+        - ``lane_polylines``: list of N (M, 2) float arrays of (x, y), each top to bottom.
+        - ``crosswalk_instances`` (H, W) int32: 0 = none, crosswalks 1..C from near to far, by the row of their centres.
+        - ``crosswalk_count``: C.
+        - ``crosswalk_centers`` (C, 2) float (x, y): mean of each crosswalk's pixels.
+    """
+    height, width = semantic_mask.shape
+    if min_pixels is None:
+        min_pixels = max(1, round(MIN_PIXELS_SHARE * height * width))
+
+    lane_pixels = _split(*lanes, min_pixels)
+    curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in lane_pixels]
+    order = order_left_to_right([polyline for polyline, _ in curves], reference_row * (height - 1))
+    centers = [curves[i][1] for i in order]
+
+    crossings = _split(*crosswalks, min_pixels)
+    crossing_centers = np.array([((p % width).mean(), (p // width).mean()) for p in crossings]).reshape(-1, 2)
+    near_to_far = np.argsort(-crossing_centers[:, 1], kind="stable")
+
+    return {
+        "semantic_mask": semantic_mask,
+        "lane_instances": _paint((height, width), [lane_pixels[i] for i in order]),
+        "lane_count": len(order),
+        "lane_centers": np.array(centers).reshape(-1, 2),
+        "lane_polylines": [curves[i][0] for i in order],
+        "crosswalk_instances": _paint((height, width), [crossings[i] for i in near_to_far]),
+        "crosswalk_count": len(crossings),
+        "crosswalk_centers": crossing_centers[near_to_far],
+    }
+
+
+def as_class_mask(semantic_pred: np.ndarray | torch.Tensor) -> np.ndarray:
+    """(H, W) array of class ids from an array or tensor.
+
+    Raises:
+        ValueError: not two-dimensional, empty, or not of an integer type.
+    """
+    if isinstance(semantic_pred, torch.Tensor):
+        semantic_pred = semantic_pred.detach().cpu().numpy()
+    mask = np.asarray(semantic_pred)
+    if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "iu":
+        raise ValueError(
+            f"semantic_pred must be an (H, W) integer mask of class ids, got shape {mask.shape} of {mask.dtype}"
+        )
+    return mask
+
+
+def class_mask(semantic_mask: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
+    """(H, W) bool: where the mask holds one of the classes (five times faster than ``np.isin`` for a few classes)."""
+    found = np.zeros(semantic_mask.shape, dtype=bool)
+    for class_id in class_ids:
+        found |= semantic_mask == class_id
+    return found
+
+
+def _embeddings_at(embeddings: torch.Tensor, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Embeddings at flat pixel indices of an image of the given size: (D, h, w), (n,) → (n, D) float32."""
+    index = torch.from_numpy(pixels).to(embeddings.device)
+    if tuple(embeddings.shape[1:]) == size:
+        return embeddings.flatten(1)[:, index].float().cpu().numpy().T  # (D, H·W) → (D, n) → (n, D)
+    # The centre of pixel i lies at (2i + 1) / size − 1 in grid_sample's coordinates, which run from −1 to 1.
+    x = (2 * (index % size[1]) + 1) / size[1] - 1
+    y = (2 * (index // size[1]) + 1) / size[0] - 1
+    grid = torch.stack([x, y], dim=1)[None, None]  # (1, 1, n, 2)
+    sampled = F.grid_sample(embeddings.float()[None], grid, padding_mode="border", align_corners=False)  # (1, D, 1, n)
+    return sampled[0, :, 0].cpu().numpy().T
+
+
+def _split(pixels: np.ndarray, labels: np.ndarray, min_pixels: int) -> list[np.ndarray]:
+    """Pixels of each label with at least ``min_pixels`` of them, in their original order."""
+    chosen = labels >= 0
+    pixels, labels = pixels[chosen], labels[chosen]
+    groups = np.split(pixels[np.argsort(labels, kind="stable")], np.cumsum(np.bincount(labels)))[:-1]
+    return [group for group in groups if len(group) >= max(min_pixels, 1)]
+
+
+def _paint(size: tuple[int, int], groups: list[np.ndarray]) -> np.ndarray:
+    """(H, W) int32 mask with the id 1, 2, … on the pixels of each group."""
+    mask = np.full(size[0] * size[1], NO_INSTANCE, dtype=np.int32)
+    for instance, pixels in enumerate(groups, start=1):
+        mask[pixels] = instance
+    return mask.reshape(size)
