@@ -28,7 +28,13 @@ logger = logging.getLogger(__name__)
 
 # Depth, width and head width of each size: Xie et al. 2021, table 6 (b0..b5). "tiny" is ours, for CPUs.
 ARCHITECTURES: dict[str, dict] = {
-    "tiny": {"depths": [1, 1, 2, 2], "hidden_sizes": [16, 32, 96, 160], "decoder_hidden_size": 32},
+    "tiny": {
+        "depths": [1, 1, 2, 2],
+        "hidden_sizes": [32, 48, 96, 160],
+        "num_attention_heads": [1, 2, 3, 5],
+        "mlp_ratios": [2, 2, 4, 4],  # the first stages hold most pixels, and so most of the time
+        "decoder_hidden_size": 32,
+    },
     "b0": {"depths": [2, 2, 2, 2], "hidden_sizes": [32, 64, 160, 256], "decoder_hidden_size": 256},
     "b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
     "b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},

@@ -34,6 +34,9 @@ from roadtopo_lib.segformer import SegFormerModel, upsample_to
 Callback = Callable[["LaneSegmentationTrainer", dict], None]
 """Called after every epoch with the trainer and that epoch's row of the history."""
 
+WEIGHT_SAMPLES = 200
+"""Images, evenly spread over the training set, whose pixels are counted for class weights."""
+
 RUN_FILES = ("config.yaml", "history.csv", "best.safetensors", "last.safetensors")
 """What a finished run leaves in its folder."""
 
@@ -283,7 +286,9 @@ def train_lane_model(
     model = SegFormerModel(
         config.backbone, config.num_classes, config.embedding_dim, config.pretrained, config.normalize_embeddings
     )
-    weights = None if config.class_weights is None else class_weights(train_set, config.class_weights)
+    weights = None
+    if config.class_weights is not None:
+        weights = class_weights(train_set, config.class_weights, max_samples=WEIGHT_SAMPLES)
     config.to_yaml(output / "config.yaml")
     for path in earlier:
         if path.name != "config.yaml":

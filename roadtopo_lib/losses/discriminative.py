@@ -87,10 +87,10 @@ class DiscriminativeLoss(nn.Module):
         push = self._push(means, instances)  # (B,)
         norms = torch.linalg.vector_norm(means, dim=2).sum(dim=1)  # (B,), an empty slot's mean is zero
 
-        one = instances.new_ones(())
-        count = instances.maximum(one)
-        pairs = (instances * (instances - 1)).maximum(one)
-        images = (instances > 0).sum().maximum(one)
+        # Where there is nothing to average, the sum is zero already: divide it by 1.
+        count = instances.clamp(min=1)
+        pairs = (instances * (instances - 1)).clamp(min=1)
+        images = (instances > 0).sum().clamp(min=1)
         variance = (pull / count).sum() / images
         distance = (push / pairs).sum() / images
         regularization = (norms / count).sum() / images

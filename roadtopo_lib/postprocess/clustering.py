@@ -47,11 +47,14 @@ FAR = 1e4
 NEIGHBOURS = 8
 """Density is measured by the distance to this many neighbours."""
 
-MIN_POINTS = 10
-"""A cluster needs 2 % of the pixels, but never more than this many (the ``min_samples`` that DBSCAN gets)."""
+MIN_SHARE, MIN_POINTS = 0.02, 10
+"""A cluster needs this share of the pixels, but never more than so many (the ``min_samples`` that DBSCAN gets)."""
 
-VALLEY = 0.4
+VALLEY = 0.5
 """Two modes are joined when the density between them is at least this share of the lower peak's."""
+
+WINDOW = 1 / 3
+"""Half the width of the windows in which the density between two modes is counted, in radii."""
 
 MEANSHIFT_SEEDS = 1000
 """Start points of scikit-learn's mean shift, whose cost is this number times N per iteration."""
@@ -132,7 +135,7 @@ def _centred(x: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """
     norms = _squared_lengths(x)
     if norms.max() > FAR * radius**2:
-        x = x - x[spread(len(x), SAMPLE_SIZE)].mean(axis=0)
+        x = x - np.median(x[spread(len(x), SAMPLE_SIZE)], axis=0)  # a mean would follow a single far outlier
         norms = _squared_lengths(x)
     return x.astype(np.float32, copy=False), norms.astype(np.float32, copy=False)
 
@@ -164,8 +167,8 @@ def as_float_array(x: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
 def spread(n: int, size: int) -> np.ndarray:
     """Indices of at most ``size`` of ``n`` items, evenly spread and the same on every call.
 
-    One index is drawn from each of ``size`` equal stretches. A plain stride would not do: pixels come row by row, and a
-    stride that fits the number of pixels per row would hit the same lane every time.
+    One index is drawn from each of ``size`` equal stretches. Pixels come row by row, and a plain stride that fits the
+    number of pixels per row would hit the same lane every time.
     """
     if n <= size:
         return np.arange(n)
@@ -185,7 +188,7 @@ def _cluster_fast(x: np.ndarray, radius: float) -> np.ndarray:
     """Steps 1 to 4 of the module's description: (N, D) → (N,) labels."""
     x, norms = _centred(x, radius)
     n = len(x)
-    min_points = int(np.clip(round(0.02 * n), 1, MIN_POINTS))
+    min_points = int(np.clip(round(MIN_SHARE * n), 1, MIN_POINTS))
     modes = np.empty((0, x.shape[1]), dtype=np.float32)
     label = np.zeros(n, dtype=np.uint16)
     nearest = np.full(n, np.inf, dtype=np.float32)  # squared distance to the nearest mode
@@ -212,6 +215,7 @@ def _cluster_fast(x: np.ndarray, radius: float) -> np.ndarray:
 def _find_modes(sample: np.ndarray, radius: float) -> np.ndarray:
     """Means of the dense spots of a sample, densest first and at least ``radius`` apart: (M, D) → (K, D)."""
     d2 = squared_distances(sample, sample)  # (M, M)
+    np.fill_diagonal(d2, 0)  # exactly: every point is its own neighbour
     k = min(NEIGHBOURS, len(sample) - 1)
     kth = np.partition(d2, k, axis=1)[:, k]  # squared distance to the k-th neighbour: small where dense
     rank = np.empty(len(sample), dtype=np.intp)
@@ -301,7 +305,7 @@ def _join(x: np.ndarray, label: np.ndarray, modes: np.ndarray, radius: float) ->
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
         length = np.sqrt(d2[a, b])
         along = (x[(label == a) | (label == b)] - modes[a]) @ (modes[b] - modes[a]) / length  # 0 at a, length at b
-        at_a, link[i], at_b = (np.count_nonzero(abs(along - t) <= radius / 4) for t in (0, length / 2, length))
+        at_a, link[i], at_b = (np.count_nonzero(abs(along - t) <= WINDOW * radius) for t in (0, length / 2, length))
         peak[a], peak[b] = max(peak[a], at_a), max(peak[b], at_b)
 
     for i in np.argsort(-link, kind="stable"):

@@ -72,7 +72,7 @@ def write_dataset(
         preset: "day" or "all", as for `render_scene`.
         amodal: write the amodal labels instead of the visible ones.
         workers: processes; ``None`` takes one per CPU, 1 works in this process.
-        progress: show a progress bar on stderr.
+        progress: show a progress bar on stderr (on a terminal only).
 
     Returns:
         ``out`` as a Path.
@@ -98,7 +98,7 @@ def write_dataset(
     with (
         open(out / JOURNAL, "a", encoding="utf-8") as journal,
         tqdm(total=len(tasks), initial=len(tasks) - len(missing), desc=f"scenes → {out}", unit="scene",
-             file=sys.stderr, disable=not progress) as bar,
+             file=sys.stderr, disable=None if progress else True) as bar,
     ):  # fmt: skip
         for record in _run(missing, workers or os.cpu_count() or 1):
             journal.write(json.dumps(record) + "\n")

@@ -180,7 +180,7 @@ def test_ci_run_makes_a_new_environment_and_stops_at_the_first_error():
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     subprocess.run(["bash", "-n", str(ROOT / ".ci/run")], check=True)
     assert "set -euo pipefail" in script
-    assert re.search(r'make test VENV="\$folder/', script)
+    assert re.search(r'make --keep-going test VENV="\$folder/', script)
 
 
 def test_license_is_mit_and_declared():

@@ -16,14 +16,14 @@ from roadtopo_lib.pipeline import LaneSegmenter, all_instances, evaluate, lane_i
 from roadtopo_lib.segformer import SegFormerModel
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128))
-LINES = (30, 70, 110)
+LINES = (28, 68, 108)
 
 
 def striped_scene(height=128, width=256, scale=1):
     """Three upright bright lines on grey, with their masks; ``scale`` enlarges all of it."""
     instance = np.zeros((height, width), np.uint16)
     for number, x in enumerate(LINES, start=1):
-        instance[30:, 2 * x - 6 : 2 * x + 6] = number
+        instance[32:, 2 * x - 8 : 2 * x + 8] = number
     semantic = np.where(instance > 0, LANE_MARKING, ROAD).astype(np.uint8)
     image = np.where(instance[..., None] > 0, 230, 70).astype(np.uint8).repeat(3, axis=2)
     size = (width * scale, height * scale)
@@ -31,7 +31,7 @@ def striped_scene(height=128, width=256, scale=1):
 
 
 class BrightIsLane(torch.nn.Module):
-    """Stands in for a trained network: bright pixels are lane markings, and the embedding is the position in x."""
+    """Stands in for a trained network: bright pixels are lane markings, and the embedding is the third of the image."""
 
     num_classes = 6
 
@@ -41,9 +41,9 @@ class BrightIsLane(torch.nn.Module):
         logits = torch.full((len(images), 6, *brightness.shape[1:]), -10.0)
         logits[:, LANE_MARKING] = (brightness - 0.6) * 100
         logits[:, ROAD] = 0.0
-        column = torch.linspace(0, 60, brightness.shape[2]).expand_as(brightness)
+        column = torch.linspace(0, 1, brightness.shape[2]).expand_as(brightness)
         embeddings = torch.zeros(len(images), 32, *brightness.shape[1:])
-        embeddings[:, 0] = (column / 10).round() * 10
+        embeddings[:, 0] = 10.0 * (column > 0.375) + 10.0 * (column > 0.6875)  # left, middle, right third
         return {"logits": logits, "embeddings": embeddings}
 
 
@@ -213,7 +213,7 @@ def test_a_video_is_read_frame_by_frame(checkpoint, tmp_path):
         writer.write(np.full((64, 128, 3), (0, 0, level), np.uint8))
     writer.release()
     frames = list(read_video(tmp_path / "road.avi"))
-    assert [int(frame[..., 0].mean() / 40) for frame in frames] == [1, 5], "red comes first"
+    assert [round(frame[..., 0].mean() / 50) for frame in frames] == [1, 4], "red comes first"
     command = ["infer", "lane", "--model", str(checkpoint), "--input", str(tmp_path / "road.avi")]
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "frame_000001.json").is_file()

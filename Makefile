@@ -1,0 +1,53 @@
+# Python >= 3.11, make and pip are all that must be there: `make` lists what can be made.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+# Test processes. Each runs torch with one thread, so that two of them do not fight over the processors.
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/electives/*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint pytest lab bench clean
+
+help:  ## list what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1#\2/' | tr '#' '\t' | expand -t 16
+
+setup: $(STAMP)  ## create .venv and install everything, unless that is done
+
+# A stamp newer than both lists says that the environment is complete.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d, but 3.11 or later is needed: name one, as in make setup PYTHON=python3.12" % sys.version_info[:2])'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[course,test]' -c $(CONSTRAINTS)
+	@touch $(STAMP)
+
+run: setup  ## do the main job: render, train, evaluate, infer; writes results/
+	$(BIN)/python -m roadtopo_lib.main_job --out results
+
+test: lint pytest  ## everything that CI runs: lint, tests, notebooks, coverage
+
+lint: setup  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The notebooks' cells depend on each other: loadscope keeps a file in one process. No test may need a network.
+pytest: setup  ## run the tests and the notebooks, with coverage
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests \
+		$(if $(NOTEBOOKS),--nbval $(NOTEBOOKS)) -n $(JOBS) --dist loadscope \
+		--cov=roadtopo_lib --cov-report=term-missing:skip-covered --cov-fail-under=85
+
+lab: setup  ## open the course in JupyterLab
+	@test -e notebooks/01_config.ipynb || echo "notebooks/01_config.ipynb is not there yet: opening the folder notebooks"
+	@mkdir -p notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(or $(wildcard notebooks/01_config.ipynb),notebooks)
+
+bench: setup  ## measure the speed targets, see tests/benchmarks
+	@for script in $(wildcard tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove .venv, caches and build left-overs; results/ and runs/ stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage htmlcov
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+"""The main job, at a hundredth of its size: everything that it promises lands in the folder."""
+
+import json
+
+import pytest
+
+from roadtopo_lib.main_job import run
+from roadtopo_lib.pipeline import LaneSegmenter
+
+
+def test_a_small_main_job_leaves_everything_it_promises(tmp_path, capsys):
+    scores = run(tmp_path, scale=0.001)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"model.safetensors", "metrics.json", "training_curve.png", "overview.png", "pictures", "run"} <= names
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored == json.loads(json.dumps(scores))
+    assert {"miou", "class_iou", "lane_f1", "instance_f1", "baselines", "seconds", "all"} <= set(stored)
+    for name in ("components", "opencv"):
+        assert 0 <= stored["baselines"][name]["lane_f1"] <= 1
+    seconds = stored["seconds"]
+    assert seconds["total"] == pytest.approx(
+        seconds["render"] + seconds["train"] + seconds["evaluate"] + seconds["infer"]
+    )
+    printed = capsys.readouterr().out
+    assert "make lab" in printed
+    assert str(tmp_path / "overview.png") in printed
+    picture = next((tmp_path / "data_test_day" / "test" / "images").iterdir())
+    assert LaneSegmenter.from_checkpoint(tmp_path / "model.safetensors")(picture)["semantic_mask"].shape == (256, 512)
