@@ -201,12 +201,13 @@ class LaneSegmentationConfig:
         return cls(
             backbone="tiny",
             pretrained=False,
-            class_weights="sqrt_inverse",
-            lr=3e-3,
+            lr=2e-3,
             encoder_lr_scale=1.0,
             epochs=6,
-            batch_size=8,
+            batch_size=4,
             image_size=(128, 256),
+            crop_scale=0.8,
+            color_jitter=0.2,
             warmup_fraction=0.1,
         )
 

@@ -2,7 +2,7 @@
 
 Two kinds of truth. *Visible*: a lane pixel is labelled where paint shows. *Amodal*: a lane is one unbroken line,
 through dash gaps, worn paint and vehicles, as lane benchmarks (TuSimple, CULane) label it. A label line is at least
-1.4 % of the image width thick: outer lines run nearly level, and drawn as thin as their paint they would fall to
+1.8 % of the image width thick: outer lines run nearly level, and drawn as thin as their paint they would fall to
 pieces. Where two lines come too near each other to keep two labels apart, the outer one ends.
 """
 
@@ -17,7 +17,7 @@ from roadtopo_lib.scenes.layout import Crosswalk, Layout, Line
 from roadtopo_lib.scenes.road import Road, RoadPixels, band_coverage, dash_coverage
 from roadtopo_lib.scenes.surface import ROAD_MATERIALS, SIDEWALK_MATERIALS
 
-LABEL_WIDTH = 0.014  # of the image width
+LABEL_WIDTH = 30 / 1640  # of the image width: as thick as CULane draws lanes to compare them
 SPACING = 2  # label widths, centre to centre, that two labels need; and one pixel, lest rounding let them touch
 LABEL_Z = (80.0, 100.0)  # metres: no label lies farther away than a distance drawn from this range
 SAMPLES = 160
@@ -75,7 +75,7 @@ def annotate(
 
 
 def label_width(image_width: int) -> int:
-    """Thickness of a label line in pixels: 7 at 512, always odd, so that it is centred on its line."""
+    """Thickness of a label line in pixels: 9 at 512, always odd, so that it is centred on its line."""
     return max(1, round((LABEL_WIDTH * image_width - 1) / 2)) * 2 + 1
 
 
