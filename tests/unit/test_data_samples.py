@@ -19,10 +19,10 @@ META = json.loads((SAMPLES / "meta.json").read_text(encoding="utf-8"))
 def test_every_sample_can_be_read(split, count):
     dataset = LaneInstanceDataset(SAMPLES, split)
     assert len(dataset) == count
-    for index in range(count):
-        sample = dataset[index]
-        assert sample["image"].shape == (3, 256, 512)
-        assert sample["instance_mask"].max() > 0
+    samples = [dataset[index] for index in range(count)]
+    assert {tuple(sample["image"].shape) for sample in samples} == {(3, 256, 512)}
+    with_instances = sum(bool(sample["instance_mask"].any()) for sample in samples)
+    assert with_instances >= 0.9 * count, "a road without any marking is rare, yet it happens"
 
 
 @pytest.mark.parametrize(("split", "index"), [("train", 0), ("train", 41), ("val", 5), ("test", 11)])
