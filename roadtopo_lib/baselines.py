@@ -62,7 +62,7 @@ def connected_components(
 
     Args:
         semantic_pred: (H, W) integer class ids.
-        min_pixels: smaller patches are dropped; None means 0.02 % of the image's pixels.
+        min_pixels: smaller patches are dropped; None means 0.1 % of the image's pixels.
         reference_row: fraction of the image height where lanes are ordered left to right.
         lane_class_ids: semantic classes that form lanes.
         crosswalk_class_ids: semantic classes that form crosswalks.
@@ -80,7 +80,7 @@ def connected_components(
         _, patches = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)  # 0 = elsewhere, patches from 1
         pixels = np.flatnonzero(found)
         groups.append((pixels, patches.ravel()[pixels] - 1))
-    return collect_instances(semantic_mask, *groups, min_pixels, reference_row)
+    return collect_instances(semantic_mask, *groups, min_pixels, reference_row, road_model=False)
 
 
 def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> dict:
@@ -121,7 +121,9 @@ def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> dict:
     semantic_mask = np.where(instances > 0, LANE_MARKING, BACKGROUND).astype(np.uint8)
     none = np.empty(0, dtype=np.int64)
     labels = instances.ravel()[pixels].astype(np.int64) - 1
-    return collect_instances(semantic_mask, (pixels, labels), (none, none), reference_row=reference_row)
+    return collect_instances(
+        semantic_mask, (pixels, labels), (none, none), reference_row=reference_row, road_model=False
+    )
 
 
 def _paint(image: np.ndarray) -> np.ndarray:
@@ -201,7 +203,7 @@ def _lane_curves(paint: np.ndarray, segments: np.ndarray, vanishing: np.ndarray 
         visible = np.count_nonzero(np.abs(vanishing[0] + lead * rows - width / 2) < width / 2)
         if len(np.unique(y[near])) < max(MIN_COVER * visible, 2):
             continue
-        curve, _ = fit_lane_curve(x[near], y[near])
+        curve = fit_lane_curve(x[near], y[near])
         curves.append(_complete(curve, vanishing[1] + FAR_END * (height - 1 - vanishing[1]), height - 1))
     return curves
 

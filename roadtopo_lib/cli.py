@@ -138,11 +138,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def print_scores(scores: dict) -> None:
     """The scores as a small table."""
-    print(f"{scores['images']} images   mIoU {scores['miou']:.3f}   pixel accuracy {scores['pixel_accuracy']:.3f}")
+    miou, accuracy = (_decimals(scores[name]) for name in ("miou", "pixel_accuracy"))
+    print(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
     for name, iou in scores["class_iou"].items():
-        boundary = scores["boundary_iou"][name]
-        values = "    –        –" if iou is None else f"{iou:5.3f}    {boundary:5.3f}"
-        print(f"  {name:14s} IoU, boundary IoU  {values}")
+        print(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
     rows = {"model": scores, **scores.get("baselines", {})}
     print(f"  {'':14s} lane F1   precision   recall   instance F1")
     for name, row in rows.items():
@@ -150,6 +149,11 @@ def print_scores(scores: dict) -> None:
             f"  {name:14s} {row['lane_f1']:7.3f} {row['lane_precision']:11.3f} {row['lane_recall']:8.3f}"
             f" {row['instance_f1']:13.3f}"
         )
+
+
+def _decimals(value: float | None) -> str:
+    """Three decimals, or a dash for what could not be measured."""
+    return "  –  " if value is None else f"{value:.3f}"
 
 
 def _infer(arguments: argparse.Namespace) -> None:

@@ -126,29 +126,33 @@ class JointTransform:
 
     Args:
         compose: an Albumentations pipeline.
+        crop_top: share of the height that is cut off above first, see ``rows_cut``.
     """
 
-    def __init__(self, compose) -> None:
+    def __init__(self, compose, crop_top: float = 0.0) -> None:
         self.compose = compose
+        self.crop_top = crop_top
 
     def __call__(
         self, image: np.ndarray, semantic: np.ndarray, instance: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(H, W, 3) uint8, (H, W) uint8, (H, W) uint16 and the seed of every random draw → the same three."""
         self.compose.set_random_seed(seed)
+        top = rows_cut(len(image), self.crop_top)
+        image, semantic, instance = image[top:], semantic[top:], instance[top:]
         # One call for both masks: a second call would draw other random numbers and tear them apart.
         out = self.compose(image=image, masks=[semantic, instance])
         return out["image"], out["masks"][0], out["masks"][1]
 
 
 def build_transform(config: LaneSegmentationConfig, train: bool) -> JointTransform:
-    """The transforms of training (crop and resize, flip, colour) or of evaluation (resize).
+    """The transforms of training (crop and resize, flip, colour) or of evaluation (resize), below ``crop_top``.
 
     This function is the only place that knows Albumentations' transforms. Masks are resampled by nearest neighbour: the
     mean of two ids is a third id.
 
     Args:
-        config: image_size, crop_scale, flip_probability, color_jitter.
+        config: image_size, crop_top, crop_scale, flip_probability, color_jitter.
         train: random transforms, or only the resize.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions on import
@@ -157,7 +161,7 @@ def build_transform(config: LaneSegmentationConfig, train: bool) -> JointTransfo
     height, width = config.image_size
     if not train:
         steps = [A.Resize(height, width, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_NEAREST)]
-        return JointTransform(A.Compose(steps))
+        return JointTransform(A.Compose(steps), config.crop_top)
     ratio, jitter = width / height, config.color_jitter
     steps = [
         A.RandomResizedCrop(
@@ -170,7 +174,12 @@ def build_transform(config: LaneSegmentationConfig, train: bool) -> JointTransfo
         A.HorizontalFlip(p=config.flip_probability),
         A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10, p=0.8),
     ]
-    return JointTransform(A.Compose(steps))
+    return JointTransform(A.Compose(steps), config.crop_top)
+
+
+def rows_cut(height: int, crop_top: float) -> int:
+    """How many rows ``crop_top`` cuts off an image of this height."""
+    return round(crop_top * height)
 
 
 class LaneInstanceDataset(Dataset):

@@ -174,7 +174,7 @@ class LaneSegmentationTrainer:
         semantic_shares = _shares([_count_labelled(b["semantic_mask"], self.config.ignore_index) for b in batches])
         instance_shares = _shares([_count_with_instances(b["instance_mask"]) for b in batches])
         for batch, semantic_share, instance_share in zip(batches, semantic_shares, instance_shares, strict=True):
-            losses = self._losses(batch)
+            losses, _ = self._losses(batch)
             _stop_if_not_finite(losses["loss"], batch)
             objective = (
                 self.config.semantic_weight * semantic_share * losses["semantic"]
@@ -204,14 +204,14 @@ class LaneSegmentationTrainer:
         meter = Meter()
         confusion = ConfusionMatrix(self.model.num_classes, self.config.ignore_index)
         for batch in loader:
-            losses = self._losses(batch)
+            losses, logits = self._losses(batch)
             meter.add(losses, weight=len(batch["image"]))
-            confusion.update(losses["prediction"].cpu().numpy(), batch["semantic_mask"].numpy())
+            confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
         self.val_metrics = {**meter.means(), "miou": confusion.miou()}
         return self.val_metrics["loss"]
 
-    def _losses(self, batch: dict) -> dict[str, Tensor]:
-        """Forward pass and all losses of one batch; ``prediction`` (B, H, W) is the likeliest class."""
+    def _losses(self, batch: dict) -> tuple[dict[str, Tensor], Tensor]:
+        """Forward pass: all losses of one batch, and the logits (B, C, H, W)."""
         images = batch["image"].to(self.device, non_blocking=True)  # (B, 3, H, W)
         semantic_mask = batch["semantic_mask"].to(self.device, non_blocking=True)  # (B, H, W)
         instance_mask = batch["instance_mask"].to(self.device, non_blocking=True)  # (B, H, W)
@@ -221,13 +221,7 @@ class LaneSegmentationTrainer:
             semantic = self.semantic_criterion(logits, semantic_mask)
             instance, parts = self.instance_criterion(outputs["embeddings"], instance_mask)
         total = self.config.semantic_weight * semantic + self.config.instance_weight * instance
-        return {
-            "loss": total,
-            "semantic": semantic,
-            "instance": instance,
-            **parts,
-            "prediction": logits.detach().argmax(dim=1),
-        }
+        return {"loss": total, "semantic": semantic, "instance": instance, **parts}, logits.detach()
 
     def _finish_epoch(self, seconds: float) -> None:
         row = {"epoch": self.epoch}
@@ -311,7 +305,8 @@ def build_optimizer(model: SegFormerModel, config: LaneSegmentationConfig) -> to
         {"name": group["name"], "params": group["params"], "lr": config.lr * group["lr_scale"]}
         for group in model.get_trainable_params(config.encoder_lr_scale)
     ]
-    return torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
+    # fused: one kernel for all parameters; the default takes a tenth of a step of the tiny model on a CPU.
+    return torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def build_scheduler(
@@ -360,11 +355,10 @@ class Meter:
         self.weights: dict[str, float] = {}
 
     def add(self, values: dict[str, Tensor], weight: float) -> None:
-        """Adds one observation of each scalar; tensors with several elements are passed over."""
+        """Adds one observation of each scalar."""
         for name, value in values.items():
-            if value.ndim == 0:
-                self.sums[name] = self.sums.get(name, 0.0) + value.detach().float() * weight
-                self.weights[name] = self.weights.get(name, 0.0) + weight
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float() * weight
+            self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def means(self) -> dict[str, float]:
         """The means so far."""

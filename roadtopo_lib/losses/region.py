@@ -58,16 +58,32 @@ class _OverlapLoss(nn.Module):
             ValueError: shapes that do not fit each other, or a weight too many or too few.
         """
         logits, target = _check_inputs(logits, target, self.class_weights)
-        valid, target = _split_ignored(target, self.ignore_index)
-        probabilities = logits.softmax(dim=1) if self.from_logits else logits
-        probabilities = probabilities * valid[:, None]  # (B, C, H, W), zero where ignored
-        # One-hot, zero where ignored: (B, H, W) → (B, C, H, W)
-        truth = torch.zeros_like(probabilities).scatter_(1, target[:, None], valid[:, None].to(probabilities))
-        pixels = (2, 3) if self.per_image else (0, 2, 3)
-        return self._mean(self._loss_per_class(probabilities, truth, pixels), truth.sum(pixels) > 0)
+        return self._from_probabilities(logits.softmax(dim=1) if self.from_logits else logits, target)
 
-    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
-        """Sums over the dimensions ``pixels`` and compares: (B, C, H, W) twice → (B, C) or (C,), each in [0, 1]."""
+    def _from_probabilities(self, probabilities: Tensor, target: Tensor) -> Tensor:
+        """The loss of checked inputs: (B, C, H, W), (B, H, W) → scalar."""
+        valid, target = _split_ignored(target, self.ignore_index)
+        valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
+        target = target.flatten(1)  # (B, H·W)
+        probabilities = probabilities.flatten(2)  # (B, C, H·W)
+
+        # Soft counts of each image and class, (B, C). No one-hot truth: its true class's probability is all that a
+        # pixel adds to the hits.
+        none = probabilities.new_zeros(probabilities.shape[:2])
+        of_true_class = probabilities.gather(1, target[:, None])[:, 0]  # (B, H·W)
+        hits = none.scatter_add(1, target, of_true_class * valid)
+        predicted = (self._predicted_share(probabilities) * valid[:, None]).sum(dim=2)
+        truth = none.scatter_add(1, target, valid)
+        if not self.per_image:
+            hits, predicted, truth = hits.sum(dim=0), predicted.sum(dim=0), truth.sum(dim=0)  # (B, C) → (C,)
+        return self._mean(self._loss_per_class(hits, predicted, truth), truth > 0)
+
+    def _predicted_share(self, probabilities: Tensor) -> Tensor:
+        """What a pixel of each probability counts as predicted."""
+        return probabilities
+
+    def _loss_per_class(self, hits: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Compares soft counts of pixels, each (B, C) or (C,): Σ p·g, Σ p and Σ g. The same shape, in [0, 1]."""
         raise NotImplementedError
 
     def _mean(self, loss: Tensor, present: Tensor) -> Tensor:
@@ -110,11 +126,11 @@ class DiceLoss(_OverlapLoss):
         super().__init__(ignore_index, smooth, per_image, class_weights, from_logits)
         self.square_denominator = square_denominator
 
-    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
-        overlap = (probabilities * truth).sum(pixels)
-        predicted = (probabilities.square() if self.square_denominator else probabilities).sum(pixels)
-        union = predicted + truth.sum(pixels)  # g² = g for a mask of zeros and ones
-        return 1 - _ratio(2 * overlap + self.smooth, union + self.smooth)
+    def _predicted_share(self, probabilities: Tensor) -> Tensor:
+        return probabilities.square() if self.square_denominator else probabilities
+
+    def _loss_per_class(self, hits: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+        return 1 - _ratio(2 * hits + self.smooth, predicted + truth + self.smooth)  # g² = g: a mask of zeros and ones
 
 
 class TverskyLoss(_OverlapLoss):
@@ -152,11 +168,8 @@ class TverskyLoss(_OverlapLoss):
         self.alpha = alpha
         self.beta = beta
 
-    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
-        hits = (probabilities * truth).sum(pixels)
-        false_positives = probabilities.sum(pixels) - hits
-        false_negatives = truth.sum(pixels) - hits
-        errors = self.alpha * false_positives + self.beta * false_negatives
+    def _loss_per_class(self, hits: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+        errors = self.alpha * (predicted - hits) + self.beta * (truth - hits)
         return 1 - _ratio(hits + self.smooth, hits + errors + self.smooth)
 
 
@@ -194,8 +207,8 @@ class FocalTverskyLoss(TverskyLoss):
             raise ValueError(f"gamma is {gamma}, expected more than 0")
         self.gamma = gamma
 
-    def _loss_per_class(self, probabilities: Tensor, truth: Tensor, pixels: tuple[int, ...]) -> Tensor:
-        return _power(super()._loss_per_class(probabilities, truth, pixels), self.gamma)
+    def _loss_per_class(self, hits: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+        return _power(super()._loss_per_class(hits, predicted, truth), self.gamma)
 
 
 class FocalLoss(nn.Module):
@@ -297,18 +310,21 @@ class CombinedLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit each other, or a weight too many or too few.
         """
-        dice = self.dice(logits, target)
-        cross_entropy = _cross_entropy(logits, target, self.dice.ignore_index, self.dice.class_weights)
+        logits, target = _check_inputs(logits, target, self.dice.class_weights)
+        log_probabilities = F.log_softmax(logits, dim=1)  # both terms need it, and it is the dearest step of either
+        cross_entropy = self._cross_entropy(log_probabilities, target)
+        dice = self.dice._from_probabilities(log_probabilities.exp(), target)
         loss = self.ce_weight * cross_entropy + self.dice_weight * dice
         return loss, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
 
-
-def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int | None, class_weights: Tensor | None) -> Tensor:
-    """Torch's (weighted) mean, except that a batch of ignored pixels gives zero where torch gives NaN."""
-    logits, target = _check_inputs(logits, target, class_weights)
-    valid, target = _split_ignored(target, ignore_index)
-    weights = valid.to(logits) if class_weights is None else valid * class_weights.to(logits)[target]  # (B, H, W)
-    return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / _not_zero(weights.sum())
+    def _cross_entropy(self, log_probabilities: Tensor, target: Tensor) -> Tensor:
+        """Torch's (weighted) mean, except that a batch of ignored pixels gives zero where torch gives NaN."""
+        valid, target = _split_ignored(target, self.dice.ignore_index)
+        weights = valid.to(log_probabilities)  # (B, H, W)
+        if self.dice.class_weights is not None:
+            weights = weights * self.dice.class_weights.to(weights)[target]
+        loss = F.nll_loss(log_probabilities, target, reduction="none")  # (B, H, W)
+        return (loss * weights).sum() / _not_zero(weights.sum())
 
 
 def _split_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:

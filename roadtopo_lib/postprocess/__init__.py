@@ -2,6 +2,7 @@
 
 * ``clustering``: embeddings → clusters.
 * ``curves``: pixels of one lane → curve; curves → order left to right.
+* ``road``: all lanes' curves together, for they share a road.
 * here: ``LanePostProcessor``, which puts both together.
 """
 
@@ -13,22 +14,32 @@ import torch.nn.functional as F
 
 from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, NO_INSTANCE
 from roadtopo_lib.postprocess.clustering import METHODS, cluster_embeddings, radius_from_margins
-from roadtopo_lib.postprocess.curves import fit_lane_curve, order_by_mean_x, order_left_to_right, x_at_row
+from roadtopo_lib.postprocess.curves import (
+    center_on_curve,
+    fit_lane_curve,
+    order_by_mean_x,
+    order_left_to_right,
+    x_at_row,
+)
+from roadtopo_lib.postprocess.road import curves_of_road, fit_road
 
 __all__ = [
     "LanePostProcessor",
     "as_class_mask",
+    "center_on_curve",
     "cluster_embeddings",
     "collect_instances",
+    "curves_of_road",
     "fit_lane_curve",
+    "fit_road",
     "order_by_mean_x",
     "order_left_to_right",
     "radius_from_margins",
     "x_at_row",
 ]
 
-MIN_PIXELS_SHARE = 2e-4
-"""Default smallest instance as a share of the image's pixels: 26 pixels at 256×512, 184 at 720×1280."""
+MIN_PIXELS_SHARE = 1e-3
+"""Default smallest instance as a share of the image's pixels: 131 pixels at 256×512, 922 at 720×1280."""
 
 
 class LanePostProcessor:
@@ -39,8 +50,10 @@ class LanePostProcessor:
         delta_dist: push margin of that loss.
         method: "fast", "meanshift" or "dbscan", see ``cluster_embeddings``.
         radius: clustering radius; None derives it from the margins.
-        min_pixels: smaller instances are dropped; None means 0.02 % of the image's pixels.
+        min_pixels: smaller instances are dropped; None means 0.1 % of the image's pixels.
         reference_row: fraction of the image height where lanes are ordered left to right, 0 = top, 1 = bottom.
+        road_model: fit the lanes' curves together where they share a road; off, each lane keeps the curve of its own
+            pixels.
         lane_class_ids: semantic classes whose pixels are separated into lanes.
         crosswalk_class_ids: semantic classes whose pixels are separated into crosswalks.
 
@@ -56,6 +69,7 @@ class LanePostProcessor:
         radius: float | None = None,
         min_pixels: int | None = None,
         reference_row: float = 0.9,
+        road_model: bool = True,
         lane_class_ids: Sequence[int] = LANE_CLASS_IDS,
         crosswalk_class_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
     ) -> None:
@@ -69,16 +83,21 @@ class LanePostProcessor:
         self.radius = radius_from_margins(delta_var, delta_dist) if radius is None else radius
         self.min_pixels = min_pixels
         self.reference_row = reference_row
+        self.road_model = road_model
         self.lane_class_ids = lane_class_ids
         self.crosswalk_class_ids = crosswalk_class_ids
 
-    def process(self, semantic_pred: np.ndarray | torch.Tensor, embeddings: np.ndarray | torch.Tensor) -> dict:
+    def process(
+        self, semantic_pred: np.ndarray | torch.Tensor, embeddings: np.ndarray | torch.Tensor, first_row: int = 0
+    ) -> dict:
         """Separate one image's lanes and crosswalks.
 
         Args:
             semantic_pred: (H, W) integer class ids.
             embeddings: (D, H, W) float, or (D, h, w) at a lower resolution: then read at the pixels of the lane and
                 crosswalk classes only, bilinearly, as ``F.interpolate(align_corners=False)`` to (H, W) would give them.
+            first_row: the image row where the embeddings begin, if they cover its lower part only; lane and crosswalk
+                pixels above it take the embedding at the edge.
 
         Returns:
             The dict of ``collect_instances``.
@@ -90,7 +109,10 @@ class LanePostProcessor:
         embeddings = torch.as_tensor(embeddings).detach()
         if not embeddings.is_floating_point():
             raise ValueError(f"embeddings must be of a floating type, got {embeddings.dtype}")
-        size = semantic_mask.shape
+        height, width = semantic_mask.shape
+        if not 0 <= first_row < height:
+            raise ValueError(f"first_row must be a row of the image, 0..{height - 1}, got {first_row}")
+        size = (height - first_row, width)  # what the embeddings cover
         shape = tuple(embeddings.shape)
         if len(shape) != 3 or 0 in shape or shape[1] > size[0] or shape[2] > size[1]:
             raise ValueError(f"embeddings must have shape (D, h, w) with h ≤ {size[0]} and w ≤ {size[1]}, got {shape}")
@@ -98,9 +120,10 @@ class LanePostProcessor:
         groups = []
         for class_ids in (self.lane_class_ids, self.crosswalk_class_ids):
             pixels = np.flatnonzero(class_mask(semantic_mask, class_ids))
-            vectors = _embeddings_at(embeddings, pixels, size)  # (n, D)
+            covered = np.maximum(pixels // width - first_row, 0) * width + pixels % width
+            vectors = _embeddings_at(embeddings, covered, size)  # (n, D)
             groups.append((pixels, cluster_embeddings(vectors, self.radius, self.method)))
-        return collect_instances(semantic_mask, *groups, self.min_pixels, self.reference_row)
+        return collect_instances(semantic_mask, *groups, self.min_pixels, self.reference_row, self.road_model)
 
 
 def collect_instances(
@@ -109,15 +132,17 @@ def collect_instances(
     crosswalks: tuple[np.ndarray, np.ndarray],
     min_pixels: int | None = None,
     reference_row: float = 0.9,
+    road_model: bool = True,
 ) -> dict:
-    """Drop small instances, fit the lanes' curves, put everything in order and number it.
+    """Drop small instances, fit the lanes' curves, each and then together, put everything in order and number it.
 
     Args:
         semantic_mask: (H, W) class ids.
         lanes: (n,) flat indices of lane pixels into the mask, ascending, and (n,) labels, −1 = none.
         crosswalks: the same for crosswalk pixels.
-        min_pixels: smaller instances are dropped; None means 0.02 % of the image's pixels.
+        min_pixels: smaller instances are dropped; None means 0.1 % of the image's pixels.
         reference_row: fraction of the image height where lanes are ordered left to right.
+        road_model: fit the lanes' curves together where they share a road, see ``road``.
 
     Returns:
         A dict with
@@ -137,9 +162,11 @@ def collect_instances(
         min_pixels = max(1, round(MIN_PIXELS_SHARE * height * width))
 
     lane_pixels = _split(*lanes, min_pixels)
-    curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in lane_pixels]
-    order = order_left_to_right([polyline for polyline, _ in curves], reference_row * (height - 1))
-    centers = [curves[i][1] for i in order]
+    polylines = [fit_lane_curve(pixels % width, pixels // width) for pixels in lane_pixels]
+    if road_model:
+        lane_pixels, polylines = curves_of_road(lane_pixels, polylines, (height, width))
+    order = order_left_to_right(polylines, reference_row * (height - 1))
+    centers = [center_on_curve(polylines[i], lane_pixels[i] % width, lane_pixels[i] // width) for i in order]
 
     crossings = _split(*crosswalks, min_pixels)
     crossing_centers = np.array([((p % width).mean(), (p // width).mean()) for p in crossings]).reshape(-1, 2)
@@ -150,7 +177,7 @@ def collect_instances(
         "lane_instances": _paint((height, width), [lane_pixels[i] for i in order]),
         "lane_count": len(order),
         "lane_centers": np.array(centers).reshape(-1, 2),
-        "lane_polylines": [curves[i][0] for i in order],
+        "lane_polylines": [polylines[i] for i in order],
         "crosswalk_instances": _paint((height, width), [crossings[i] for i in near_to_far]),
         "crosswalk_count": len(crossings),
         "crosswalk_centers": crossing_centers[near_to_far],

@@ -30,7 +30,7 @@ END_SHARE = 0.2
 """Share of a polyline's points that gives the direction in which it is continued."""
 
 
-def fit_lane_curve(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_lane_curve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Fit a smooth curve through a lane's pixels; stray pixels do not bend it.
 
     Each row's pixels become one point, their median. A polynomial through these points is fitted by iteratively
@@ -41,8 +41,7 @@ def fit_lane_curve(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
         y: (n,) rows of the pixels.
 
     Returns:
-        polyline: (M, 2) float64 of (x, y), top to bottom, from the first to the last row that follows the curve.
-        center: (2,) the curve's point at the mean row of the pixels (at the mean column if the lane is nearly level).
+        (M, 2) float64 polyline of (x, y), top to bottom, from the first to the last row that follows the curve.
 
     Reference:
         Tukey's biweight: P. Huber, E. Ronchetti, "Robust Statistics", 2nd ed., 2009, sections 4.8 and 7.8.
@@ -51,14 +50,32 @@ def fit_lane_curve(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     width, height = high - low
     if width <= LEVEL_RATIO * height:
         t, v = _fit(y, x, max_degree=3)
-        return np.stack([v, t], axis=1), np.array([np.interp(y.mean(), t, v), np.clip(y.mean(), t[0], t[-1])])
+        return np.stack([v, t], axis=1)
 
     t, v = _fit(x, y, max_degree=2)
     if np.any(np.diff(v) > 0) and np.any(np.diff(v) < 0):  # a hump has no top and bottom: straighten it
         t, v = _fit(x, y, max_degree=1)
     polyline = np.stack([t, v], axis=1)
-    center = np.array([np.clip(x.mean(), t[0], t[-1]), np.interp(x.mean(), t, v)])
-    return (polyline[::-1] if v[-1] < v[0] else polyline), center
+    return polyline[::-1] if v[-1] < v[0] else polyline
+
+
+def center_on_curve(polyline: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The point of a lane's curve in the middle of its pixels: at their mean row, or column if it is nearly level.
+
+    Args:
+        polyline: (M, 2) of (x, y), top to bottom.
+        x: (n,) columns of the pixels.
+        y: (n,) rows of the pixels.
+
+    Returns:
+        (2,) as (x, y).
+    """
+    columns, rows = polyline.T
+    if np.ptp(columns) <= LEVEL_RATIO * np.ptp(rows):
+        return np.array([np.interp(y.mean(), rows, columns), np.clip(y.mean(), rows[0], rows[-1])])
+    order = np.argsort(columns)
+    columns, rows = columns[order], rows[order]
+    return np.array([np.clip(x.mean(), columns[0], columns[-1]), np.interp(x.mean(), columns, rows)])
 
 
 def x_at_row(polyline: np.ndarray, row: float) -> float:
@@ -122,7 +139,7 @@ def _fit(t: np.ndarray, v: np.ndarray, max_degree: int) -> tuple[np.ndarray, np.
         t: (M,) ascending in steps of at most ``STEP``.
         v: (M,) the polynomial there.
     """
-    t, v, count = _row_medians(t, v)
+    t, v, count = row_medians(t, v)
     middle, half = (t[0] + t[-1]) / 2, max((t[-1] - t[0]) / 2, 1.0)
     basis = np.vander((t - middle) / half, max_degree + 1, increasing=True)  # (R, 4), of t scaled to [−1, 1]
     # A row with few pixels is more likely a stray one; a thick one is no better than a usual one.
@@ -141,7 +158,7 @@ def _fit(t: np.ndarray, v: np.ndarray, max_degree: int) -> tuple[np.ndarray, np.
     return points, np.polynomial.polynomial.polyval((points - middle) / half, coefficients)
 
 
-def _row_medians(t: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def row_medians(t: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median of v for each distinct t, without a loop: distinct t (R,), medians (R,), number of pixels (R,)."""
     order = np.lexsort((v, t))  # by t, then by v
     v = v[order]

@@ -3,7 +3,7 @@
 Everything is measured in road coordinates: u metres to the right of the ego lane's centre, s metres ahead.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -47,6 +47,10 @@ class Line:
     def half_width(self) -> float:
         """Metres from the centre to the outermost paint."""
         return max((abs(k.offset) + k.width / 2 for k in self.strokes), default=0.1)
+
+    def in_good_order(self) -> "Line":
+        """The same line where the road is looked after: worn a little, but whole."""
+        return replace(self, opacity=max(self.opacity, 0.7), wear=min(self.wear, 0.5), gone=())
 
 
 @dataclass(frozen=True)

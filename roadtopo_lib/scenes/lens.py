@@ -41,19 +41,20 @@ def rain_on(rng: np.random.Generator, image: np.ndarray, horizon: float, wet: np
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
-def sensor(rng: np.random.Generator, image: np.ndarray, light: Light) -> np.ndarray:
+def sensor(rng: np.random.Generator, image: np.ndarray, light: Light, good: bool = False) -> np.ndarray:
     """What the camera makes of the scene: blur, exposure, colour, vignette, noise, compression.
 
     Args:
         rng: source of randomness.
         image: (H, W, 3) uint8 RGB.
         light: decides how bad it gets.
+        good: a good camera: little blur, noise and compression.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     hard = light.kind != DAY or light.rain > 0
-    image = _blur(rng, image, hard)
+    image = _blur(rng, image, hard, good)
     h, w = image.shape[:2]
     exposure = np.exp(rng.normal(0, 0.14))
     gamma = np.exp(rng.normal(0, 0.12))
@@ -66,8 +67,8 @@ def sensor(rng: np.random.Generator, image: np.ndarray, light: Light) -> np.ndar
         x, y = np.linspace(-1, 1, w, dtype=np.float32), np.linspace(-1, 1, h, dtype=np.float32)[:, None]
         vignette = 1 - np.float32(rng.uniform(0, 0.35) / 2) * (x * x + y * y)
         out = cv2.multiply(out, cv2.merge([vignette] * 3), dtype=cv2.CV_8U)
-    out = _add_noise(rng, out, rng.uniform(0.3, 3.0) if not hard else rng.uniform(1, 8))
-    quality = int(rng.uniform(55, 97)) if rng.random() < 0.7 else 0
+    out = _add_noise(rng, out, rng.uniform(0.3, 1.5 if good else 3.0) if not hard else rng.uniform(1, 8))
+    quality = int(rng.uniform(80 if good else 55, 97)) if rng.random() < 0.7 else 0
     if quality:
         # OpenCV's byte order does not matter here: what goes in comes out
         _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -75,12 +76,12 @@ def sensor(rng: np.random.Generator, image: np.ndarray, light: Light) -> np.ndar
     return out
 
 
-def _blur(rng: np.random.Generator, image: np.ndarray, hard: bool) -> np.ndarray:
+def _blur(rng: np.random.Generator, image: np.ndarray, hard: bool, good: bool) -> np.ndarray:
     """A coarse sensor, a lens out of focus, or movement."""
     h, w = image.shape[:2]
     pick = rng.random()
     if pick < 0.3:
-        scale = rng.uniform(0.45 if hard else 0.55, 0.95)
+        scale = rng.uniform(0.8 if good else 0.45 if hard else 0.55, 0.95)
         small = cv2.resize(image, (max(8, round(w * scale)), max(8, round(h * scale))), interpolation=cv2.INTER_AREA)
         return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
     if pick < 0.6:

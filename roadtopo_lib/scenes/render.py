@@ -66,7 +66,8 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
     Args:
         seed: non-negative integer; the same seed, size and preset give the same bytes.
         size: (H, W) in pixels.
-        preset: "day" for dry daylight, "all" for dusk, night, rain and fog as well.
+        preset: "day" for dry daylight, paint in good order and a good camera; "all" for dusk, night, rain and fog,
+            paint that is nearly gone and cameras of all kinds as well.
 
     Returns:
         The scene.
@@ -79,6 +80,8 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
         raise ValueError(f"preset is one of {PRESETS}, got {preset!r}")
     rng = np.random.default_rng(seed)
     layout = sample_layout(rng)
+    if preset == "day":
+        layout.lines = [line.in_good_order() for line in layout.lines]
     camera = sample_camera(rng, size)
     road = sample_road(rng, camera.lateral, layout.kind == TOWN)
     light = sample_light(rng, preset)
@@ -122,7 +125,7 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
         hidden = canvas.fixed | canvas.moving
         wet = (hidden == 0) & (np.arange(size[0])[:, None] >= camera.horizon())
         image = rain_on(rng, image, float(camera.horizon().mean()), wet, light.rain)
-    image = sensor(rng, image, light)
+    image = sensor(rng, image, light, good=preset == "day")
     labels = annotate(
         camera, ground, road, layout, px, strips, canvas.fixed > 0, canvas.moving > 0, rng.uniform(*LABEL_Z)
     )

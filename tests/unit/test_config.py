@@ -55,6 +55,8 @@ def test_a_file_holds_only_what_differs(tmp_path):
         {"image_size": (100, 256)},
         {"image_size": (128.0, 256)},
         {"crop_scale": 0},
+        {"crop_top": -0.1},
+        {"crop_top": 0.95},
         {"flip_probability": 1.5},
         {"amp": "fp8"},
         {"clustering": "kmeans"},

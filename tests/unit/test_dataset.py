@@ -112,6 +112,18 @@ def test_image_and_both_masks_move_together(root, train):
             assert torch.equal(sample["semantic_mask"], torch.where(sample["instance_mask"] > 0, 2, 1))
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_crop_top_cuts_off_the_sky_before_anything_else(root, train):
+    config = LaneSegmentationConfig(image_size=(64, 96), crop_top=0.4)
+    image, semantic, instance = (a.copy() for a in LaneInstanceDataset(root, "train").read(0))
+    top = round(0.4 * len(image))
+    image[:top], semantic[:top], instance[:top] = 255, 5, 77  # must leave no trace
+    cut = build_transform(config, train)(image, semantic, instance, 1)
+    whole = build_transform(config.replace(crop_top=0.0), train)(image[top:], semantic[top:], instance[top:], 1)
+    for ours, reference in zip(cut, whole, strict=True):
+        np.testing.assert_array_equal(ours, reference)
+
+
 def test_masks_are_never_interpolated(root):
     config = LaneSegmentationConfig(image_size=(96, 128), crop_scale=0.3)
     dataset = LaneInstanceDataset(root, "train", build_transform(config, train=True))

@@ -11,11 +11,11 @@ from PIL import Image
 from roadtopo_lib.cli import main
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset
-from roadtopo_lib.labels import CROSSWALK, LANE_MARKING, ROAD
+from roadtopo_lib.labels import BACKGROUND, CROSSWALK, LANE_MARKING, ROAD
 from roadtopo_lib.pipeline import LaneSegmenter, all_instances, evaluate, lane_ids, locate_split, read_video
 from roadtopo_lib.segformer import SegFormerModel
 
-CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128))
+CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128), crop_top=0.0)
 LINES = (28, 68, 108)
 
 
@@ -71,6 +71,21 @@ def test_instances_come_back_in_the_coordinates_of_the_image(segmenter, scale):
         assert abs(polyline[:, 0].mean() - x) < 3 * scale
     overlap = (result["lane_instances"] == instance)[instance > 0].mean()
     assert overlap > 0.9
+
+
+def test_what_crop_top_cuts_off_is_background_and_the_rest_stays_in_place(segmenter):
+    image, _, instance = striped_scene()
+    image[:32] = 255  # a bright sky, which this network takes for lane
+    config = CONFIG.replace(image_size=(32, 64), crop_top=0.25)
+    cropped = LaneSegmenter(BrightIsLane(), config, device="cpu")(image)
+    assert (LaneSegmenter(BrightIsLane(), CONFIG, device="cpu")(image)["semantic_mask"][:16] == LANE_MARKING).any()
+    assert (cropped["semantic_mask"][:32] == BACKGROUND).all()
+    assert cropped["lane_instances"].shape == image.shape[:2]
+    assert (cropped["lane_instances"] == instance)[instance > 0].mean() > 0.85
+    for polyline, x in zip(cropped["lane_polylines"], LINES, strict=True):
+        assert abs(polyline[:, 0].mean() - 2 * x) < 4
+        assert 28 <= polyline[0, 1] <= 40
+        assert polyline[-1, 1] == 127
 
 
 def test_other_aspects_and_small_images_are_accepted(segmenter):

@@ -17,6 +17,7 @@ from roadtopo_lib.labels import (
 )
 from roadtopo_lib.postprocess import (
     LanePostProcessor,
+    center_on_curve,
     fit_lane_curve,
     order_by_mean_x,
     order_left_to_right,
@@ -110,7 +111,7 @@ def test_curved_lanes_are_followed():
     t = (y - 20) / 99
     lines = [np.stack([60 + offset * t + 50 * (1 - t) ** 2, y], axis=1) for offset in (-40, 0, 60)]
     semantic, embeddings, ids = frame(lines)
-    result = LanePostProcessor().process(semantic, embeddings)
+    result = LanePostProcessor(road_model=False).process(semantic, embeddings)  # three parabolas are no road
     np.testing.assert_array_equal(result["lane_instances"], ids)
     for polyline, line in zip(result["lane_polylines"], lines, strict=True):
         assert distance_to_line(polyline, line) < 1.5  # the round ends of slanted strokes are off centre
@@ -209,23 +210,43 @@ def test_a_frame_whose_lanes_are_all_too_small_is_empty_as_well():
 def test_small_clusters_are_dropped_and_the_others_numbered_without_gaps():
     semantic, embeddings, ids = frame([STRAIGHT[0], [(88, 30), (88, 35)], STRAIGHT[2]])
     size = np.bincount(ids.ravel())
-    result = LanePostProcessor(min_pixels=int(size[2]) + 1).process(semantic, embeddings)
+    result = LanePostProcessor(min_pixels=int(size[2]) + 1, road_model=False).process(semantic, embeddings)
     np.testing.assert_array_equal(result["lane_instances"], np.array([0, 1, 0, 2])[ids])
-    result = LanePostProcessor(min_pixels=int(size[2])).process(semantic, embeddings)
+    result = LanePostProcessor(min_pixels=int(size[2]), road_model=False).process(semantic, embeddings)
     assert result["lane_count"] == 3
+
+
+@pytest.mark.parametrize("small", [(100, 200), (25, 50)])
+def test_embeddings_may_cover_the_lower_part_only(small):
+    semantic, embeddings, _ = frame(STRAIGHT)
+    own_curves = LanePostProcessor(road_model=False)  # whose tolerances do not grow with the image
+    first_row = 20
+    lower = embeddings[:, first_row:]
+    lower = F.interpolate(torch.from_numpy(lower.copy())[None], small, mode="bilinear")[0] if small[0] < 100 else lower
+    semantic[:first_row] = BACKGROUND
+    below = own_curves.process(semantic[first_row:], lower)
+    whole = own_curves.process(semantic, lower, first_row=first_row)
+    np.testing.assert_array_equal(whole["lane_instances"][first_row:], below["lane_instances"])
+    assert whole["lane_count"] == 3
+    for a, b in zip(whole["lane_polylines"], below["lane_polylines"], strict=True):
+        np.testing.assert_allclose(a - b, np.full_like(a, first_row) * [0, 1], atol=1e-6)
+    semantic[5, 100] = LANE_MARKING  # a stray pixel above is no error
+    assert own_curves.process(semantic, lower, first_row=first_row)["lane_count"] == 3
+    with pytest.raises(ValueError, match="first_row"):
+        own_curves.process(semantic, lower, first_row=HEIGHT)
 
 
 @pytest.mark.parametrize("scale", [1, 4])
 def test_default_min_pixels_grows_with_the_image(scale):
-    size = (250 * scale, 400 * scale)  # 0.02 % are 20 · scale² pixels
+    size = (250 * scale, 400 * scale)  # 0.1 % are 100 · scale² pixels
     long_line = [(100 * scale, 20 * scale), (100 * scale, 200 * scale)]
-    for pixels, lanes in [(20 * scale**2 - 1, 1), (20 * scale**2, 2)]:
+    for pixels, lanes in [(100 * scale**2 - 1, 1), (100 * scale**2, 2)]:
         semantic, embeddings, _ = frame([long_line], width=3 * scale, size=size)
         rows = np.arange(pixels) // (5 * scale) + 10
         columns = np.arange(pixels) % (5 * scale) + 200 * scale
         semantic[rows, columns] = LANE_MARKING
         embeddings[:, rows, columns] = MEANS[5][:, None]
-        assert LanePostProcessor().process(semantic, embeddings)["lane_count"] == lanes
+        assert LanePostProcessor(road_model=False).process(semantic, embeddings)["lane_count"] == lanes
 
 
 def test_crosswalks_are_separated_and_numbered_from_near_to_far():
@@ -313,17 +334,18 @@ def test_stray_pixels_do_not_bend_the_curve(shape, outliers):
         stray_x += int(curve(86)) + 60
     else:
         stray_x = stray_y = np.empty(0, dtype=np.int64)
-    polyline, center = fit_lane_curve(np.concatenate([x, stray_x]), np.concatenate([y, stray_y]))
+    polyline = fit_lane_curve(np.concatenate([x, stray_x]), np.concatenate([y, stray_y]))
     assert np.abs(polyline[:, 0] - curve(polyline[:, 1])).max() < 1.0
     assert abs(polyline[0, 1] - 100) <= 1
     assert abs(polyline[-1, 1] - 350) <= 1
+    center = center_on_curve(polyline, x, y)
     assert abs(center[0] - curve(center[1])) < 1.0
 
 
 def test_curve_agrees_with_numpys_least_squares_where_there_are_no_outliers():
     y = np.arange(50, 450)
     x = CURVES["cubic"](y) + np.random.default_rng(0).normal(0, 1.0, len(y))
-    polyline, _ = fit_lane_curve(x, y)
+    polyline = fit_lane_curve(x, y)
     reference = np.polynomial.Polynomial.fit(y, x, 3)(polyline[:, 1])
     assert np.abs(polyline[:, 0] - reference).max() < 0.25
 
@@ -331,14 +353,15 @@ def test_curve_agrees_with_numpys_least_squares_where_there_are_no_outliers():
 def test_a_straight_line_stays_straight_whatever_its_length():
     for rows in (2, 5, 30, 100, 400):
         x, y = pixels_along(CURVES["straight"], np.arange(10, 10 + rows))
-        polyline, _ = fit_lane_curve(x, y)
+        polyline = fit_lane_curve(x, y)
         slope = np.diff(polyline[:, 0]) / np.diff(polyline[:, 1])
         assert np.ptp(slope) < 1e-6
 
 
 def test_center_lies_on_the_curve_at_the_mean_row():
     x, y = pixels_along(CURVES["quadratic"], np.arange(100, 351))
-    _, center = fit_lane_curve(x, y)
+    polyline = fit_lane_curve(x, y)
+    center = center_on_curve(polyline, x, y)
     np.testing.assert_allclose(center, (CURVES["quadratic"](225.0), 225.0), atol=1.0)
 
 
@@ -346,23 +369,24 @@ def test_center_lies_on_the_curve_at_the_mean_row():
 def test_a_nearly_level_lane_is_followed_from_its_upper_end(slope):
     column = np.repeat(np.arange(50, 350), 4)
     row = np.round(100 + slope * (column - 200)).astype(np.int64) + np.tile(np.arange(4), 300)
-    polyline, center = fit_lane_curve(column, row)
+    polyline = fit_lane_curve(column, row)
     assert np.ptp(polyline[:, 0]) == 299
     assert np.abs(polyline[:, 1] - (101.5 + slope * (polyline[:, 0] - 200))).max() < 0.7
     assert np.all(np.diff(polyline[:, 1]) >= -1e-9)
-    np.testing.assert_allclose(center, (199.5, 101.5), atol=0.7)
+    np.testing.assert_allclose(center_on_curve(polyline, column, row), (199.5, 101.5), atol=0.7)
 
 
 def test_a_level_hump_still_runs_top_to_bottom():
     column = np.repeat(np.arange(0, 400), 3)
     row = np.round(50 + 0.0008 * (column - 150.0) ** 2).astype(np.int64) + np.tile(np.arange(3), 400)
-    polyline, _ = fit_lane_curve(column, row)
+    polyline = fit_lane_curve(column, row)
     assert np.all(np.diff(polyline[:, 1]) >= 0)
 
 
 @pytest.mark.parametrize(("x", "y"), [([7], [3]), ([7, 7], [3, 4]), ([6, 7, 8], [3, 3, 3]), ([7, 7, 7], [3, 3, 3])])
 def test_a_lane_of_few_pixels_has_a_curve_through_them(x, y):
-    polyline, center = fit_lane_curve(np.array(x), np.array(y))
+    polyline = fit_lane_curve(np.array(x), np.array(y))
+    center = center_on_curve(polyline, np.array(x), np.array(y))
     np.testing.assert_allclose(center, (np.mean(x), np.mean(y)), atol=1e-6)
     assert np.isfinite(polyline).all()
     assert np.abs(polyline - (np.mean(x), np.mean(y))).max() <= 1
@@ -384,7 +408,7 @@ def test_a_cubic_is_continued_by_its_direction_not_by_its_formula():
         return 100 + 4e-5 * (y - 50.0) ** 3
 
     x, y = pixels_along(cubic, np.arange(20, 121))
-    polyline, _ = fit_lane_curve(x, y)
+    polyline = fit_lane_curve(x, y)
     direction = (cubic(120) - cubic(100)) / 20
     assert abs(x_at_row(polyline, 300) - (cubic(120) + 180 * direction)) < 15
     assert abs(x_at_row(polyline, 300) - cubic(300)) > 300

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from functools import cache
 
 import cv2
@@ -17,9 +18,10 @@ from roadtopo_lib.labels import (
     NUM_CLASSES,
     ROAD,
 )
-from roadtopo_lib.scenes import Camera, Road, Scene, render_scene, synth, write_dataset
+from roadtopo_lib.scenes import Camera, Road, Scene, render, render_scene, synth, write_dataset
 from roadtopo_lib.scenes.annotate import annotate, label_width
 from roadtopo_lib.scenes.layout import Crosswalk, Layout, Line, Strip, Stroke, mirrored
+from roadtopo_lib.scenes.render import PRESETS
 from roadtopo_lib.scenes.road import band_coverage, dash_coverage, road_pixels
 from roadtopo_lib.scenes.streets import sample_layout
 from roadtopo_lib.scenes.surface import strip_index
@@ -545,3 +547,20 @@ def test_arguments_out_of_range_are_named(tmp_path, change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         write_dataset(tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_day_paint_is_in_good_order_and_all_paint_need_not_be(monkeypatch):
+    worn = Line(0.0, LANE_MARKING, opacity=0.4, wear=0.9, gone=((1.0, 5.0),))
+    kept = worn.in_good_order()
+    assert (kept.opacity, kept.wear, kept.gone, kept.u, kept.label) == (0.7, 0.5, (), 0.0, LANE_MARKING)
+
+    def without_paint(rng):
+        layout = sample_layout(rng)
+        layout.lines = [replace(line, gone=((-10.0, 500.0),)) for line in layout.lines if line.strokes]
+        layout.crosswalks.clear()
+        return layout
+
+    monkeypatch.setattr(render, "sample_layout", without_paint)
+    labelled = {preset: [render_scene(s, SIZE, preset).instance_visible.any() for s in range(6)] for preset in PRESETS}
+    assert not any(labelled["all"])
+    assert all(labelled["day"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import SegformerForSemanticSegmentation
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from roadtopo_lib.segformer import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, SegFormerModel, hub_id
 
@@ -65,6 +66,26 @@ def test_the_encoder_agrees_with_transformers_own_forward(model):
     normalised = (images - model.pixel_mean) / model.pixel_std
     expected = model.encoder(normalised).last_hidden_state
     torch.testing.assert_close(model.encode(images)[-1], expected)
+
+
+def test_the_heads_compute_what_transformers_own_head_computes():
+    torch.manual_seed(0)
+    model = SegFormerModel("b0", pretrained=False).train()
+    model.semantic_head.dropout.p = 0.0
+    theirs = SegformerDecodeHead(model.semantic_head.config).train()
+    theirs.load_state_dict(model.semantic_head.state_dict())
+    theirs.dropout.p = 0.0
+    maps = [torch.randn(2, c, 16 // 2**i, 24 // 2**i) for i, c in enumerate(ARCHITECTURES["b0"]["hidden_sizes"])]
+    results = []
+    for head in (model.semantic_head, theirs):
+        logits = head(maps)
+        logits.square().mean().backward()
+        results.append((logits, {name: p.grad for name, p in head.named_parameters()}))
+    (ours, our_gradients), (reference, gradients) = results
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+    for name in gradients:
+        if not name.endswith("proj.bias"):  # BatchNorm takes the mean away: these gradients are rounding noise
+            torch.testing.assert_close(our_gradients[name], gradients[name], rtol=1e-3, atol=1e-5)
 
 
 def test_predict_keeps_the_mode_and_makes_no_gradients(model):
