@@ -122,8 +122,10 @@ class LaneSegmenter:
         logits = upsample_to(probabilities.log(), (height - top, width))  # (1, C, h, w) → (1, C, H − top, W)
         semantic = np.full((height, width), BACKGROUND, dtype=np.int64)
         semantic[top:] = logits[0].argmax(dim=0).cpu().numpy()
+        confidence = np.zeros((height, width), dtype=np.float32)
+        confidence[top:] = logits[0].softmax(dim=0)[list(LANE_CLASS_IDS)].sum(dim=0).cpu().numpy()
         embeddings = outputs["embeddings"][0].float().cpu().numpy()  # (D, h, w), read at lane pixels only
-        return self.postprocessor.process(semantic, embeddings, first_row=top)
+        return self.postprocessor.process(semantic, embeddings, first_row=top, confidence=confidence)
 
     def _input_size(self, height: int, width: int) -> tuple[int, int]:
         """(width, height) fed to the network: the area it was trained on, the aspect given, multiples of 32."""

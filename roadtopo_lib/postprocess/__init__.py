@@ -41,6 +41,9 @@ __all__ = [
 MIN_PIXELS_SHARE = 1e-3
 """Default smallest instance as a share of the image's pixels: 131 pixels at 256×512, 922 at 720×1280."""
 
+MIN_CONFIDENCE = 0.7
+"""Probability from which a lane pixel decides about its lane's curve."""
+
 
 class LanePostProcessor:
     """Semantic prediction and embeddings in, numbered lanes and crosswalks out.
@@ -88,7 +91,11 @@ class LanePostProcessor:
         self.crosswalk_class_ids = crosswalk_class_ids
 
     def process(
-        self, semantic_pred: np.ndarray | torch.Tensor, embeddings: np.ndarray | torch.Tensor, first_row: int = 0
+        self,
+        semantic_pred: np.ndarray | torch.Tensor,
+        embeddings: np.ndarray | torch.Tensor,
+        first_row: int = 0,
+        confidence: np.ndarray | None = None,
     ) -> dict:
         """Separate one image's lanes and crosswalks.
 
@@ -98,6 +105,9 @@ class LanePostProcessor:
                 crosswalk classes only, bilinearly, as ``F.interpolate(align_corners=False)`` to (H, W) would give them.
             first_row: the image row where the embeddings begin, if they cover its lower part only; lane and crosswalk
                 pixels above it take the embedding at the edge.
+            confidence: (H, W) probability that a pixel is of a lane class. Only pixels with at least 0.7 then decide
+                where a lane's curve runs, and a lane without enough of them is dropped; its mask keeps them all. Dice
+                makes predicted lines too wide rather than too narrow, and their rims are what lies off the curve.
 
         Returns:
             The dict of ``collect_instances``.
@@ -123,7 +133,11 @@ class LanePostProcessor:
             covered = np.maximum(pixels // width - first_row, 0) * width + pixels % width
             vectors = _embeddings_at(embeddings, covered, size)  # (n, D)
             groups.append((pixels, cluster_embeddings(vectors, self.radius, self.method)))
-        return collect_instances(semantic_mask, *groups, self.min_pixels, self.reference_row, self.road_model)
+        if confidence is not None and confidence.shape != semantic_mask.shape:
+            raise ValueError(f"confidence must have shape {semantic_mask.shape}, got {confidence.shape}")
+        return collect_instances(
+            semantic_mask, *groups, self.min_pixels, self.reference_row, self.road_model, confidence
+        )
 
 
 def collect_instances(
@@ -133,6 +147,7 @@ def collect_instances(
     min_pixels: int | None = None,
     reference_row: float = 0.9,
     road_model: bool = True,
+    confidence: np.ndarray | None = None,
 ) -> dict:
     """Drop small instances, fit the lanes' curves, each and then together, put everything in order and number it.
 
@@ -143,6 +158,7 @@ def collect_instances(
         min_pixels: smaller instances are dropped; None means 0.1 % of the image's pixels.
         reference_row: fraction of the image height where lanes are ordered left to right.
         road_model: fit the lanes' curves together where they share a road, see ``road``.
+        confidence: (H, W) in [0, 1], see ``LanePostProcessor.process``.
 
     Returns:
         A dict with
@@ -162,9 +178,16 @@ def collect_instances(
         min_pixels = max(1, round(MIN_PIXELS_SHARE * height * width))
 
     lane_pixels = _split(*lanes, min_pixels)
-    polylines = [fit_lane_curve(pixels % width, pixels // width) for pixels in lane_pixels]
+    if confidence is None:
+        sure_pixels = lane_pixels
+    else:
+        sure = [pixels[confidence.ravel()[pixels] >= MIN_CONFIDENCE] for pixels in lane_pixels]
+        lane_pixels = [p for p, core in zip(lane_pixels, sure, strict=True) if len(core) >= min_pixels]
+        sure_pixels = [core for core in sure if len(core) >= min_pixels]
+    polylines = [fit_lane_curve(pixels % width, pixels // width) for pixels in sure_pixels]
     if road_model:
-        lane_pixels, polylines = curves_of_road(lane_pixels, polylines, (height, width))
+        members, polylines = curves_of_road(sure_pixels, polylines, (height, width))
+        lane_pixels = [np.unique(np.concatenate([lane_pixels[k] for k in lane])) for lane in members]
     order = order_left_to_right(polylines, reference_row * (height - 1))
     centers = [center_on_curve(polylines[i], lane_pixels[i] % width, lane_pixels[i] // width) for i in order]
 

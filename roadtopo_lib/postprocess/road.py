@@ -142,7 +142,7 @@ def _fit_for_horizons(
 
 def curves_of_road(
     lane_pixels: Sequence[np.ndarray], polylines: Sequence[np.ndarray], image_size: tuple[int, int]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+) -> tuple[list[list[int]], list[np.ndarray]]:
     """Replaces the lanes' own curves by those of the road they share, where there is such a road.
 
     Every line of the road is drawn through all rows that any of them reaches, except where it would come too near
@@ -155,18 +155,19 @@ def curves_of_road(
         image_size: (H, W) in pixels.
 
     Returns:
-        lane_pixels and polylines of the lanes that remain; as given if the lanes do not share a road.
+        For each lane that remains, which of the given ones it consists of, longest first, and its polyline. All lanes
+        with their own curves if they do not share a road.
     """
     height, width = image_size
     unit = line_width(width)
     points = [row_medians(pixels // width, pixels % width) for pixels in lane_pixels]
     road = fit_road([_thinned(*p) for p in points], image_size)
     if road is None or road.residual > TOLERANCE * unit:
-        return list(lane_pixels), list(polylines)
+        return [[k] for k in range(len(lane_pixels))], list(polylines)
 
     top = max(min(rows[0] for rows, _, _ in points), road.horizon + NEAREST_TO_HORIZON * height)
     rows = np.arange(np.ceil(top), max(rows[-1] for rows, _, _ in points) + 1)
-    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # pixels, polyline, columns at all rows
+    kept: list[tuple[list[int], np.ndarray, np.ndarray]] = []  # members, polyline, columns at all rows
     for k in np.argsort([-len(p[0]) for p in points], kind="stable"):
         line_rows, line_columns, _ = points[k]
         x = road.x(k, rows)
@@ -175,14 +176,13 @@ def curves_of_road(
         near = line_rows[on_curve < TOLERANCE * unit]
         shown = (x >= 0) & (x <= width - 1)
         if len(near) < OWN_SHARE * len(line_rows) or shown.sum() < 2:
-            kept.append((lane_pixels[k], polylines[k], np.full(len(rows), np.nan)))
+            kept.append(([int(k)], polylines[k], np.full(len(rows), np.nan)))
             continue
         gaps = np.array([np.abs(columns - x) * across for _, _, columns in kept]).reshape(len(kept), len(rows))
         own = np.isin(rows, near)
         twins = np.flatnonzero(np.median(gaps[:, own], axis=1) < SAME_LINE * unit)  # never true of NaN
         if len(twins):
-            pixels, polyline, columns = kept[twins[0]]
-            kept[twins[0]] = (np.union1d(pixels, lane_pixels[k]), polyline, columns)
+            kept[twins[0]][0].append(int(k))
             continue
         # Beyond its own pixels a line is continued only while it keeps its distance from the others.
         crowded = (gaps < SPACING * unit).any(axis=0) & ((rows < near[0]) | (rows > near[-1]))
@@ -192,8 +192,8 @@ def curves_of_road(
             continue
         chosen = np.unique(np.append(np.arange(0, shown.sum(), int(STEP) // 2), shown.sum() - 1))
         polyline = np.stack([x[shown][chosen], rows[shown][chosen]], axis=1)
-        kept.append((lane_pixels[k], polyline, x))
-    return [pixels for pixels, _, _ in kept], [polyline for _, polyline, _ in kept]
+        kept.append(([int(k)], polyline, x))
+    return [members for members, _, _ in kept], [polyline for _, polyline, _ in kept]
 
 
 def _cosine(rows: np.ndarray, columns: np.ndarray) -> float:

@@ -216,6 +216,34 @@ def test_small_clusters_are_dropped_and_the_others_numbered_without_gaps():
     assert result["lane_count"] == 3
 
 
+@pytest.mark.parametrize("road_model", [False, True])
+def test_only_confident_pixels_decide_where_a_curve_runs_but_the_mask_keeps_all(road_model):
+    semantic, embeddings, ids = frame(STRAIGHT)
+    confidence = np.where(semantic == LANE_MARKING, 0.95, 0.1)
+    rim = np.zeros_like(ids)
+    for shift in range(3, 9):  # each line grows a rim on its right
+        rim = np.where((rim == 0) & (ids == 0), np.roll(ids, shift, axis=1), rim)
+    semantic[rim > 0] = LANE_MARKING
+    embeddings[:, rim > 0] = MEANS[rim[rim > 0] - 1].T
+    confidence[rim > 0] = 0.6
+    processor = LanePostProcessor(road_model=road_model)
+    found = processor.process(semantic, embeddings, confidence=confidence)
+    for polyline, line in zip(found["lane_polylines"], STRAIGHT, strict=True):
+        assert distance_to_line(polyline, line) < 1.5
+    np.testing.assert_array_equal(found["lane_instances"], np.maximum(ids, rim))
+    without = processor.process(semantic, embeddings)
+    assert max(distance_to_line(p, line) for p, line in zip(without["lane_polylines"], STRAIGHT, strict=True)) > 2
+
+
+def test_a_lane_without_confident_pixels_is_dropped():
+    semantic, embeddings, ids = frame(STRAIGHT)
+    confidence = np.where(ids == 2, 0.6, 0.9)
+    found = LanePostProcessor(road_model=False).process(semantic, embeddings, confidence=confidence)
+    np.testing.assert_array_equal(found["lane_instances"], np.array([0, 1, 0, 2])[ids])
+    with pytest.raises(ValueError, match="confidence"):
+        LanePostProcessor().process(semantic, embeddings, confidence=confidence[1:])
+
+
 @pytest.mark.parametrize("small", [(100, 200), (25, 50)])
 def test_embeddings_may_cover_the_lower_part_only(small):
     semantic, embeddings, _ = frame(STRAIGHT)

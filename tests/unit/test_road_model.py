@@ -113,7 +113,7 @@ def test_two_pieces_of_one_line_become_one_lane():
     near, far = lane(OFFSETS[1], ROWS[80:]), lane(OFFSETS[1], ROWS[:70])
     lanes, polylines = together([lane(OFFSETS[0]), far, near, lane(OFFSETS[2])])
     assert len(lanes) == len(polylines) == 3
-    assert any(set(near) | set(far) == set(pixels) for pixels in lanes)
+    assert [1, 2] in lanes  # the far piece is the longer one
 
 
 def test_lines_a_label_apart_stay_two():
@@ -127,15 +127,13 @@ def test_a_stray_blob_is_no_lane():
     blob = lane(0.2, ROWS[60:75])
     lanes, _ = together([lane(s) for s in OFFSETS] + [blob])
     assert len(lanes) == len(OFFSETS)
-    assert not any(set(blob) <= set(pixels) for pixels in lanes)
+    assert [len(OFFSETS)] not in lanes
 
 
 def test_a_line_that_is_not_of_the_road_keeps_its_own_curve():
     crossing = (ROWS[40:] * SIZE[1] + np.round(150 + 1.5 * (ROWS[40:] - ROWS[40]))).astype(np.int64)
     lanes, polylines = together([lane(s) for s in OFFSETS] + [crossing])
-    kept = [polyline for pixels, polyline in zip(lanes, polylines, strict=True) if set(pixels) == set(crossing)]
-    assert len(kept) == 1
-    np.testing.assert_array_equal(kept[0], own_curve(crossing))
+    np.testing.assert_array_equal(polylines[lanes.index([len(OFFSETS)])], own_curve(crossing))
 
 
 def test_nearly_level_outer_lines_follow_the_road_too():
@@ -153,7 +151,7 @@ def test_lines_without_a_common_horizon_are_left_alone():
     ]
     own = [own_curve(pixels) for pixels in waves]
     lanes, polylines = curves_of_road(waves, own, SIZE)
-    assert all(a is b for a, b in zip(lanes, waves, strict=True))
+    assert lanes == [[0], [1], [2], [3]]
     assert all(a is b for a, b in zip(polylines, own, strict=True))
     road = fit_road([(ROWS, pixels % SIZE[1], np.ones(len(ROWS))) for pixels in waves], SIZE)
     assert road.residual > TOLERANCE * line_width(SIZE[1])
