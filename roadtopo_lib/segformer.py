@@ -255,9 +255,9 @@ class SegFormerModel(nn.Module):
 class DecodeHead(SegformerDecodeHead):
     """transformers' head, with the same weights and outputs, in fewer operations.
 
-    A 1×1 convolution mixes channels and interpolation mixes places, so they may trade places. transformers upsamples
-    every stage to H/4 and then fuses 4·E channels into E; here each stage is fused where it is small, and only then
-    upsampled. That is a third of the multiplications, and the (B, 4·E, H/4, W/4) tensor never exists.
+    A 1×1 convolution mixes channels and interpolation mixes places, so they may trade places. transformers projects
+    every stage to E channels, upsamples it to H/4 and then fuses 4·E channels into E. Here each stage is fused where
+    it is small, by the product of both matrices, and only then upsampled; the (B, 4·E, H/4, W/4) tensor never exists.
     """
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -274,7 +274,8 @@ class DecodeHead(SegformerDecodeHead):
         fusing = self.linear_fuse.weight[:, :, 0, 0].chunk(len(maps), dim=1)[::-1]  # (E, 4·E) → four (E, E)
         fused = 0
         for features, project, weight in zip(maps, self.linear_projections, fusing, strict=True):
-            tokens = F.linear(project(features), weight)  # (B, h_i·w_i, E)
+            tokens = features.flatten(2).transpose(1, 2)  # (B, h_i·w_i, c_i)
+            tokens = F.linear(tokens, weight @ project.proj.weight, weight @ project.proj.bias)  # (B, h_i·w_i, E)
             stage = tokens.transpose(1, 2).unflatten(2, features.shape[2:])  # (B, E, h_i, w_i)
             fused = fused + upsample_to(stage, size)  # (B, E, h_1, w_1)
         outputs = self.classifier(self.dropout(self.activation(self.batch_norm(fused))))

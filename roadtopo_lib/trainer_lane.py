@@ -27,8 +27,14 @@ from roadtopo_lib.checkpoint import write_text_atomic
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.labels import NO_INSTANCE
-from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss, class_weights
+from roadtopo_lib.losses import class_weights
 from roadtopo_lib.metrics import ConfusionMatrix
+from roadtopo_lib.optimization import (
+    build_instance_criterion,
+    build_optimizer,
+    build_scheduler,
+    build_semantic_criterion,
+)
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 
 Callback = Callable[["LaneSegmentationTrainer", dict], None]
@@ -297,54 +303,6 @@ def train_lane_model(
     )
     trainer.fit(build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False))
     return trainer
-
-
-def build_optimizer(model: SegFormerModel, config: LaneSegmentationConfig) -> torch.optim.AdamW:
-    """AdamW with the encoder at ``lr * encoder_lr_scale`` and the heads at ``lr``."""
-    groups = [
-        {"name": group["name"], "params": group["params"], "lr": config.lr * group["lr_scale"]}
-        for group in model.get_trainable_params(config.encoder_lr_scale)
-    ]
-    # fused: one kernel for all parameters; the default takes a tenth of a step of the tiny model on a CPU.
-    return torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
-
-
-def build_scheduler(
-    optimizer: torch.optim.Optimizer, total_steps: int, warmup_fraction: float
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then half a cosine down to zero, counted in optimiser steps.
-
-    Reference:
-        I. Loshchilov, F. Hutter, "SGDR", ICLR 2017 (cosine).
-    """
-    warmup = round(warmup_fraction * total_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, total_steps - warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def build_semantic_criterion(config: LaneSegmentationConfig, class_weights: Tensor | None = None) -> CombinedLoss:
-    """Cross-entropy plus Dice as the config weighs them.
-
-    Args:
-        class_weights: (C,) or ``None``.
-    """
-    return CombinedLoss(
-        ce_weight=config.ce_weight,
-        dice_weight=config.dice_weight,
-        ignore_index=config.ignore_index,
-        class_weights=class_weights,
-    )
-
-
-def build_instance_criterion(config: LaneSegmentationConfig) -> DiscriminativeLoss:
-    """The discriminative loss with the config's margins and weights."""
-    return DiscriminativeLoss(config.delta_var, config.delta_dist, config.alpha, config.beta, config.gamma)
 
 
 class Meter:

@@ -66,13 +66,15 @@ class _OverlapLoss(nn.Module):
         valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
         target = target.flatten(1)  # (B, H·W)
         probabilities = probabilities.flatten(2)  # (B, C, H·W)
+        if not valid.all():  # most batches are labelled everywhere and spared this pass over the largest tensor
+            probabilities = probabilities * valid[:, None]
 
         # Soft counts of each image and class, (B, C). No one-hot truth: its true class's probability is all that a
         # pixel adds to the hits.
         none = probabilities.new_zeros(probabilities.shape[:2])
         of_true_class = probabilities.gather(1, target[:, None])[:, 0]  # (B, H·W)
-        hits = none.scatter_add(1, target, of_true_class * valid)
-        predicted = (self._predicted_share(probabilities) * valid[:, None]).sum(dim=2)
+        hits = none.scatter_add(1, target, of_true_class)
+        predicted = self._predicted_share(probabilities).sum(dim=2)
         truth = none.scatter_add(1, target, valid)
         if not self.per_image:
             hits, predicted, truth = hits.sum(dim=0), predicted.sum(dim=0), truth.sum(dim=0)  # (B, C) → (C,)

@@ -13,11 +13,10 @@ from roadtopo_lib.amp import AmpChoice
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.losses import DiscriminativeLoss
+from roadtopo_lib.optimization import build_optimizer, build_scheduler
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.trainer_lane import (
     LaneSegmentationTrainer,
-    build_optimizer,
-    build_scheduler,
     history_csv,
     train_lane_model,
 )
