@@ -22,7 +22,7 @@ from roadtopo_lib.scenes import write_dataset
 from roadtopo_lib.trainer_lane import train_lane_model
 from roadtopo_lib.viz import contact_sheet, overlay, training_curve
 
-TRAIN_SCENES, VAL_SCENES, TEST_SCENES = 2500, 48, 200
+TRAIN_SCENES, VAL_SCENES, TEST_SCENES = 2700, 48, 200
 TRAIN_SIZE = (128, 256)
 """The preset's image_size before crop_top."""
 TEST_SIZE = (256, 512)
