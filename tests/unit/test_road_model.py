@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from roadtopo_lib.postprocess import curves_of_road, fit_lane_curve, fit_road
+from roadtopo_lib.postprocess import LanePostProcessor, curves_of_road, fit_lane_curve, fit_road
 from roadtopo_lib.postprocess.road import TOLERANCE, line_width
 from roadtopo_lib.scenes.camera import Camera
 from roadtopo_lib.scenes.road import Road
@@ -159,3 +159,15 @@ def test_lines_without_a_common_horizon_are_left_alone():
 
 def test_no_lanes_are_no_error():
     assert curves_of_road([], [], SIZE) == ([], [])
+
+
+@pytest.mark.parametrize("road_model", [True, False])
+def test_the_post_processor_fits_lanes_together_unless_told_not_to(road_model):
+    semantic = np.ones(SIZE, dtype=np.int64)
+    embeddings = np.zeros((4, *SIZE), dtype=np.float32)
+    for number, pixels in enumerate([lane(OFFSETS[0]), lane(OFFSETS[1], ROWS[50:120]), lane(OFFSETS[2])]):
+        semantic.ravel()[pixels] = 2
+        embeddings.reshape(4, -1)[number, pixels] = 5.0
+    found = LanePostProcessor(road_model=road_model).process(semantic, embeddings)
+    assert found["lane_count"] == 3
+    assert (found["lane_polylines"][1][-1, 1] == 255) == road_model  # the half line is continued to the bottom
