@@ -165,9 +165,7 @@ class LaneSegmentationConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("lr", "max_grad_norm", "delta_var", "delta_dist"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-        for name in ("embedding_dim", "epochs", "patience", "max_instances"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("batch_size", "accumulation_steps"):
+        for name in ("embedding_dim", "epochs", "batch_size", "accumulation_steps", "patience", "max_instances"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("warmup_fraction", "flip_probability", "color_jitter", "reference_row"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")

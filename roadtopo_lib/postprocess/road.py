@@ -197,7 +197,7 @@ def curves_of_road(
 
 
 def _cosine(rows: np.ndarray, columns: np.ndarray) -> float:
-    """Of the angle between a line and the vertical, by its longer half."""
+    """Cosine of the angle between the vertical and the diagonal of the box around a line's (M,) points."""
     return float(1 / np.hypot(1, np.ptp(columns) / max(np.ptp(rows), 1)))
 
 
