@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/electives/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint pytest lab bench clean
+.PHONY: help setup run test lint pytest lab notebooks bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1#\2/' | tr '#' '\t' | expand -t 16
@@ -44,6 +44,9 @@ lab: setup  ## open the course in JupyterLab
 	@test -e notebooks/01_config.ipynb || echo "notebooks/01_config.ipynb is not there yet: opening the folder notebooks"
 	@mkdir -p notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(or $(wildcard notebooks/01_config.ipynb),notebooks)
+
+notebooks: setup  ## make the notebooks from their texts: run every cell, store the outputs
+	$(BIN)/python notebooks/build.py
 
 bench: setup  ## measure the speed targets, see tests/benchmarks
 	@for script in $(wildcard tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

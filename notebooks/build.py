@@ -1,0 +1,146 @@
+"""Makes the notebooks from their texts: ``python notebooks/build.py [NAME ...]``, or ``make notebooks``.
+
+What people write and review is ``notebooks/text/NAME.py`` (jupytext's py:percent format). This script writes the
+generated cells into it, runs it from the first cell to the last in a fresh kernel, and stores the result with all
+outputs as ``notebooks/NAME.ipynb``. ``--cells`` only rewrites the generated cells, in texts and notebooks alike: that
+is how a new repository address (``pyproject.toml``, ``[tool.road-topology]``) gets into every badge and set-up cell.
+"""
+
+import argparse
+import base64
+import io
+import os
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+from roadtopo_lib.course import colab_cell, repository_address, setup_cell  # noqa: E402
+
+PNG_COLORS = 128
+"""A picture in a notebook gets this many colours: a third of the bytes, and nobody sees the difference."""
+CELL_TIMEOUT = 600
+"""Seconds."""
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+# What CI sets, too: one thread gives the same last digit everywhere, and no cell may need the model hub.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def main() -> int:
+    """Parses, builds, prints a line a notebook."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="01_config ...; default all")
+    parser.add_argument("--cells", action="store_true", help="only rewrite the generated cells; run nothing")
+    arguments = parser.parse_args()
+    for text in texts(arguments.names):
+        write_generated_cells(text)
+        if arguments.cells:
+            continue
+        started = time.perf_counter()
+        notebook = run(read_text(text))
+        path = notebook_of(text)
+        nbformat.write(notebook, path)
+        size = path.stat().st_size / 1000
+        print(f"{text.stem}: {time.perf_counter() - started:.0f} s, {size:.0f} kB", flush=True)
+    return 0
+
+
+def texts(names: list[str] | None = None) -> list[Path]:
+    """The texts of these notebooks, or of all."""
+    if not names:
+        return sorted((FOLDER / "text").rglob("*.py"))
+    return [FOLDER / "text" / f"{Path(name).stem}.py" for name in names]
+
+
+def notebook_of(text: Path) -> Path:
+    """Where the notebook of a text lies."""
+    return FOLDER / text.relative_to(FOLDER / "text").with_suffix(".ipynb")
+
+
+def read_text(text: Path) -> NotebookNode:
+    """A text as a notebook without outputs; cell ids follow the position, so that two builds do not differ."""
+    notebook = jupytext.read(text, fmt="py:percent")
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"{text.stem.split('_')[0]}-{index:03d}"
+    notebook.metadata = nbformat.from_dict(METADATA)
+    return notebook
+
+
+def as_text(notebook: NotebookNode) -> str:
+    """A notebook as py:percent, without a header: what its text must hold."""
+    bare = nbformat.v4.new_notebook(cells=notebook.cells, metadata={"jupytext": {"notebook_metadata_filter": "-all"}})
+    return jupytext.writes(bare, fmt="py:percent")
+
+
+def write_generated_cells(text: Path) -> None:
+    """Replaces the cells tagged ``set-up`` and ``colab`` in a text and, if it exists, in its notebook."""
+    repository = repository_address(FOLDER.parent / "pyproject.toml")
+    sources = {"set-up": setup_cell(repository), "colab": colab_cell(text.stem, repository)}
+    notebook = read_text(text)
+    _replace(notebook, sources)
+    content = as_text(notebook)
+    if content != text.read_text(encoding="utf-8"):
+        text.write_text(content, encoding="utf-8")
+    path = notebook_of(text)
+    if path.exists():
+        stored = nbformat.read(path, as_version=4)
+        if _replace(stored, sources):
+            nbformat.write(stored, path)
+
+
+def run(notebook: NotebookNode) -> NotebookNode:
+    """Executes all cells from the notebooks' own folder, and leaves nothing in it that changes from run to run."""
+    os.environ.update(ENVIRONMENT)
+    resources = {"metadata": {"path": str(FOLDER)}}
+    NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources=resources).execute()
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        cell.metadata.pop("execution", None)
+        cell["outputs"] = _with_joined_streams(cell.get("outputs", []))
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = with_fewer_colors(output.data["image/png"])
+    return notebook
+
+
+def with_fewer_colors(png: str) -> str:
+    """A base64 PNG with a palette of ``PNG_COLORS``."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    small = io.BytesIO()
+    picture.quantize(PNG_COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
+
+
+def _with_joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Where the kernel cuts what a cell prints is chance; one piece is left."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def _replace(notebook: NotebookNode, sources: dict[str, str]) -> bool:
+    changed = False
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if tag in sources and cell.source != sources[tag]:
+                cell.source, changed = sources[tag], True
+    return changed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

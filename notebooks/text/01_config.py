@@ -1,0 +1,648 @@
+# %% [markdown]
+# # 1 · Config: every number that can be turned
+#
+# **You will be able to** say what each setting of the lane model moves, start from a preset, store a run's settings
+# as YAML, and read an error message that refuses a nonsense value.
+#
+# **You need** Python and some PyTorch. Nothing about lanes.
+#
+# **Time** to run: under a minute on two CPU cores; about the same on a Colab T4 (estimated). To work through: an hour.
+
+# %% [markdown] tags=["colab"]
+# **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
+# choose `notebooks/01_config.ipynb`, and write the same address into `REPOSITORY` below.
+# **On your machine:** `make lab`.
+
+# %% tags=["set-up"]
+# The same cell opens every notebook: it finds the library, or fetches it on Colab.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = ""  # where to clone from if there is no clone around this notebook
+
+if importlib.util.find_spec("roadtopo_lib") is None:
+    here = Path.cwd()
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    if root is None:
+        root = here / "road-topology"
+        if not root.is_dir():
+            if not REPOSITORY:
+                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
+            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+        # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+    sys.path.insert(0, str(root))
+
+from roadtopo_lib.course import start
+
+device = start(seed=0)
+
+# %%
+import math
+import tempfile
+from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import yaml
+
+from roadtopo_lib.config import LaneSegmentationConfig, check_margins_on_sphere, load_config
+from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.exercises import check
+from roadtopo_lib.labels import CLASSES
+from roadtopo_lib.optimization import build_optimizer, build_scheduler
+from roadtopo_lib.segformer import SegFormerModel
+from roadtopo_lib.viz import color_instances, color_semantic
+
+# %% [markdown]
+# ## The task in one picture
+#
+# A car's front camera sees a road. We want every lane line (차선) and every crosswalk (횡단보도) as a thing of its
+# own, numbered from left to right. That takes two answers for each pixel:
+#
+# * **which class** is it? Semantic segmentation (의미론적 분할), six classes;
+# * **which instance** is it? The third marking from the left, the second crosswalk.
+#
+# Here is one scene of `data_samples`, with both answers as a person would draw them.
+
+# %%
+scenes = LaneInstanceDataset(samples(), "val")
+image, semantic_mask, instance_mask = scenes.read(7)
+image.shape, semantic_mask.shape, instance_mask.shape
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(12, 2.4))
+axes[0].imshow(image)
+axes[1].imshow(color_semantic(semantic_mask))
+axes[2].imshow(color_instances(instance_mask))
+for ax, title in zip(axes, ["What the camera sees", "Six classes", "One colour for each instance"]):
+    ax.set(title=title, xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# The class table stands in one file, `labels.py`. No other file writes a class id as a number. You will see in
+# notebook 6 what happens when one does.
+
+# %%
+for c in CLASSES:
+    print(f"{c.id}  {c.name:14s} {'instances: ' + c.instances if c.instances else ''}")
+
+# %% [markdown]
+# > **Predict first.** Which share of this image's pixels belongs to a lane line? Write your guess, in percent, in
+# > place of `None`, then run the cell.
+
+# %%
+my_guess = None
+lane_ids = [c.id for c in CLASSES if c.instances == "lane"]
+lane_share = float(np.isin(semantic_mask, lane_ids).mean())
+reveal(my_guess, 100 * lane_share, "% of the pixels")
+
+# %% [markdown]
+# So few. This number explains much of what follows: the Dice loss (notebook 4), the class weights, and why a model
+# that calls everything "road" already looks good by pixel accuracy.
+
+# %% [markdown]
+# ## The map of the course
+#
+# Every setting belongs to one chapter. The table below is the map of the course; the cell after it checks that no
+# setting is missing.
+
+# %%
+CHAPTERS = {
+    "2 dataset": "image_size crop_top crop_scale flip_probability color_jitter num_workers seed",
+    "3 model": "backbone pretrained num_classes embedding_dim normalize_embeddings",
+    "4 losses": "semantic_weight instance_weight ce_weight dice_weight class_weights ignore_index "
+    "delta_var delta_dist alpha beta gamma max_instances",
+    "5 training": "lr encoder_lr_scale betas weight_decay warmup_fraction epochs batch_size accumulation_steps "
+    "max_grad_norm patience amp",
+    "6 postprocessing": "clustering reference_row",
+}
+config = LaneSegmentationConfig()
+for chapter, names in CHAPTERS.items():
+    print(chapter)
+    for name in names.split():
+        print(f"    {name:22s} {getattr(config, name)}")
+
+# %%
+on_the_map = [name for names in CHAPTERS.values() for name in names.split()]
+in_the_config = [field.name for field in fields(LaneSegmentationConfig)]
+assert sorted(on_the_map) == sorted(in_the_config)
+print(f"{len(in_the_config)} settings, each in one chapter")
+
+# %% [markdown]
+# Notebook 7 then runs everything end to end, and adds no setting of its own.
+
+# %% [markdown]
+# ## A config that checks itself
+#
+# A dictionary takes any key and any value. That is its trouble: a wrong setting is noticed hours later, or never.
+# A small class can do better. First the idea in a few lines.
+
+
+# %%
+@dataclass(frozen=True)
+class ToyConfig:
+    lr: float = 1e-3
+    epochs: int = 4
+
+    def __post_init__(self):
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}, expected more than 0")
+
+
+toy = ToyConfig(epochs=10)
+toy
+
+# %% [markdown]
+# Two things make it safe. It refuses nonsense when it is made …
+
+# %%
+try:
+    ToyConfig(lr=-1.0)
+except ValueError as error:
+    print("refused:", error)
+
+# %% [markdown]
+# … and it is *frozen*: nobody changes it half-way through a run. A changed copy is made with `replace`, and the copy
+# is checked again.
+
+# %%
+try:
+    toy.lr = 5.0
+except FrozenInstanceError as error:
+    print("refused:", error)
+faster = replace(toy, lr=5e-3)
+print(toy.lr, "stays;", faster.lr, "in the copy")
+
+# %% [markdown]
+# The library's config is the same idea, with more fields. Its `replace` is a method.
+
+# %%
+big = LaneSegmentationConfig()
+assert big.replace(lr=1e-4).lr == 1e-4
+assert big.lr == 6e-5  # untouched
+print(big.backbone, big.lr, big.delta_var, big.delta_dist)
+
+# %% [markdown]
+# ## Presets
+#
+# You rarely start from zero. `preset("tiny")` trains from random weights on a CPU in minutes. `preset("b0")` to
+# `preset("b5")` fine-tune weights from the hub on a GPU. What does `tiny` change?
+
+# %%
+tiny, b5 = LaneSegmentationConfig.preset("tiny"), LaneSegmentationConfig.preset("b5")
+for name, value in asdict(tiny).items():
+    if value != getattr(b5, name):
+        print(f"{name:18s} tiny {value!s:12s} b5 {getattr(b5, name)}")
+
+# %% [markdown]
+# Every difference has a reason:
+#
+# * **Nothing is pretrained**, so the encoder has nothing to lose: it learns at the full rate, and that rate is high.
+# * **Four epochs** are too few to overfit, so there is little augmentation.
+# * **The image is small and its top is cut off** (`crop_top`): the sky costs as much time as the road.
+#
+# The most visible difference is the number of parameters. On torch's `meta` device a model has shapes but no memory,
+# so even b5 is built in a second.
+
+
+# %%
+def million_parameters(backbone):
+    with torch.device("meta"):
+        model = SegFormerModel(backbone, pretrained=False)
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+# %% [markdown]
+# > **Predict first.** How many times larger is b5 than tiny?
+
+# %%
+my_guess = None
+sizes = {name: million_parameters(name) for name in ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")}
+reveal(my_guess, sizes["b5"] / sizes["tiny"], "times")
+
+# %%
+figure, ax = plt.subplots(figsize=(7, 2.6))
+bars = ax.bar(list(sizes), list(sizes.values()))
+ax.bar_label(bars, fmt="%.1f M")
+ax.set(title="From 1.3 to 88 million parameters, both heads included", ylabel="parameters (millions)", ylim=(0, 100))
+plt.show()
+
+# %% [markdown]
+# ## What the numbers move
+#
+# ### The model: `embedding_dim`
+#
+# Each pixel gets a vector of `embedding_dim` numbers, its *embedding* (임베딩). Pixels of one lane shall lie close
+# together in that space, pixels of two lanes far apart. More dimensions give more room, and cost memory.
+#
+# > **Predict first.** One batch of 4 images at 512 × 1024, 32 float32 numbers for every pixel. How many megabytes?
+
+# %%
+my_guess = None
+height, width = big.image_size
+full_size = big.batch_size * big.embedding_dim * height * width * 4  # float32: 4 bytes
+reveal(my_guess, full_size / 1e6, "MB")
+
+# %% [markdown]
+# And that is one tensor; its gradient takes as much again. The heads work at a quarter of the height and width, and
+# the loss reads embeddings at labelled pixels only (notebook 4). So the trainer never builds this tensor.
+
+# %%
+quarter_size = full_size / 16
+print(f"{full_size / 1e6:.0f} MB at full size, {quarter_size / 1e6:.0f} MB as the head gives it")
+
+# %% [markdown]
+# ### The losses: weights
+#
+# The total loss is a weighted sum. The weights say how much one unit of each loss matters.
+
+# %%
+semantic_loss, instance_loss = torch.tensor(0.9), torch.tensor(0.4)
+total = config.semantic_weight * semantic_loss + config.instance_weight * instance_loss
+print(f"{config.semantic_weight} · 0.9 + {config.instance_weight} · 0.4 = {total:.2f}")
+
+# %% [markdown]
+# ### The losses: margins
+#
+# `delta_var` (δ_var) says how near a pixel must come to the mean of its lane. `delta_dist` (δ_dist) says how far apart
+# two means must be: at least 2 · δ_dist. Once both hold, a ball around a mean separates its lane from all others, if
+# its radius is right.
+
+# %%
+lowest, highest = config.delta_var, 2 * config.delta_dist - config.delta_var
+print(f"any radius between {lowest} and {highest} works")
+
+# %%
+figure, ax = plt.subplots(figsize=(7, 2.8))
+for x, color, name in [(0, "#4477AA", "lane A"), (2 * config.delta_dist, "#EE6677", "lane B")]:
+    ax.add_patch(plt.Circle((x, 0), config.delta_var, color=color, alpha=0.5))
+    ax.add_patch(plt.Circle((x, 0), config.delta_dist, fill=False, linestyle="--", color=color))
+    ax.annotate(name, (x, 0), ha="center", va="center")
+ax.set(xlim=(-1.8, 4.8), ylim=(-1.7, 1.7), aspect="equal", xlabel="embedding dimension 1", ylabel="dimension 2")
+ax.set_title("Pixels stay inside δ_var (filled); dashed balls of δ_dist only touch")
+plt.show()
+
+# %% [markdown]
+# ### The guide says / we measured: margins on the sphere
+#
+# The guide L2-normalises (L2 정규화) the embeddings, so that all have length 1, and asks for δ_dist = 1.5. Then two
+# means should be 3.0 apart, on a sphere whose diameter is 2.
+#
+# For K means the best arrangement is the regular simplex: all of them √(2K/(K−1)) apart.
+
+
+# %%
+def reach(k):
+    return math.sqrt(2 * k / (k - 1))
+
+
+ks = np.arange(2, 11)
+figure, ax = plt.subplots(figsize=(7, 2.8))
+ax.plot(ks, [reach(k) for k in ks], marker="o", label="farthest K unit vectors can be apart")
+ax.axhline(2 * config.delta_dist, color="#EE6677", linestyle="--", label="asked for: 2 · δ_dist = 3.0")
+ax.set(title="The asked distance is out of reach for every K", xlabel="lanes K", ylabel="distance", ylim=(1, 3.3))
+ax.legend(loc="center right")
+plt.show()
+
+# %% [markdown]
+# The push term of the loss could then never reach zero: it would pull on the weights for ever. The config refuses the
+# pair, and names the largest margin that fits.
+
+# %%
+try:
+    LaneSegmentationConfig(normalize_embeddings=True)
+except ValueError as error:
+    print("refused:", error)
+on_sphere = LaneSegmentationConfig(normalize_embeddings=True, delta_var=0.2, delta_dist=0.7)
+print("accepted:", on_sphere.delta_var, on_sphere.delta_dist)
+
+# %% [markdown]
+# Our default keeps (0.5, 1.5), the margins of the paper, and does not normalise.
+
+# %% [markdown]
+# ### The training: two learning rates
+#
+# `lr` is the learning rate (학습률) of the heads. The encoder runs at `lr · encoder_lr_scale`. Warm-up raises both
+# from nearly zero, then half a cosine lowers them to zero.
+
+# %%
+model = SegFormerModel("tiny", pretrained=False)
+optimizer = build_optimizer(model, big)
+for group in optimizer.param_groups:
+    print(f"{group['name']:8s} lr {group['lr']:.1e}, {sum(p.numel() for p in group['params'])} parameters")
+
+# %%
+steps = 200
+scheduler = build_scheduler(optimizer, steps, big.warmup_fraction)
+rates = []
+for _ in range(steps):
+    rates.append([group["lr"] for group in optimizer.param_groups])
+    optimizer.step()
+    scheduler.step()
+rates = np.array(rates)
+
+# %%
+figure, ax = plt.subplots(figsize=(7, 2.6))
+for column, group in enumerate(optimizer.param_groups):
+    ax.plot(rates[:, column], label=group["name"])
+ax.set(title="Warm-up, then half a cosine; the encoder stays ten times lower", xlabel="step", ylabel="learning rate")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# ### The guide says / we measured: weight decay
+#
+# The guide calls `weight_decay=0.01` in AdamW "L2 regularisation". L2 regularisation adds λ·w to the gradient. In
+# plain Adam that sum is then divided by its own running size. AdamW instead shrinks the weight directly, by lr · λ.
+# The difference is easy to see on two weights without any gradient of their own.
+
+
+# %%
+def after_one_step(optimizer_class):
+    weights = torch.nn.Parameter(torch.tensor([10.0, 0.1]))
+    weights.grad = torch.zeros(2)
+    optimizer_class([weights], lr=0.05, weight_decay=0.01).step()
+    return weights.detach()
+
+
+print("Adam, L2 in the gradient:", after_one_step(torch.optim.Adam))
+print("AdamW, decoupled decay:  ", after_one_step(torch.optim.AdamW))
+
+# %% [markdown]
+# Adam takes the same step of 0.05 from the large weight and from the small one: half of the small one is gone. AdamW
+# takes the same *share*, one part in two thousand. Decoupled decay is what the name says, and it is not L2.
+
+# %% [markdown]
+# ### The training: effective batch
+#
+# A GPU may hold two images only. `accumulation_steps` adds up gradients of several batches before one step.
+# Notebook 5 shows that this equals the large batch exactly, if it is done right.
+
+# %%
+small_gpu = big.replace(batch_size=2, accumulation_steps=8)
+print(f"{small_gpu.batch_size} images at a time, {small_gpu.batch_size * small_gpu.accumulation_steps} per step")
+
+# %% [markdown]
+# ## Store it: YAML
+#
+# A trained model without its settings is a riddle. The trainer writes `config.yaml` into every run folder, and reading
+# it back gives the same config.
+
+# %%
+folder = tempfile.TemporaryDirectory()
+path = f"{folder.name}/config.yaml"
+tiny.to_yaml(path)
+assert LaneSegmentationConfig.from_yaml(path) == tiny
+print(open(path).read()[:180], "…")
+
+# %% [markdown]
+# `load_config` takes a file or the name of a preset; the command line uses it: `road-topology train lane --config …`.
+
+# %%
+assert load_config("tiny") == load_config(path) == tiny
+
+# %% [markdown]
+# ## Trap: a learning rate that is text
+#
+# YAML 1.1 knows `6.0e-5` as a number. Without the dot, `6e-5` is text, and PyYAML follows the standard.
+#
+# **Broken.** This is how many training scripts read their settings:
+
+# %% tags=["trap:broken"]
+settings = yaml.safe_load("lr: 6e-5")
+print(repr(settings["lr"]))
+print(repr(settings["lr"] * 2))  # twice the learning rate?
+
+# %% [markdown]
+# **Why.** Multiplying text repeats it. If you are lucky the optimiser raises an error; if not, the value ends up in a
+# file name or a log, and the default is used.
+#
+# **Mended.** Our config knows that `lr` is a number, and reads it as one.
+
+# %% tags=["trap:mended"]
+with open(path, "w") as file:
+    file.write("lr: 6e-5\n")
+read_back = load_config(path).lr
+assert settings["lr"] * 2 == "6e-56e-5"  # the symptom
+assert read_back == 6e-5  # the mend
+print(read_back)
+
+# %% [markdown]
+# ## Trap: the typo that nobody notices
+#
+# **Broken.** Settings with defaults, read by `get`:
+
+# %% tags=["trap:broken"]
+settings = {"delta_vars": 0.2}  # one letter too many
+delta_var = settings.get("delta_var", 0.5)
+print("training with delta_var =", delta_var)
+
+# %% [markdown]
+# **Why.** The unknown key is never asked for, so nobody learns of it. The run takes hours and answers a question that
+# you did not ask.
+#
+# **Mended.** An unknown key is an error, and the message shows the known ones.
+
+# %% tags=["trap:mended"]
+try:
+    LaneSegmentationConfig.from_dict(settings)
+    message = ""
+except ValueError as error:
+    message = str(error)
+assert delta_var == 0.5  # the symptom: 0.2 was asked for
+assert "delta_vars" in message  # the mend
+print(message[:60], "…")
+
+# %% [markdown]
+# ## A gallery of nonsense
+#
+# Each line below changes one setting to something that cannot work. Read the messages: every one names the setting,
+# the value and what was expected.
+
+# %%
+nonsense = [
+    {"lr": 0},
+    {"delta_var": -0.5},
+    {"delta_var": 2.0},
+    {"epochs": 2.5},
+    {"image_size": [500, 1000]},
+    {"betas": [0.9, 1.0]},
+    {"backbone": "resnet50"},
+    {"class_weights": "guess"},
+    {"reference_row": 450},
+]
+refused = []
+for change in nonsense:
+    try:
+        LaneSegmentationConfig.from_dict(change)
+    except ValueError as error:
+        refused.append(change)
+        print(f"{change}: {error}")
+
+# %% [markdown]
+# > **Predict first.** Is `image_size=(480, 854)` accepted? Answer "yes" or "no".
+
+# %%
+my_guess = None
+try:
+    LaneSegmentationConfig(image_size=(480, 854))
+    answer = "yes"
+except ValueError:
+    answer = "no"
+reveal_choice(my_guess, answer)
+
+# %% [markdown]
+# 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32 pixels.
+
+# %% [markdown]
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The hint says what is wrong, one thing at a time.
+#
+# ### 1. The schedule
+#
+# Write the learning rate of step `step` (0, 1, 2 …): `warmup` steps rise linearly, the first already above zero and
+# the last at `base`; then half a cosine falls from `base` to 0 at step `total`.
+
+
+# %% tags=["exercise:lr_at"]
+def lr_at(step, total, warmup, base):
+    return ...
+
+
+# %% tags=["check:lr_at"]
+check("lr_at", lr_at)
+
+# %% [markdown] tags=["solution:lr_at"]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def lr_at(step, total, warmup, base):
+#     if step < warmup:
+#         return base * (step + 1) / warmup
+#     progress = (step - warmup) / (total - warmup)
+#     return base * 0.5 * (1 + math.cos(math.pi * progress))
+# ```
+# </details>
+
+# %% [markdown]
+# ### 2. The largest margin that fits
+#
+# Embeddings of length 1, at most `k` lanes in an image. Which is the largest `delta_dist` that K means on the sphere
+# can satisfy?
+
+
+# %% tags=["exercise:largest_delta_dist"]
+def largest_delta_dist(k):
+    return ...
+
+
+# %% tags=["check:largest_delta_dist"]
+check("largest_delta_dist", largest_delta_dist)
+
+# %% [markdown] tags=["solution:largest_delta_dist"]
+# <details><summary>Solution</summary>
+#
+# Means must be `2 * delta_dist` apart, and can be √(2k/(k−1)) apart. A single lane has nothing to keep away from.
+#
+# ```python
+# def largest_delta_dist(k):
+#     if k < 2:
+#         return math.inf
+#     return math.sqrt(2 * k / (k - 1)) / 2
+# ```
+# </details>
+
+# %% [markdown]
+# ### 3. A reader that refuses
+#
+# Write `read_settings(text, defaults)`: parse YAML text, return a dictionary of all defaults with the given values
+# on top, and raise `ValueError` naming any key that `defaults` does not have. Empty text means "all defaults".
+
+
+# %% tags=["exercise:read_settings"]
+def read_settings(text, defaults):
+    return ...
+
+
+# %% tags=["check:read_settings"]
+check("read_settings", read_settings)
+
+# %% [markdown] tags=["solution:read_settings"]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def read_settings(text, defaults):
+#     settings = yaml.safe_load(text) or {}
+#     unknown = set(settings) - set(defaults)
+#     if unknown:
+#         raise ValueError(f"unknown settings: {sorted(unknown)}")
+#     return {**defaults, **settings}
+# ```
+# </details>
+
+# %% [markdown]
+# ### 4. Tokens
+#
+# The encoder's four stages look at the image at 1/4, 1/8, 1/16 and 1/32 of its height and width. How many tokens
+# (feature vectors) does each stage hold for an image of `height` × `width`? Return a list of four whole numbers.
+
+
+# %% tags=["exercise:tokens_per_stage"]
+def tokens_per_stage(height, width):
+    return ...
+
+
+# %% tags=["check:tokens_per_stage"]
+check("tokens_per_stage", tokens_per_stage)
+
+# %% [markdown] tags=["solution:tokens_per_stage"]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def tokens_per_stage(height, width):
+#     return [(height // stride) * (width // stride) for stride in (4, 8, 16, 32)]
+# ```
+# </details>
+
+# %% [markdown]
+# ## What we claimed
+#
+# Every number in the text above, asserted.
+
+# %%
+assert round(sizes["tiny"], 1) == 1.3
+assert round(sizes["b5"]) == 88
+assert len(CLASSES) == 6
+assert 100 * lane_share < 10  # "so few"
+
+# %%
+assert (config.semantic_weight, config.instance_weight) == (1.0, 0.5)
+assert (config.delta_var, config.delta_dist, config.gamma) == (0.5, 1.5, 0.001)
+assert (config.betas, config.weight_decay, config.max_grad_norm) == ((0.9, 0.999), 0.01, 1.0)
+assert config.encoder_lr_scale == 0.1
+assert (lowest, highest) == (0.5, 2.5)
+assert max(reach(k) for k in ks) == 2.0 < 2 * config.delta_dist
+
+# %%
+check_margins_on_sphere(reach(8) / 2, 8)  # the largest that fits passes without a word
+assert np.allclose(rates[:, 0], 0.1 * rates[:, 1])
+assert rates[:, 1].max() == big.lr
+assert torch.allclose(after_one_step(torch.optim.Adam), torch.tensor([9.95, 0.05]))
+assert torch.allclose(after_one_step(torch.optim.AdamW), torch.tensor([10.0, 0.1]) * (1 - 1 / 2000))
+
+# %%
+assert tiny.epochs == 4
+assert refused == nonsense
+folder.cleanup()
+print("[OK] every claim of this notebook holds")
+
+# %% [markdown]
+# ## Next
+#
+# **2 · Dataset**: what lies on disk, how masks are read, and the quiet ways in which they go wrong.

@@ -1,0 +1,127 @@
+"""What every notebook must be, apart from running (nbval sees to that): paired, whole, small, of one shape."""
+
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import build  # noqa: E402
+
+from roadtopo_lib.course import colab_cell, repository_address, setup_cell  # noqa: E402
+
+TEXTS = build.texts()
+NAMES = [text.stem for text in TEXTS]
+MAX_BYTES = 500_000
+CODE_CELLS = range(30, 56)
+MEDIAN_LINES, NINE_IN_TEN_LINES = 8, 28
+PREDICTIONS = 3
+EXERCISES = range(3, 6)
+
+
+def stored(text: Path) -> nbformat.NotebookNode:
+    return nbformat.read(build.notebook_of(text), as_version=4)
+
+
+def tagged(notebook: nbformat.NotebookNode, prefix: str) -> dict[str, nbformat.NotebookNode]:
+    """Cells by the rest of their tag: ``exercise:NAME`` → NAME."""
+    return {
+        tag.removeprefix(prefix): cell
+        for cell in notebook.cells
+        for tag in cell.metadata.get("tags", [])
+        if tag.startswith(prefix)
+    }
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def headings(notebook: nbformat.NotebookNode) -> list[str]:
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.findall(r"^#+ .*$", prose, re.MULTILINE)
+
+
+def test_every_notebook_has_a_text_and_every_text_a_notebook():
+    assert [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))] == NAMES
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=NAMES)
+class TestNotebook:
+    def test_notebook_and_text_say_the_same(self, text):
+        assert build.as_text(stored(text)) == text.read_text(encoding="utf-8"), "run `make notebooks`"
+
+    def test_generated_cells_are_the_librarys(self, text):
+        repository = repository_address(ROOT / "pyproject.toml")
+        notebook = stored(text)
+        assert tagged(notebook, "set-up")[""].source == setup_cell(repository)
+        assert tagged(notebook, "colab")[""].source == colab_cell(text.stem, repository)
+
+    def test_it_was_run_from_the_first_cell_to_the_last(self, text):
+        cells = code_cells(stored(text))
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+        errors = [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+        assert not errors
+
+    def test_nothing_is_skipped(self, text):
+        tags = [tag for cell in stored(text).cells for tag in cell.metadata.get("tags", [])]
+        assert not {"nbval-skip", "nbval-raises-exception", "skip-execution"} & set(tags)
+
+    def test_a_cell_that_is_not_compared_is_backed_by_an_assertion(self, text):
+        cells = code_cells(stored(text))
+        for this, following in zip(cells, [*cells[1:], None], strict=True):
+            if "nbval-ignore-output" in this.metadata.get("tags", []):
+                sources = this.source + (following.source if following else "")
+                assert "assert" in sources, f"neither this cell nor the next asserts anything:\n{this.source}"
+
+    def test_its_parts_come_in_the_courses_order(self, text):
+        titles = headings(stored(text))
+        assert re.fullmatch(rf"# {int(text.stem[:2])} · .+", titles[0])
+        places = [titles.index(title) for title in ("## Exercises", "## What we claimed", "## Next")]
+        assert places == sorted(places)
+        assert any(title.startswith("## Trap: ") or title.startswith("### Trap: ") for title in titles)
+        opening = stored(text).cells[0].source
+        for part in ("**You will be able to**", "**You need**", "**Time**"):
+            assert part in opening
+
+    def test_learners_commit_to_guesses(self, text):
+        prose = [cell.source for cell in stored(text).cells if cell.cell_type == "markdown"]
+        assert sum("**Predict first.**" in source for source in prose) >= PREDICTIONS
+
+    def test_every_trap_is_run_broken_and_mended_and_both_are_asserted(self, text):
+        broken = mended = 0
+        for cell in code_cells(stored(text)):
+            tags = cell.metadata.get("tags", [])
+            broken += "trap:broken" in tags
+            if "trap:mended" in tags:
+                mended += 1
+                assert cell.source.count("assert ") >= 2
+        assert broken == mended == sum("Trap: " in title for title in headings(stored(text)))
+
+    def test_exercises_have_stub_check_and_solution(self, text):
+        notebook = stored(text)
+        names = set(tagged(notebook, "exercise:"))
+        assert len(names) in EXERCISES
+        assert names == set(tagged(notebook, "check:")) == set(tagged(notebook, "solution:"))
+
+    def test_code_is_in_bites(self, text):
+        lines = [len(cell.source.splitlines()) for cell in code_cells(stored(text))]
+        assert len(lines) in CODE_CELLS
+        assert statistics.median(lines) <= MEDIAN_LINES
+        assert sum(n < NINE_IN_TEN_LINES for n in lines) >= 0.9 * len(lines)
+
+    def test_it_is_small_and_holds_no_widget_without_state(self, text):
+        assert build.notebook_of(text).stat().st_size <= MAX_BYTES
+        widgets = stored(text).metadata.get("widgets", {})
+        assert all("state" in value for value in widgets.values())
+
+    def test_no_output_names_a_folder_or_an_address_in_memory(self, text):
+        for cell in code_cells(stored(text)):
+            for output in cell.outputs:
+                shown = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+                assert not re.search(r"0x[0-9a-f]{6,}|/(tmp|home|root|work|usr)/", shown), shown
