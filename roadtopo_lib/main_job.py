@@ -6,7 +6,6 @@ baselines, and paints what it finds. It calls what the command line calls; every
 
 import argparse
 import ctypes
-import resource
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,11 @@ from roadtopo_lib.pipeline import LaneSegmenter, evaluate, infer_to_files, write
 from roadtopo_lib.scenes import write_dataset
 from roadtopo_lib.trainer_lane import train_lane_model
 from roadtopo_lib.viz import contact_sheet, overlay, training_curve
+
+try:
+    import resource
+except ImportError:  # Windows has no such module: the job runs there all the same
+    resource = None
 
 TRAIN_SCENES, VAL_SCENES, TEST_SCENES = 2700, 48, 200
 TRAIN_SIZE = (128, 256)
@@ -135,8 +139,10 @@ def keep_freed_memory() -> None:
             mallopt(parameter, 2**30)
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process and of its largest child, in MB (10⁶ bytes)."""
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process and of its largest child, in MB (10⁶ bytes); ``None`` on Windows."""
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
     own, child = (resource.getrusage(who).ru_maxrss * unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return (own + child) / 1e6
@@ -146,8 +152,10 @@ def print_ending(out: Path, scores: dict) -> None:
     """Says where everything is and what to do next."""
     seconds = scores["seconds"]
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
+    memory = scores["peak_memory_mb"]
+    at_most = "" if memory is None else f", at most {memory / 1000:.1f} GB"
     print(
-        f"\nDone in {seconds['total'] / 60:.1f} minutes ({parts}), at most {scores['peak_memory_mb'] / 1000:.1f} GB.\n"
+        f"\nDone in {seconds['total'] / 60:.1f} minutes ({parts}){at_most}.\n"
         f"  scores          {out / 'metrics.json'}\n"
         f"  found and true  {out / 'overview.png'}\n"
         f"  overlays        {out / 'pictures'}\n"

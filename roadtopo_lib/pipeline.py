@@ -121,7 +121,7 @@ class LaneSegmenter:
         # Interpolated as logits, like in training: a thin line between two cells would lose to both sides otherwise.
         logits = upsample_to(probabilities.log(), (height - top, width))  # (1, C, h, w) → (1, C, H − top, W)
         semantic = np.full((height, width), BACKGROUND, dtype=np.int64)
-        semantic[top:] = logits[0].argmax(dim=0).cpu().numpy()
+        semantic[top:] = logits[0].max(dim=0).indices.cpu().numpy()  # argmax takes seven times as long on a CPU
         confidence = np.zeros((height, width), dtype=np.float32)
         confidence[top:] = logits[0].softmax(dim=0)[list(LANE_CLASS_IDS)].sum(dim=0).cpu().numpy()
         embeddings = outputs["embeddings"][0].float().cpu().numpy()  # (D, h, w), read at lane pixels only

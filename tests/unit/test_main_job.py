@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from roadtopo_lib import main_job
 from roadtopo_lib.main_job import run
 from roadtopo_lib.pipeline import LaneSegmenter
 
@@ -26,3 +27,10 @@ def test_a_small_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert str(tmp_path / "overview.png") in printed
     picture = next((tmp_path / "data_test_day" / "test" / "images").iterdir())
     assert LaneSegmenter.from_checkpoint(tmp_path / "model.safetensors")(picture)["semantic_mask"].shape == (256, 512)
+
+
+def test_without_the_unix_module_the_job_says_nothing_about_memory(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(main_job, "resource", None)
+    assert main_job.peak_memory_mb() is None
+    main_job.print_ending(tmp_path, {"seconds": {"render": 1.0, "total": 1.0}, "peak_memory_mb": None})
+    assert "GB" not in capsys.readouterr().out

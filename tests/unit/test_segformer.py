@@ -180,3 +180,21 @@ def test_images_of_another_shape_or_type_are_refused(model, images):
 def test_tiny_has_no_published_weights():
     with pytest.raises(ValueError, match="no published weights"):
         SegFormerModel("tiny", pretrained=True)
+
+
+def test_the_blocks_of_a_new_encoder_begin_by_adding_nothing():
+    torch.manual_seed(0)
+    stage = SegFormerModel("tiny", pretrained=False).encoder.stages[0]
+    tokens = torch.randn(1, 64, 8, 8).flatten(2).transpose(1, 2)  # (1, 8·8, 64)
+    for block in stage.blocks:
+        torch.testing.assert_close(block(tokens, 8, 8), tokens)
+
+
+def test_one_step_wakes_the_silent_blocks():
+    torch.manual_seed(0)
+    model = SegFormerModel("tiny", pretrained=False)
+    model(torch.rand(2, 3, 32, 64))["logits"].square().mean().backward()
+    for stage in model.encoder.stages:
+        for block in stage.blocks:
+            assert block.attention.o_proj.weight.grad.abs().max() > 0
+            assert block.mlp.fc2.weight.grad.abs().max() > 0
