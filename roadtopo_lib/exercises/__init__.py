@@ -10,6 +10,7 @@ from roadtopo_lib.exercises._base import EXERCISES, Hint
 
 from roadtopo_lib.exercises import (  # noqa: F401  isort: skip  importing a chapter registers its exercises
     config,
+    losses,
 )
 
 

@@ -198,9 +198,13 @@ def _cluster_fast(x: np.ndarray, radius: float) -> np.ndarray:
             break
         new = _find_modes(x[left[spread(len(left), SAMPLE_SIZE)]], radius)
         new = new[(squared_distances(new, modes) > radius**2).all(axis=1)]
-        new, winner, distance = _claim(x, norms, new, nearest, radius, min_points)
+        # Which of them deserve to stay, the pixels left over decide; only then do all pixels see the new modes.
+        rest, rest_norms = (x, norms) if len(left) == n else (x[left], norms[left])
+        new, winner, distance = _claim(rest, rest_norms, new, radius, min_points)
         if len(new) == 0:
             break
+        if len(left) < n:
+            winner, distance = _nearest(_scores(x, new), norms)
         label = np.where(distance < nearest, winner + np.uint16(len(modes)), label)
         nearest = np.minimum(nearest, distance)
         modes = np.concatenate([modes, new])
@@ -246,35 +250,43 @@ def _thin(modes: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _claim(
-    x: np.ndarray, norms: np.ndarray, modes: np.ndarray, nearest: np.ndarray, radius: float, min_points: int
+    x: np.ndarray, norms: np.ndarray, modes: np.ndarray, radius: float, min_points: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Let new modes claim points; modes that claim fewer than ``min_points`` new ones are dropped.
+    """Let new modes claim the points within the radius; modes that claim fewer than ``min_points`` are dropped.
 
     Args:
-        x: (N, D).
+        x: (N, D) points that no earlier mode has claimed.
         norms: (N,) squared lengths of x.
         modes: (K, D).
-        nearest: (N,) squared distance of each point to the nearest earlier mode.
 
     Returns:
         modes: (K', D) those that stay.
         winner: (N,) uint16 index of the nearest of them.
         distance: (N,) squared distance to it.
     """
-    score = (-2 * modes) @ x.T  # (K, D), (D, N) → (K, N)
-    score += np.einsum("kd,kd->k", modes, modes)[:, None]  # squared distance less the point's own norm
+    score = _scores(x, modes)
     while len(modes):
-        best = score.min(axis=0)
-        # argmin along the short axis is 5 times slower than comparing with the minimum.
-        ids = np.arange(len(modes), dtype=np.uint16)[:, None]
-        winner = ((score == best) * ids).max(axis=0)  # (K, N) → (N,)
-        distance = best + norms
-        claimed = np.bincount(winner[(distance <= radius**2) & (nearest > radius**2)], minlength=len(modes))
-        enough = claimed >= min_points
+        winner, distance = _nearest(score, norms)
+        enough = np.bincount(winner[distance <= radius**2], minlength=len(modes)) >= min_points
         if enough.all():
             return modes, winner, distance
         modes, score = modes[enough], score[enough]
     return modes, np.empty(0, dtype=np.uint16), np.empty(0, dtype=np.float32)
+
+
+def _scores(x: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Squared distances less the point's own squared length: (N, D), (K, D) → (K, N)."""
+    score = (-2 * modes) @ x.T
+    score += np.einsum("kd,kd->k", modes, modes)[:, None]
+    return score
+
+
+def _nearest(score: np.ndarray, norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each point's nearest mode and the squared distance to it: (K, N), (N,) → (N,) uint16, (N,)."""
+    best = score.min(axis=0)
+    # argmin along the short axis is 5 times slower than comparing with the minimum.
+    ids = np.arange(len(score), dtype=np.uint16)[:, None]
+    return ((score == best) * ids).max(axis=0), best + norms
 
 
 def _join(x: np.ndarray, label: np.ndarray, modes: np.ndarray, radius: float) -> np.ndarray:

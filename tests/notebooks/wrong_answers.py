@@ -42,4 +42,77 @@ WRONG_ANSWERS: dict[str, list[tuple[str, str]]] = {
             "divide with //",
         ),
     ],
+    # 04_losses
+    "variance_term": [
+        (
+            "def variance_term(points, lane_of, delta_var):\n"
+            "    means = torch.stack([points[lane_of == lane].mean(dim=0) for lane in lane_of.unique()])\n"
+            "    distance = (points - means[lane_of]).norm(dim=1)\n"
+            "    return (distance - delta_var).clamp(min=0).square().mean()",
+            "average within each lane",
+        ),
+        (
+            "def variance_term(points, lane_of, delta_var):\n"
+            "    means = torch.stack([points[lane_of == lane].mean(dim=0) for lane in lane_of.unique()])\n"
+            "    distance = (points - means[lane_of]).norm(dim=1)\n"
+            "    return (distance - delta_var).clamp(min=0).square().sum()",
+            "average, do not add",
+        ),
+        (
+            "def variance_term(points, lane_of, delta_var):\n"
+            "    terms = []\n"
+            "    for lane in lane_of.unique():\n"
+            "        mine = points[lane_of == lane]\n"
+            "        distance = (mine - mine.mean(dim=0)).square().sum(dim=1).sqrt()\n"
+            "        terms.append((distance - delta_var).clamp(min=0).square().mean())\n"
+            "    return torch.stack(terms).mean()",
+            "NaN gradient",
+        ),
+    ],
+    "distance_term": [
+        (
+            "def distance_term_of(means, delta_dist):\n"
+            "    return (2 * delta_dist - torch.cdist(means, means)).clamp(min=0).square().mean()",
+            "compared with itself",
+        ),
+        (
+            "def distance_term_of(means, delta_dist):\n"
+            "    return (2 * delta_dist - torch.pdist(means)).clamp(min=0).square().mean()",
+            "a single lane gives NaN",
+        ),
+        (
+            "def distance_term_of(means, delta_dist):\n"
+            "    return (2 * delta_dist - torch.pdist(means)).clamp(min=0).mean()",
+            "the hinge should be squared",
+        ),
+    ],
+    "dice_ignoring": [
+        (
+            "def dice_ignoring(probabilities, target, smooth=1.0):\n"
+            "    truth = F.one_hot(target.where(target != 255, 0), probabilities.shape[1]).movedim(-1, 1)\n"
+            "    overlap = (probabilities * truth).sum(dim=(0, 2, 3))\n"
+            "    areas = probabilities.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))\n"
+            "    return 1 - ((2 * overlap + smooth) / (areas + smooth)).mean()",
+            "counted as class 0",
+        ),
+        (
+            "def dice_ignoring(probabilities, target, smooth=1.0):\n"
+            "    valid = (target != 255)[:, None]\n"
+            "    truth = F.one_hot(target.where(target != 255, 0), probabilities.shape[1]).movedim(-1, 1) * valid\n"
+            "    overlap = (probabilities * truth).sum(dim=(0, 2, 3))\n"
+            "    areas = probabilities.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))\n"
+            "    return 1 - ((2 * overlap + smooth) / (areas + smooth)).mean()",
+            "mask the probabilities",
+        ),
+    ],
+    "push_floor": [
+        (
+            "def push_floor(k, delta_dist):\n    return 2 * delta_dist - math.sqrt(2 * k / (k - 1))",
+            "the term squares it",
+        ),
+        (
+            "def push_floor(k, delta_dist):\n    return (2 * delta_dist - math.sqrt(2 * k / (k - 1))) ** 2",
+            "the hinge is never negative",
+        ),
+    ],
 }
