@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import CROSSWALK
+from roadtopo_lib.pipeline import LaneSegmenter, evaluate
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.scenes.synth import image_seed
 
@@ -41,3 +43,9 @@ def test_the_samples_hold_crosswalks_and_are_small():
     dataset = LaneInstanceDataset(SAMPLES, "train")
     assert any((dataset.read(index)[1] == CROSSWALK).any() for index in range(len(dataset)))
     assert sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file()) < 8e6
+
+
+def test_the_committed_checkpoint_finds_most_lanes_of_the_samples():
+    segmenter = LaneSegmenter.from_checkpoint(SAMPLES / "tiny.safetensors", device="cpu")
+    assert next(segmenter.model.parameters()).dtype == torch.float32
+    assert evaluate(segmenter, LaneInstanceDataset(SAMPLES, "test"))["lane_f1"] > 0.6
