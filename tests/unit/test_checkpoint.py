@@ -24,3 +24,13 @@ def test_a_written_file_replaces_the_old_one_and_is_readable_by_others(tmp_path)
     assert path.read_text() == "second"
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
     assert stat.S_IMODE(path.stat().st_mode) & 0o044, "a result is not private to the user who made it"
+
+
+def test_a_file_is_replaced_not_rewritten(tmp_path):
+    """Who reads the old file while the new one is written reads the old one to its end."""
+    path = tmp_path / "text"
+    write_text_atomic(path, "old")
+    with path.open() as reader:
+        write_text_atomic(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"

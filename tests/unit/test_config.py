@@ -81,3 +81,10 @@ def test_margins_on_the_sphere_fit_up_to_the_simplex_bound():
 def test_replace_checks_again():
     with pytest.raises(ValueError, match="batch_size"):
         LaneSegmentationConfig().replace(batch_size=0)
+
+
+def test_a_config_as_a_dict_holds_what_yaml_and_json_know():
+    values = LaneSegmentationConfig().to_dict()
+    assert values["betas"] == [0.9, 0.999]
+    assert values["image_size"] == [512, 1024]
+    assert LaneSegmentationConfig.from_dict(values) == LaneSegmentationConfig()

@@ -12,8 +12,13 @@ from torch import nn
 from roadtopo_lib.amp import AmpChoice
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
-from roadtopo_lib.losses import DiscriminativeLoss
-from roadtopo_lib.optimization import build_optimizer, build_scheduler
+from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss
+from roadtopo_lib.optimization import (
+    build_instance_criterion,
+    build_optimizer,
+    build_scheduler,
+    build_semantic_criterion,
+)
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.trainer_lane import (
     LaneSegmentationTrainer,
@@ -176,10 +181,96 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit(data):
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+def test_every_epoch_has_its_own_order_and_its_own_crops(data):
+    config = CONFIG.replace(color_jitter=0.3)
+    model = PixelModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trainer = LaneSegmentationTrainer(model, optimizer, device="cpu", config=config, progress=False)
+    seen = []
+    trainer._training_step = lambda batches, meter: (
+        seen.append({p: i for b in batches for p, i in zip(b["image_path"], b["image"], strict=True)}),
+        meter.add({"loss": torch.zeros(1)}, 1),
+    )
+    loader = loaders(data, config)[0]
+    trainer.train_epoch(loader)
+    trainer.train_epoch(loader)
+    first, second = ([pair for step in steps for pair in step.items()] for steps in (seen[:4], seen[4:]))
+    assert [path for path, _ in first] != [path for path, _ in second]
+    assert sorted(path for path, _ in first) == sorted(path for path, _ in second)
+    images = dict(second)
+    assert not all(torch.equal(image, images[path]) for path, image in first)
+
+
+def test_dropout_draws_from_seed_and_epoch_and_leaves_the_callers_generator_alone(data):
+    weights = []
+    for callers_seed in (1, 2):
+        model = PixelModel()
+        model.encoder = nn.Sequential(model.encoder, nn.Dropout(0.5))
+        trainer = LaneSegmentationTrainer(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), device="cpu", config=CONFIG, progress=False
+        )
+        torch.manual_seed(callers_seed)
+        before = torch.get_rng_state()
+        trainer.train_epoch(loaders(data, CONFIG)[0])
+        assert torch.equal(torch.get_rng_state(), before)
+        weights.append(model.heads.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_the_rate_reaches_zero_with_the_last_step(data):
+    trainer = LaneSegmentationTrainer(tiny_model(), device="cpu", config=CONFIG, progress=False)
+    history = trainer.fit(*loaders(data, CONFIG))
+    assert 0 < history[0]["lr_heads"] < CONFIG.lr
+    assert history[-1]["lr_heads"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_schedule_waits_when_the_scaler_skips_a_step(data):
+    class Overflowing:
+        """A scaler that met an overflow at every second step, as fp16 does at the start."""
+
+        def __init__(self):
+            self.factor, self.steps = 1024.0, 0
+
+        def scale(self, loss):
+            return loss
+
+        def unscale_(self, optimizer):
+            pass
+
+        def step(self, optimizer):
+            self.steps += 1
+            if self.steps % 2:
+                optimizer.step()
+
+        def update(self):
+            if self.steps % 2 == 0:
+                self.factor /= 2
+
+        def get_scale(self):
+            return self.factor
+
+    model = PixelModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    trainer = LaneSegmentationTrainer(model, optimizer, device="cpu", config=CONFIG, progress=False)
+    trainer.scaler, trainer.scheduler = Overflowing(), build_scheduler(optimizer, 4, 0.0)
+    trainer.train_epoch(loaders(data, CONFIG)[0])  # four steps, two of them skipped
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5), "half of the schedule is left"
+
+
+def test_criteria_follow_the_config():
+    config = CONFIG.replace(ce_weight=0.9, dice_weight=0.2, ignore_index=7, delta_var=0.3, delta_dist=1.1, gamma=0.5)
+    semantic, instance = build_semantic_criterion(config), build_instance_criterion(config)
+    logits, target = torch.randn(1, 6, 4, 4), torch.randint(0, 6, (1, 4, 4))
+    target[0, 0] = 7
+    expected = CombinedLoss(ce_weight=0.9, dice_weight=0.2, ignore_index=7)(logits, target)
+    torch.testing.assert_close(semantic(logits, target), expected)
+    assert (instance.delta_var, instance.delta_dist, instance.gamma) == (0.3, 1.1, 0.5)
+
+
 def test_early_stopping_keeps_the_best_model(data, tmp_path):
     config = CONFIG.replace(epochs=20, patience=2)
     trainer = LaneSegmentationTrainer(tiny_model(), device="cpu", config=config, output_dir=tmp_path, progress=False)
-    losses = iter([3.0, 1.0, 2.0, 2.0, 0.5])
+    losses = iter([3.0, 4.0, 1.0, 2.0, 2.0, 0.5])
     states = []
 
     def scripted(_):
@@ -188,13 +279,13 @@ def test_early_stopping_keeps_the_best_model(data, tmp_path):
 
     trainer.validate = scripted
     trainer.fit(*loaders(data, config))
-    assert trainer.epoch == 4, "two epochs without improvement after the second"
+    assert trainer.epoch == 5, "the one bad epoch before the best does not count towards the two after it"
     best = SegFormerModel.load(tmp_path / "best.safetensors").state_dict()
     last = SegFormerModel.load(tmp_path / "last.safetensors").state_dict()
     for name, value in trainer.model.state_dict().items():
-        assert torch.equal(value, states[1][name])
-        assert torch.equal(best[name], states[1][name])
-        assert torch.equal(last[name], states[3][name])
+        assert torch.equal(value, states[2][name])
+        assert torch.equal(best[name], states[2][name])
+        assert torch.equal(last[name], states[4][name])
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_files(data):
@@ -284,6 +375,17 @@ def test_a_run_is_never_overwritten_unless_asked(data, tmp_path):
     train_lane_model(config.replace(seed=1), data, tmp_path / "run", device="cpu", overwrite=True)
     assert (tmp_path / "run" / "best.safetensors").read_bytes() != before
     assert LaneSegmentationConfig.from_yaml(tmp_path / "run" / "config.yaml").seed == 1
+
+
+def test_a_runs_seed_decides_its_weights_and_nothing_else_does(data, tmp_path):
+    config = CONFIG.replace(epochs=1)
+    weights = {}
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        torch.rand(3)  # the caller's random state must not matter
+        trainer = train_lane_model(config.replace(seed=seed), data, tmp_path / name, device="cpu")
+        weights[name] = trainer.model.state_dict()["semantic_head.classifier.weight"]
+    assert torch.equal(weights["first"], weights["again"])
+    assert not torch.equal(weights["first"], weights["other"])
 
 
 def test_history_csv_has_one_row_an_epoch():

@@ -50,6 +50,15 @@ def test_only_instances_are_painted_and_the_image_is_left_alone():
     assert (before == GREY).all()
 
 
+def test_crosswalks_are_painted_too_and_opacity_mixes_colour_and_image():
+    crosswalks = np.zeros(GREY.shape[:2], int)
+    crosswalks[40:80, :] = 2
+    picture = overlay(GREY, result(np.zeros_like(crosswalks), crosswalks), alpha=0.25)
+    mixed = 0.25 * np.array(instance_color(2)) + 0.75 * 100
+    assert np.abs(picture[79, 0] - mixed).max() < 1
+    assert (picture[:40] == 100).all()
+
+
 def test_each_lane_and_crosswalk_gets_its_label():
     lanes = np.zeros(GREY.shape[:2], int)
     crosswalks = np.zeros_like(lanes)
