@@ -52,9 +52,9 @@ def test_only_instances_are_painted_and_the_image_is_left_alone():
 
 def test_crosswalks_are_painted_too_and_opacity_mixes_colour_and_image():
     crosswalks = np.zeros(GREY.shape[:2], int)
-    crosswalks[40:80, :] = 2
+    crosswalks[40:80, :] = 1
     picture = overlay(GREY, result(np.zeros_like(crosswalks), crosswalks), alpha=0.25)
-    mixed = 0.25 * np.array(instance_color(2)) + 0.75 * 100
+    mixed = 0.25 * np.array(instance_color(1)) + 0.75 * 100
     assert np.abs(picture[79, 0] - mixed).max() < 1
     assert (picture[:40] == 100).all()
 
