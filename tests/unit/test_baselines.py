@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from roadtopo_lib.baselines import classical_lanes, connected_components
+from roadtopo_lib.baselines import _vanishing_point, classical_lanes, connected_components
 from roadtopo_lib.labels import BACKGROUND, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
 from roadtopo_lib.postprocess import LanePostProcessor
 
@@ -141,6 +141,19 @@ def test_coordinates_are_those_of_the_image_given(scale):
     assert one["lane_count"] == other["lane_count"] == 3
     for a, b in zip(one["lane_polylines"], other["lane_polylines"], strict=True):
         assert abs(x_at(a, 200) - x_at(b, 200 * scale) / scale) < 3
+
+
+def test_a_single_dab_of_paint_is_no_lane():
+    dab = [(205, 160), (215, 171)]  # steep and bright, on a twelfth of the rows below the vanishing point
+    assert classical_lanes(painted_road([LINES[0], LINES[2], dab]))["lane_count"] == 2
+
+
+def test_the_vanishing_point_is_where_most_segments_point():
+    ends = np.array([(20.0, 230), (110, 230), (200, 230), (290, 230), (380, 230)])
+    towards = 0.4 * ends + 0.6 * np.array([200.0, 110])  # five segments that point to (200, 110)
+    strays = np.array([[60.0, 120, 100, 220], [340, 120, 300, 220]])  # two that cross elsewhere
+    segments = np.vstack([strays, np.hstack([towards, ends])])
+    np.testing.assert_allclose(_vanishing_point(segments, (HEIGHT, WIDTH)), (200, 110), atol=1e-6)
 
 
 def test_semantic_mask_marks_the_drawn_lanes_only():

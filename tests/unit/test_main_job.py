@@ -34,3 +34,7 @@ def test_without_the_unix_module_the_job_says_nothing_about_memory(tmp_path, cap
     assert main_job.peak_memory_mb() is None
     main_job.print_ending(tmp_path, {"seconds": {"render": 1.0, "total": 1.0}, "peak_memory_mb": None})
     assert "GB" not in capsys.readouterr().out
+
+
+def test_training_and_test_scenes_have_different_seeds():
+    assert len({main_job.TRAIN_SEED, main_job.DAY_TEST_SEED, main_job.ALL_TEST_SEED}) == 3

@@ -256,8 +256,22 @@ def test_train_evaluate_infer_by_the_guides_commands(tmp_path, capsys):
     assert main(["evaluate", "lane", *evaluation]) == 0
     assert "lane F1" in capsys.readouterr().out
     assert 0 <= json.loads((tmp_path / "scores.json").read_text())["miou"] <= 1
+    assert "opencv" not in (tmp_path / "scores.json").read_text()
+    assert main(["evaluate", "lane", *evaluation, "--baselines"]) == 0
+    assert "opencv" in capsys.readouterr().out
     assert main(["evaluate", "lane", *model, "--data", str(tmp_path / "data"), "--split", "dev"]) == 2
     assert "no such split" in capsys.readouterr().err
+
+
+def test_synth_renders_what_is_asked_for(tmp_path, capsys):
+    for name, extra in (("visible", []), ("amodal", ["--amodal", "--preset", "day"])):
+        command = ["synth", "--out", str(tmp_path / name), "--val", "2", "--size", "64x96", "--seed", "5"]
+        assert main([*command, "--workers", "1", *extra]) == 0
+        assert "2 scenes" in capsys.readouterr().out
+        meta = json.loads((tmp_path / name / "meta.json").read_text())
+        assert (meta["labels"], meta["size"], meta["seed"]) == (name, [64, 96], 5)
+        assert meta["preset"] == ("day" if extra else "all")
+        assert LaneInstanceDataset(tmp_path / name, "val").read(1)[0].shape == (64, 96, 3)
 
 
 def test_a_device_that_is_not_there_is_one_clear_line(checkpoint, tmp_path, capsys):
