@@ -144,14 +144,14 @@ def test_coordinates_are_those_of_the_image_given(scale):
 
 
 def test_a_single_dab_of_paint_is_no_lane():
-    dab = [(205, 160), (215, 171)]  # steep and bright, on a twelfth of the rows below the vanishing point
+    dab = [(204, 170), (206, 187)]  # steep and bright, on an eighth of the rows below the vanishing point
     assert classical_lanes(painted_road([LINES[0], LINES[2], dab]))["lane_count"] == 2
 
 
 def test_the_vanishing_point_is_where_most_segments_point():
     ends = np.array([(20.0, 230), (110, 230), (200, 230), (290, 230), (380, 230)])
     towards = 0.4 * ends + 0.6 * np.array([200.0, 110])  # five segments that point to (200, 110)
-    strays = np.array([[60.0, 120, 100, 220], [340, 120, 300, 220]])  # two that cross elsewhere
+    strays = np.array([[80.0, 150, 60, 190], [130, 170, 150, 210]])  # two that come first and meet at (100, 110)
     segments = np.vstack([strays, np.hstack([towards, ends])])
     np.testing.assert_allclose(_vanishing_point(segments, (HEIGHT, WIDTH)), (200, 110), atol=1e-6)
 
