@@ -10,7 +10,12 @@ from roadtopo_lib.exercises._base import EXERCISES, Hint
 
 from roadtopo_lib.exercises import (  # noqa: F401  isort: skip  importing a chapter registers its exercises
     config,
+    dataset,
+    end_to_end,
     losses,
+    model,
+    postprocessing,
+    training,
 )
 
 

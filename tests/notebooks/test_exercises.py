@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from test_notebooks import TEXTS, stored, tagged
+from test_notebooks import TEXTS, build, tagged
 from wrong_answers import WRONG_ANSWERS
 
 from roadtopo_lib.exercises import check, hint_for
 from roadtopo_lib.exercises._base import EXERCISES
 
-NOTEBOOK_OF = {name: text for text in TEXTS for name in tagged(stored(text), "exercise:")}
+NOTEBOOK_OF = {name: text for text in TEXTS for name in tagged(build.read_text(text), "exercise:")}
 
 
 def hint(code: str, name: str) -> str | None:
@@ -22,13 +22,13 @@ def hint(code: str, name: str) -> str | None:
     namespace = {"math": math, "np": np, "torch": torch, "nn": torch.nn, "F": F, "yaml": yaml}
     namespace["check"] = lambda called, answer: caught.append(hint_for(called, answer))
     exec(code, namespace)
-    exec(tagged(stored(NOTEBOOK_OF[name]), "check:")[name].source, namespace)
+    exec(tagged(build.read_text(NOTEBOOK_OF[name]), "check:")[name].source, namespace)
     assert len(caught) == 1
     return caught[0]
 
 
 def solution(name: str) -> str:
-    source = tagged(stored(NOTEBOOK_OF[name]), "solution:")[name].source
+    source = tagged(build.read_text(NOTEBOOK_OF[name]), "solution:")[name].source
     assert source.startswith("<details><summary>Solution</summary>")
     return source.split("```python\n")[1].split("```")[0]
 
@@ -44,7 +44,7 @@ def test_reference_solution_passes(name):
 
 @pytest.mark.parametrize("name", sorted(EXERCISES))
 def test_stub_gets_a_hint(name):
-    stub = tagged(stored(NOTEBOOK_OF[name]), "exercise:")[name].source
+    stub = tagged(build.read_text(NOTEBOOK_OF[name]), "exercise:")[name].source
     assert "nothing yet" in hint(stub, name)
 
 

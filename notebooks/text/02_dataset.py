@@ -1,0 +1,870 @@
+# %% [markdown]
+# # 2 · Dataset: what lies on disk, and how it goes wrong quietly
+#
+# **You will be able to** build a data set folder of your own, read any mask without harming its ids, transform an
+# image and its masks in step, and recognise five mistakes that raise no error.
+#
+# **You need** notebook 1, and NumPy.
+#
+# **Time** to run: under half a minute on two CPU cores; about the same on a Colab T4 (estimated). To work through:
+# two hours.
+
+# %% [markdown] tags=["colab"]
+# **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
+# choose `notebooks/02_dataset.ipynb`, and write the same address into `REPOSITORY` below.
+# **On your machine:** `make lab`.
+
+# %% tags=["set-up"]
+# The same cell opens every notebook: it finds the library, or fetches it on Colab.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = ""  # where to clone from if there is no clone around this notebook
+
+if importlib.util.find_spec("roadtopo_lib") is None:
+    here = Path.cwd()
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    if root is None:
+        root = here / "road-topology"
+        if not root.is_dir():
+            if not REPOSITORY:
+                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
+            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+        # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+    sys.path.insert(0, str(root))
+
+from roadtopo_lib.course import start
+
+device = start(seed=0)
+
+# %%
+import math
+import os
+import re
+import tempfile
+import time
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no look-up of newer versions
+import albumentations as A
+
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.dataset import (
+    EpochSampler,
+    LaneInstanceDataset,
+    build_loader,
+    build_transform,
+    read_image,
+    read_instance_mask,
+    read_semantic_mask,
+    rgb_to_instance_ids,
+)
+from roadtopo_lib.exercises import check
+from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK, IGNORE_INDEX, LANE_CLASS_IDS, NUM_CLASSES, SIDEWALK, palette
+from roadtopo_lib.losses import DiscriminativeLoss, count_class_pixels
+from roadtopo_lib.scenes import render_scene
+from roadtopo_lib.viz import color_instances, color_semantic, overlay_labels
+
+# %% [markdown]
+# ## What lies on disk
+#
+# A sample is one name in three folders: the image, its semantic mask (의미론적 마스크) and its instance mask
+# (인스턴스 마스크). The name is the only thing that ties them together.
+
+# %%
+for split in ("train", "val", "test"):
+    stems = []
+    for kind in ("images", "semantic_masks", "instance_masks"):
+        files = sorted((samples() / split / kind).iterdir())
+        stems.append([file.stem for file in files])
+        print(f"{split + '/' + kind:22s} {len(files)} files, the first is {files[0].name}")
+    assert stems[0] == stems[1] == stems[2]
+
+# %% [markdown]
+# ## One sample by hand
+#
+# First the image, with OpenCV. To learn what its `imread` returns, Pillow writes a file with one red pixel.
+#
+# ### The guide says / we measured: "`cv2.imread(path)  # (H, W, 3) RGB`"
+#
+# So the guide comments the call in its list of mistakes. Its data set code converts from BGR.
+
+# %%
+folder = tempfile.TemporaryDirectory()
+Image.fromarray(np.array([[[255, 0, 0]]], dtype=np.uint8)).save(f"{folder.name}/red.png")
+print("written as RGB [255, 0, 0], read as", cv2.imread(f"{folder.name}/red.png")[0, 0])
+
+# %% [markdown]
+# Blue comes first. The data set code is right, the comment is not. Forgetting the conversion breaks nothing that you
+# would notice, except that the model meets a world with swapped colours.
+
+# %%
+raw = LaneInstanceDataset(samples(), "train")
+SCENE = 45  # the one to look at
+bgr = cv2.imread(str(raw.image_paths[SCENE]))  # (H, W, 3) uint8
+rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+figure, axes = plt.subplots(1, 2, figsize=(8, 2.3))
+for ax, picture, title in zip(axes, (bgr, rgb), ("imread: the sky is orange", "After BGR → RGB")):
+    ax.imshow(picture)
+    ax.set(title=title, xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# The semantic mask holds one class id for each pixel, in a single 8-bit channel. For such a file
+# `IMREAD_GRAYSCALE` is right, as the guide says. The instance mask says *which* lane: 0 is none, then 1 to N. Ours
+# have 16 bits, which `IMREAD_UNCHANGED` keeps.
+
+# %%
+semantic = cv2.imread(str(raw.semantic_paths[SCENE]), cv2.IMREAD_GRAYSCALE)
+print(semantic.shape, semantic.dtype, {int(i): CLASS_NAMES[i] for i in np.unique(semantic)})
+instance = cv2.imread(str(raw.instance_paths[SCENE]), cv2.IMREAD_UNCHANGED)
+print(instance.shape, instance.dtype, np.unique(instance))
+print("every 24th pixel of row 150:", instance[150, ::24])
+
+# %% [markdown]
+# The library's data set gives the same three as tensors. The image becomes float in [0, 1], channels first; the masks
+# become `int64`, which PyTorch's losses and indexing ask for.
+
+# %%
+item = raw[SCENE]
+for name in ("image", "semantic_mask", "instance_mask"):
+    value = item[name]
+    print(f"{name:14s} {tuple(value.shape)!s:16s} {value.dtype!s:14s} {value.min():.0f} … {value.max():.0f}")
+
+# %%
+own_image = torch.from_numpy(rgb.transpose(2, 0, 1).copy()).float() / 255  # (H, W, 3) → (3, H, W)
+# Two JPEG decoders may differ by a rounding step or two.
+torch.testing.assert_close(item["image"], own_image, atol=2 / 255, rtol=0)
+torch.testing.assert_close(item["semantic_mask"], torch.from_numpy(semantic.astype(np.int64)), atol=0, rtol=0)
+torch.testing.assert_close(item["instance_mask"], torch.from_numpy(instance.astype(np.int64)), atol=0, rtol=0)
+print("[OK] own lines and library agree")
+
+# %% [markdown]
+# The image is *not* normalised by ImageNet's mean here. The model does that itself (notebook 3), so that nobody can
+# forget it.
+
+# %% [markdown]
+# ## Three formats of instance masks
+#
+# Annotation tools write grey masks with 8 or 16 bits, or RGB masks with one colour for each instance. Here is one
+# mask, small enough to read, in all three.
+
+# %%
+ids = np.array([[0, 1, 0, 2, 0, 3], [1, 1, 0, 2, 0, 3]])
+colors = np.array([[0, 0, 0], [0, 0, 255], [0, 255, 0], [255, 0, 0]], dtype=np.uint8)  # black, blue, green, red
+Image.fromarray(ids.astype(np.uint8)).save(f"{folder.name}/grey8.png")
+Image.fromarray(ids.astype(np.uint16)).save(f"{folder.name}/grey16.png")
+Image.fromarray(colors[ids]).save(f"{folder.name}/rgb.png")  # (2, 6, 3)
+
+# %% [markdown]
+# The library's reader asks Pillow which format a file has, and treats each as it must.
+
+# %%
+for name in ("grey8", "grey16", "rgb"):
+    found = read_instance_mask(f"{folder.name}/{name}.png")
+    assert (found == ids).all()
+    print(f"{name:7s} {found.dtype} {found.tolist()}")
+
+# %% [markdown]
+# The guide's table calls red 1 and green 2. We number colours by (red, green, blue), so blue is 1. Which number a
+# lane gets does not matter to the loss, as long as each lane has its own.
+
+# %%
+renumbered = np.array([0, 3, 2, 1])[ids]  # the guide's order: red 1, green 2, blue 3
+embeddings = torch.randn(1, 4, 2, 6)  # (B, D, H, W)
+ours = DiscriminativeLoss()(embeddings, torch.from_numpy(ids)[None])[0]
+guides = DiscriminativeLoss()(embeddings, torch.from_numpy(renumbered)[None])[0]
+torch.testing.assert_close(ours, guides)
+print("[OK] other numbers, same loss")
+
+# %% [markdown]
+# ## Trap: a colour mask used as it is
+#
+# The guide's third common mistake. **Broken.** The RGB mask goes into the batch without conversion:
+
+# %% tags=["trap:broken"]
+mask = torch.from_numpy(cv2.imread(f"{folder.name}/rgb.png")).long()
+print("shape", tuple(mask.shape), "ids", mask.unique().tolist())
+try:
+    DiscriminativeLoss()(embeddings, mask[None])
+except ValueError as error:
+    print("the loss says:", error)
+
+# %% [markdown]
+# **Why.** `imread` returns three channels whatever the file holds. Three lanes, and only two values: 0 and 255.
+# Making the tensor raises nothing; the error comes from the loss, far from its cause.
+#
+# **Mended.** Colours become ids when the file is read.
+
+# %% tags=["trap:mended"]
+mended = torch.from_numpy(rgb_to_instance_ids(np.asarray(Image.open(f"{folder.name}/rgb.png"))).astype(np.int64))
+assert mask.shape == (2, 6, 3) and mask.unique().tolist() == [0, 255]  # the symptom
+assert mended.shape == (2, 6) and mended.unique().tolist() == [0, 1, 2, 3]  # the mend
+DiscriminativeLoss()(embeddings, mended[None])
+print("shape", tuple(mended.shape), "ids", mended.unique().tolist())
+
+# %% [markdown]
+# > **Predict first.** What does `cv2.imread(path, cv2.IMREAD_GRAYSCALE)` return for the RGB mask? Answer "None",
+# > "an error" or "an array".
+
+# %%
+my_guess = None
+grey = cv2.imread(f"{folder.name}/rgb.png", cv2.IMREAD_GRAYSCALE)
+reveal_choice(my_guess, "None" if grey is None else "an array")
+
+# %% [markdown]
+# ### The guide says / we measured: "`None`, then read it in colour"
+#
+# The guide's loader reads in grey first, and converts colours only if that gave `None`. The cell below does the same,
+# and notes whenever the conversion is reached.
+
+
+# %%
+def guides_reader(path):
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        conversions.append(path)
+    return mask
+
+
+conversions = []
+for name in ("grey8", "grey16", "rgb"):
+    guides_reader(f"{folder.name}/{name}.png")
+print("conversions reached for the three masks:", len(conversions))
+guides_reader(samples() / "broken/unreadable_image/train/images/scene.jpg")
+print("and for a file that is no image:        ", len(conversions))
+
+# %% [markdown]
+# `None` means "cannot be read", never "has colours". The conversion is dead code. What arrives instead is worse.
+
+# %% [markdown]
+# ## Trap: luminance is not an id
+#
+# **Broken.** A colour mask with five lanes, read in grey:
+
+# %% tags=["trap:broken", "nbval-ignore-output"]
+five_colors = [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 130, 0], [255, 255, 255]]
+Image.fromarray(np.array([five_colors], dtype=np.uint8)).save(f"{folder.name}/five.png")
+grey = cv2.imread(f"{folder.name}/five.png", cv2.IMREAD_GRAYSCALE)
+print("none, red, green, blue, dark green, white:", grey[0])
+
+# %% [markdown]
+# **Why.** Grey is the luminance (휘도), 0.299 R + 0.587 G + 0.114 B. Pure red is 76, pure green 149 or 150 (OpenCV
+# versions round differently), blue 29. The shape is right, the type is right, and two lanes have merged: red and dark
+# green are both 76.
+#
+# **Mended.** Read colours as colours.
+
+# %% tags=["trap:mended"]
+mended = read_instance_mask(f"{folder.name}/five.png")
+assert grey[0, 1] == grey[0, 4] == 76 and grey[0, 2] in (149, 150) and grey[0, 3] == 29  # the symptom
+assert len(np.unique(grey)) == 5 < len(five_colors)  # one lane is gone
+assert sorted(np.unique(mended)) == [0, 1, 2, 3, 4, 5]  # the mend
+print(mended[0])
+
+# %% [markdown]
+# > **Predict first.** A 16-bit grey mask holds the id 300. Which number does `IMREAD_GRAYSCALE` make of it?
+
+# %%
+my_guess = None
+wide = np.array([[0, 1, 2, 255, 256, 300]], dtype=np.uint16)
+Image.fromarray(wide).save(f"{folder.name}/wide.png")
+narrow = cv2.imread(f"{folder.name}/wide.png", cv2.IMREAD_GRAYSCALE)
+reveal(my_guess, int(narrow[0, 5]))
+
+# %% [markdown]
+# ## Trap: sixteen bits in eight
+#
+# **Broken.** The whole row, before and after:
+
+# %% tags=["trap:broken"]
+print("written:", wide[0], wide.dtype)
+print("read:   ", narrow[0], narrow.dtype)
+
+# %% [markdown]
+# **Why.** OpenCV turns 16-bit grey into 8-bit grey by keeping the high byte: id // 256. Every id below 256 becomes 0.
+# A photograph survives that; an id does not.
+#
+# **Mended.** The library's reader keeps all 16 bits. With OpenCV, read with `IMREAD_UNCHANGED` and look at the type.
+
+# %% tags=["trap:mended"]
+mended = read_instance_mask(f"{folder.name}/wide.png")
+unchanged = cv2.imread(f"{folder.name}/wide.png", cv2.IMREAD_UNCHANGED)
+assert (narrow == wide // 256).all() and narrow.max() == 1  # the symptom
+assert (mended == wide).all() and (unchanged == wide).all() and unchanged.dtype == np.uint16  # the mend
+print(mended[0])
+
+# %% [markdown]
+# ### The guide says / we measured: "right example 1: load in grey"
+#
+# The guide recommends this call for instance masks. Is it right for our three little files, and for the 48 masks of
+# the training split?
+
+# %%
+for name in ("grey8", "grey16", "rgb"):
+    right = (guides_reader(f"{folder.name}/{name}.png") == ids).all()
+    print(f"{name:7s} {'right' if right else 'wrong'}")
+true_count = sum(int(read_instance_mask(path).max()) for path in raw.instance_paths)
+guides_count = sum(int(guides_reader(path).max()) for path in raw.instance_paths)
+print(f"instances in 48 training masks: {true_count}; read in grey: {guides_count}")
+
+# %% [markdown]
+# Right for 8-bit grey only. On our samples every instance is lost, without a word. Training would run, and the
+# instance loss would be exactly 0, which looks like success.
+
+# %% [markdown]
+# ### The guide says / we measured: each colour an id, if black is among them
+#
+# The guide's converter sorts the colours, numbers them from 0, and skips black. Sorting and counting in three lines:
+
+
+# %%
+def ids_by_enumeration(rgb):
+    _, index = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
+    return index.reshape(rgb.shape[:2])  # black sorts first, so it becomes 0
+
+
+full = colors[np.array([[1, 1, 2, 2]])]  # a crop without background: blue, blue, green, green
+print("with black:   ", ids_by_enumeration(colors[ids]).tolist())
+print("without black:", ids_by_enumeration(full).tolist())
+try:
+    rgb_to_instance_ids(full)
+except ValueError as error:
+    print("the library:  ", error)
+
+# %% [markdown]
+# Without black, the first lane becomes 0 and vanishes. We refuse such a mask: if the background were white, say,
+# nothing in the file would tell.
+
+# %% [markdown]
+# ## Transforms in step
+#
+# Data augmentation (데이터 증강) shows the model variants of each scene: cropped and resized, mirrored, in other
+# colours. What moves pixels must move all three arrays alike; what changes colours must leave the masks alone.
+
+# %%
+config = LaneSegmentationConfig(image_size=(128, 256), crop_scale=0.5, color_jitter=0.4)
+augmented = LaneInstanceDataset(samples(), "train", build_transform(config, train=True), seed=0)
+figure, axes = plt.subplots(3, 4, figsize=(12, 5))
+for column in range(4):
+    augmented.set_epoch(column)
+    item = augmented[SCENE]
+    axes[0, column].imshow(item["image"].permute(1, 2, 0))  # (3, H, W) → (H, W, 3)
+    axes[1, column].imshow(color_semantic(item["semantic_mask"].numpy()))
+    axes[2, column].imshow(color_instances(item["instance_mask"].numpy()))
+    axes[0, column].set_title(f"epoch {column}")
+for ax in axes.flat:
+    ax.set(xticks=[], yticks=[])
+figure.suptitle("One scene in four epochs: the masks follow the image", fontweight="bold")
+plt.show()
+
+# %% [markdown]
+# ### Which random numbers?
+#
+# Three numbers decide every draw: the seed, the epoch and the sample's index. So a sample looks the same however many
+# worker processes load it, and in a run that was interrupted.
+
+# %%
+augmented.set_epoch(2)
+draw = np.random.SeedSequence((0, 2, SCENE)).generate_state(1)[0]  # seed, epoch, index
+by_hand = augmented.transform(*raw.read(SCENE), int(draw))[0]
+second = LaneInstanceDataset(samples(), "train", build_transform(config, train=True), seed=0)
+second.set_epoch(2)
+second[7], second[1]  # other samples first
+torch.testing.assert_close(augmented[SCENE]["image"], torch.from_numpy(by_hand).permute(2, 0, 1) / 255)
+assert torch.equal(augmented[SCENE]["image"], second[SCENE]["image"])
+second.set_epoch(3)
+assert not torch.equal(augmented[SCENE]["image"], second[SCENE]["image"])
+print("[OK] same three numbers, same sample; another epoch, another sample")
+
+# %% [markdown]
+# ### A flip turns the order round
+#
+# Our ids run from left to right. After a horizontal flip they run from right to left: the masks are still true, but
+# never read an *order* from augmented ids.
+
+# %%
+flip = A.Compose([A.HorizontalFlip(p=1.0)])
+flipped = flip(image=np.zeros((2, 6, 3), np.uint8), masks=[ids.astype(np.uint16)])["masks"][0]
+print("before:", ids[0])
+print("after: ", flipped[0])
+
+# %% [markdown]
+# > **Predict first.** The guide's seventh mistake: one `Compose([HorizontalFlip()])`, called once for each mask. The
+# > flip has its default probability. In how many of 100 samples do the two masks disagree?
+
+# %%
+my_guess = None
+flip = A.Compose([A.HorizontalFlip()], seed=0)
+blank, arrow = np.zeros((1, 3, 3), np.uint8), np.array([[1, 2, 3]], dtype=np.uint8)
+pairs = [[flip(image=blank, mask=arrow)["mask"][0, 0] for _ in range(2)] for _ in range(100)]
+disagree = sum(first != second for first, second in pairs)
+reveal(my_guess, disagree, "of 100")
+
+# %% [markdown]
+# About half. The two calls share one generator; the second call simply draws the next number. And a test with `p=1.0`
+# would never find it.
+#
+# ## Trap: a call for each mask
+#
+# **Broken.** On a real scene. `agreement` says which share of the lane pixels has an instance id:
+
+
+# %% tags=["trap:broken"]
+def agreement(semantic, instance):
+    return (instance > 0)[np.isin(semantic, LANE_CLASS_IDS)].mean()
+
+
+image, semantic, instance = raw.read(SCENE)
+flip = A.Compose([A.HorizontalFlip()], seed=1)
+torn_semantic = flip(image=image, mask=semantic)["mask"]
+torn_instance = flip(image=image, mask=instance)["mask"]
+torn = agreement(torn_semantic, torn_instance)
+print(f"lane pixels with an instance: {agreement(semantic, instance):.0%} in the files, {torn:.0%} after two calls")
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(10, 2))
+axes[0].imshow(image)
+axes[1].imshow(color_semantic(torn_semantic))
+axes[2].imshow(color_instances(torn_instance))
+for ax, title in zip(axes, ("The scene", "First call: classes mirrored", "Second call: instances are not")):
+    ax.set(title=title, xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# **Why.** One mask was mirrored, the other was not. Shapes, types and ids are all right, so nothing complains; but the
+# two labels contradict each other.
+#
+# **Mended.** One call for everything. The guide's two ways both keep step: `masks=[…]`, and a second name in
+# `additional_targets`.
+
+# %% tags=["trap:mended"]
+joint = A.Compose([A.HorizontalFlip()], seed=1, additional_targets={"mask2": "mask"})
+listed, named = [], []
+for _ in range(20):
+    out = joint(image=image, masks=[semantic, instance])
+    listed.append(agreement(*out["masks"]))
+    out = joint(image=image, mask=semantic, mask2=instance)
+    named.append(agreement(out["mask"], out["mask2"]))
+assert torn < 0.5 and (torn_semantic == semantic[:, ::-1]).all() and (torn_instance == instance).all()  # the symptom
+assert min(listed) == min(named) == 1.0  # the mend
+print(f"20 draws each way: {min(listed):.0%} at worst")
+
+# %% [markdown]
+# > **Predict first.** A motorway scene holds background, road, lane marking and lane boundary: four classes. How many
+# > does its mask hold after a bilinear resize to 96 × 256?
+
+# %%
+my_guess = None
+motorway = raw.read(2)[1]  # (256, 512) uint8
+bilinear = cv2.resize(motorway, (256, 96), interpolation=cv2.INTER_LINEAR)  # OpenCV wants (width, height)
+reveal(my_guess, len(np.unique(bilinear)), "classes")
+
+# %% [markdown]
+# ## Trap: the mean of two ids
+#
+# **Broken.** A row that is easy to read, and the motorway:
+
+# %% tags=["trap:broken"]
+row = np.array([[0, 0, 5, 5]], dtype=np.uint8)  # background, then lane boundary
+print("row, twice as wide:", cv2.resize(row, (8, 1), interpolation=cv2.INTER_LINEAR)[0])
+print("motorway before:", [CLASS_NAMES[i] for i in np.unique(motorway)])
+print("it gained:      ", [CLASS_NAMES[i] for i in np.setdiff1d(bilinear, motorway)])
+
+# %% [markdown]
+# **Why.** Between 0 and 5 lie 1, 2, 3 and 4. Interpolation (보간) takes means, and the mean of two class ids is a third
+# class: the motorway has a sidewalk. With instance ids it is the same: between lanes 1 and 3 a thin lane 2 appears.
+#
+# **Mended.** Nearest neighbour copies ids and never invents one. Albumentations does so for masks by default, and
+# `build_transform` asks for it.
+
+# %% tags=["trap:mended"]
+nearest = cv2.resize(motorway, (256, 96), interpolation=cv2.INTER_NEAREST)
+resized = build_transform(config, train=False)(*raw.read(2), seed=0)[1]
+by_default = A.Compose([A.Resize(96, 256)])(image=raw.read(2)[0], mask=motorway)["mask"]
+assert {CROSSWALK, SIDEWALK} == set(np.unique(bilinear)) - set(np.unique(motorway))  # the symptom
+assert set(np.unique(nearest)) == set(np.unique(motorway))  # the mend
+assert set(np.unique(resized)) == set(np.unique(by_default)) == set(np.unique(motorway))  # and the libraries'
+figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
+for ax, mask, title in zip(axes, (bilinear, nearest), ("Bilinear: blue crosswalk, pink sidewalk", "Nearest: neither")):
+    ax.imshow(color_semantic(mask[56:86, 84:164]))
+    ax.set(title=title, xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# For the same reason masks are PNG, never JPEG: JPEG smooths, and smoothing invents ids.
+
+# %% [markdown]
+# ## What to label: paint, or lines?
+#
+# Dashes have gaps, and vehicles hide paint. *Visible* labels mark the paint that shows; *amodal* labels continue each
+# line through gaps and behind vehicles. The renderer knows both.
+
+# %%
+scene = render_scene(24)
+visible, amodal = (np.isin(m, LANE_CLASS_IDS) for m in (scene.semantic_visible, scene.semantic_amodal))
+shown = visible.sum() / amodal.sum()
+figure, axes = plt.subplots(1, 3, figsize=(12, 2.4))
+pictures = (scene.image, color_instances(scene.instance_visible), color_instances(scene.instance_amodal))
+for ax, picture, title in zip(axes, pictures, ("The scene", "Visible: paint only", "Amodal: whole lines")):
+    ax.imshow(picture)
+    ax.set(title=title, xticks=[], yticks=[])
+plt.show()
+assert shown < 0.8
+print(f"visible lane pixels are {shown:.0%} of the amodal ones")
+
+# %% [markdown]
+# Lane benchmarks (TuSimple, CULane) label whole lines, and so do our samples. Never mix the two kinds in one training
+# set: the same gap would be road in one image and lane in the next.
+
+# %% [markdown]
+# ## Class imbalance (클래스 불균형)
+#
+# Which share does each class hold? Count over the training split: in your own line, then with the library.
+
+# %%
+masks = [raw.read(i)[1] for i in range(len(raw))]
+counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)
+shares = counts[:NUM_CLASSES] / counts[:NUM_CLASSES].sum()
+assert counts[IGNORE_INDEX] == 0  # our samples label every pixel
+torch.testing.assert_close(torch.from_numpy(counts[:NUM_CLASSES]), count_class_pixels(raw, NUM_CLASSES).pixels)
+
+# %% [markdown]
+# > **Predict first.** How many of the 48 training images show a crosswalk (횡단보도)?
+
+# %%
+my_guess = None
+images_with = np.array([sum(bool((mask == c).any()) for mask in masks) for c in range(NUM_CLASSES)])
+reveal(my_guess, images_with[CROSSWALK], "of 48 images")
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(12, 2.8), sharey=True)
+bar_colors = palette()[:NUM_CLASSES] / 255
+left = axes[0].barh(CLASS_NAMES, 100 * shares, color=bar_colors)
+axes[0].bar_label(left, labels=[f" {100 * s:.1f} %" for s in shares])
+axes[0].set(title="Two classes hold 93 % of the pixels", xlabel="share of all pixels (%)", xlim=(0, 80))
+right = axes[1].barh(CLASS_NAMES, images_with, color=bar_colors)
+axes[1].bar_label(right, labels=[f" {n}" for n in images_with])
+axes[1].set(title="Crosswalks are rare twice over", xlabel="images that show the class (of 48)", xlim=(0, 55))
+axes[0].invert_yaxis()
+plt.show()
+
+# %% [markdown]
+# Two kinds of rare: a lane marking is small, but in nearly every image. A crosswalk is small *and* seldom there: of
+# random batches of four, 38 % show none. No class weight (notebook 4) can change that.
+
+# %% [markdown]
+# ## Your own data set
+#
+# The practical of this chapter. Any tool will do, as long as the files end up in the right place. Here we paint two
+# little scenes with NumPy: a road, two lines, and a corner that nobody labelled (255).
+
+
+# %%
+def paint(shift, height=48, width=96):
+    y, x = np.mgrid[:height, :width]
+    semantic = np.where(y > 16, 1, 0).astype(np.uint8)  # road below the horizon
+    instance = np.zeros((height, width), dtype=np.uint16)
+    for lane, slope in enumerate((-0.6, 0.5), start=1):
+        line = (y > 16) & (np.abs(x - 48 - shift - slope * (y - 16)) < 2)
+        semantic[line], instance[line] = 2, lane
+    image = np.array([[150, 190, 230], [90, 90, 90], [240, 240, 240]], dtype=np.uint8)[semantic]  # (H, W, 3)
+    semantic[:10, :20] = IGNORE_INDEX
+    return image, semantic, instance
+
+
+# %%
+own = f"{folder.name}/own"
+for split, shifts in {"train": (-10, 0), "val": (8,)}.items():
+    for number, shift in enumerate(shifts):
+        for kind, array in zip(("images", "semantic_masks", "instance_masks"), paint(shift)):
+            os.makedirs(f"{own}/{split}/{kind}", exist_ok=True)
+            Image.fromarray(array).save(f"{own}/{split}/{kind}/image_{number:03d}.png")
+mine = LaneInstanceDataset(own, "train")
+print(len(mine), "samples; ids", mine[0]["semantic_mask"].unique().tolist(), mine[0]["instance_mask"].unique().tolist())
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(8, 2.4))
+for ax, index in zip(axes, range(2)):
+    image, semantic, _ = mine.read(index)
+    ax.imshow(overlay_labels(image, semantic))
+    ax.set(title=mine.image_paths[index].name, xticks=[], yticks=[])
+figure.suptitle("Look at your labels before you train: the pale corner is unlabelled", fontweight="bold")
+plt.show()
+
+# %% [markdown]
+# Now break it: paint class 7 into one mask, then remove another file. Which of the two is noticed when the data set
+# opens, which when the sample is read?
+
+
+# %%
+def complaint(root, split="train"):
+    """When and why the library refuses a data set, without the folder's name; or "fine"."""
+    moment = "on opening"
+    try:
+        dataset = LaneInstanceDataset(root, split)
+        moment = "on reading"
+        for index in range(len(dataset)):
+            dataset[index]
+    except (ValueError, FileNotFoundError) as error:
+        return f"{moment}: {error}".replace(str(root), "…").replace(os.sep, "/")
+    return "fine"
+
+
+before = complaint(own)
+Image.fromarray(np.full((48, 96), 7, dtype=np.uint8)).save(f"{own}/train/semantic_masks/image_001.png")
+print(complaint(own))
+os.remove(f"{own}/train/instance_masks/image_000.png")
+print(complaint(own))
+
+# %% [markdown]
+# The files' names are checked at once, their content when they are read. So load every sample once before you start a
+# long run; that is what `complaint` does.
+
+# %% [markdown]
+# ## A gallery of broken data sets
+#
+# `data_samples/broken` holds one of every kind. Each is refused, by the name of the file, with what was found and what
+# was expected.
+
+# %%
+gallery = {
+    path.name: complaint(path, "val" if path.name == "missing_split" else "train")
+    for path in sorted((samples() / "broken").iterdir())
+    if path.is_dir() and path.name not in ("checkpoints", "configs")
+}
+for name, text in gallery.items():
+    print(f"{name}\n    {re.sub(r' image [(].*', ' image', text)}")  # Pillow's own words differ between versions
+
+# %% [markdown]
+# ## Batches, in an order that can be repeated
+#
+# `build_loader` stacks items to batches. Training shuffles; the order depends on the seed and the epoch only.
+
+# %%
+tiny = LaneSegmentationConfig.preset("tiny")
+small = LaneInstanceDataset(samples(), "train", build_transform(tiny, train=True))
+batch = next(iter(build_loader(small, tiny, shuffle=True)))
+print({name: tuple(batch[name].shape) for name in ("image", "semantic_mask", "instance_mask")})
+sampler = EpochSampler(8, seed=0)
+for epoch in (0, 1, 0):
+    sampler.epoch = epoch
+    print("epoch", epoch, list(sampler))
+
+# %% [markdown]
+# A worker process loads the same batch. (Starting it takes a few seconds: it imports PyTorch.)
+
+# %%
+by_worker = next(iter(build_loader(small, tiny.replace(num_workers=1), shuffle=True)))
+for name in ("image", "semantic_mask", "instance_mask"):
+    torch.testing.assert_close(by_worker[name], batch[name], atol=0, rtol=0)
+print("[OK] with and without a worker: the same batch")
+
+# %% [markdown]
+# ## Where the time goes
+#
+# A fast model waits for a slow loader. So time the parts of one sample: decoding the JPEG, decoding two PNG masks,
+# transforming to a small and to a large size.
+
+
+# %%
+def ms_per_sample(function, arguments):
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        for these in arguments:
+            function(*these)
+        times.append(1000 * (time.perf_counter() - started) / len(arguments))
+    return min(times)  # the quietest of five: other programs only add time
+
+
+def read_masks(index):
+    return read_semantic_mask(raw.semantic_paths[index]), read_instance_mask(raw.instance_paths[index])
+
+
+# %% tags=["nbval-ignore-output"]
+arrays = [(*raw.read(i), i) for i in range(12)]
+large = LaneSegmentationConfig.preset("b0")
+parts = {
+    "decode the image": ms_per_sample(read_image, [(path,) for path in raw.image_paths[:12]]),
+    "decode both masks": ms_per_sample(read_masks, [(i,) for i in range(12)]),
+    "transform to 96 × 256 (tiny)": ms_per_sample(build_transform(tiny, train=True), arrays),
+    "transform to 512 × 1024 (b0)": ms_per_sample(build_transform(large, train=True), arrays),
+    "the same without colour jitter": ms_per_sample(build_transform(large.replace(color_jitter=0.0), True), arrays),
+}
+figure, ax = plt.subplots(figsize=(9, 2.4))
+bars = ax.barh(list(parts), list(parts.values()))
+ax.bar_label(bars, fmt=" %.1f ms")
+ax.set(title="The size you train at decides what is dear", xlabel="time for one sample (ms)")
+ax.margins(x=0.15)
+ax.invert_yaxis()
+plt.show()
+assert max(parts.values()) == parts["transform to 512 × 1024 (b0)"]
+assert parts["the same without colour jitter"] < parts["transform to 512 × 1024 (b0)"]
+assert parts["transform to 96 × 256 (tiny)"] < parts["decode the image"] + parts["decode both masks"]
+
+# %% [markdown]
+# At the tiny size decoding dominates. At 512 × 1024 the transform does, and colour jitter over half a million pixels
+# is a good part of it. If the GPU waits, raise `num_workers`: the samples stay the same.
+
+# %% [markdown]
+# ## Exercises
+#
+# Replace the `...`, run the cell, then the check below it. The hint says what is wrong, one thing at a time.
+#
+# ### 1. Colours to ids
+#
+# `rgb` is an (H, W, 3) `uint8` array. Return an (H, W) array of whole numbers: 0 where a pixel is black, and another
+# id for every other colour, 1 to N. Raise `ValueError` if no pixel is black.
+
+
+# %% tags=["exercise:rgb_to_ids"]
+def rgb_to_ids(rgb):
+    return ...
+
+
+# %% tags=["check:rgb_to_ids"]
+check("rgb_to_ids", rgb_to_ids)
+
+# %% [markdown] tags=["solution:rgb_to_ids"]
+# <details><summary>Solution</summary>
+#
+# Unique rows are sorted, so black is the first of them, if it is there.
+#
+# ```python
+# def rgb_to_ids(rgb):
+#     colors, index = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
+#     if colors[0].any():
+#         raise ValueError("no pixel is black: which colour is the background?")
+#     return index.reshape(rgb.shape[:2])
+# ```
+# </details>
+
+# %% [markdown]
+# ### 2. Flip in step
+#
+# Mirror the image (H, W, 3) and both masks (H, W) from left to right with probability `p`, all three or none. Draw
+# with `rng.random()`, a NumPy generator's method. Return the three; leave the arguments as they are.
+
+
+# %% tags=["exercise:flip_together"]
+def flip_together(image, semantic, instance, rng, p=0.5):
+    return ...
+
+
+# %% tags=["check:flip_together"]
+check("flip_together", flip_together)
+
+# %% [markdown] tags=["solution:flip_together"]
+# <details><summary>Solution</summary>
+#
+# One draw, three flips. The copy gives `torch.from_numpy` an array without negative strides.
+#
+# ```python
+# def flip_together(image, semantic, instance, rng, p=0.5):
+#     if rng.random() >= p:
+#         return image, semantic, instance
+#     return tuple(array[:, ::-1].copy() for array in (image, semantic, instance))
+# ```
+# </details>
+
+# %% [markdown]
+# ### 3. Resize a mask
+#
+# Return the mask at `height` × `width` by nearest neighbour. Keep its type and invent no ids; 16-bit ids must survive.
+# NumPy indexing is enough.
+
+
+# %% tags=["exercise:resize_mask"]
+def resize_mask(mask, height, width):
+    return ...
+
+
+# %% tags=["check:resize_mask"]
+check("resize_mask", resize_mask)
+
+# %% [markdown] tags=["solution:resize_mask"]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def resize_mask(mask, height, width):
+#     rows = np.arange(height) * mask.shape[0] // height
+#     columns = np.arange(width) * mask.shape[1] // width
+#     return mask[rows][:, columns]
+# ```
+#
+# With OpenCV: `cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)`; the width comes first.
+# </details>
+
+# %% [markdown]
+# ### 4. Shares that ignore what nobody labelled
+#
+# Return an array with the share of each class, over all masks of a list together. Pixels of 255 count nowhere: the
+# shares of the labelled pixels sum to 1. Without any labelled pixel, every share is 0.
+
+
+# %% tags=["exercise:class_shares"]
+def class_shares(masks, num_classes=6):
+    return ...
+
+
+# %% tags=["check:class_shares"]
+check("class_shares", class_shares)
+
+# %% [markdown] tags=["solution:class_shares"]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def class_shares(masks, num_classes=6):
+#     counts = np.zeros(num_classes)
+#     for mask in masks:
+#         counts += np.bincount(mask.ravel(), minlength=256)[:num_classes]  # 255 is cut off
+#     return counts / max(counts.sum(), 1)
+# ```
+# </details>
+
+# %% [markdown]
+# ## What we claimed
+#
+# Every number in the text above, asserted.
+
+# %%
+assert len(raw) == 48
+assert (bgr[..., ::-1] == rgb).all()
+assert (ids_by_enumeration(cv2.imread(f"{folder.name}/rgb.png")) == renumbered).all()  # BGR puts red first
+assert len(conversions) == 1  # only the file that is no image
+assert (true_count, guides_count) == (154, 0)
+lost = DiscriminativeLoss()(torch.randn(1, 4, 64, 128), torch.zeros(1, 64, 128, dtype=torch.int64))[0]
+assert lost == 0  # "exactly 0"
+assert ids_by_enumeration(full).tolist() == [[0, 0, 1, 1]]
+assert flipped[0].tolist() == ids[0, ::-1].tolist()
+assert 30 < disagree < 70  # "about half" of 100: four standard deviations either way
+assert len(np.unique(motorway)) == 4
+lanes_1_and_3 = np.array([[1, 1, 3, 3]], dtype=np.uint16)
+assert 2 in cv2.resize(lanes_1_and_3, (8, 1), interpolation=cv2.INTER_LINEAR)  # "a thin lane 2"
+cv2.imwrite(f"{folder.name}/mask.jpg", motorway)
+assert len(np.unique(cv2.imread(f"{folder.name}/mask.jpg", cv2.IMREAD_GRAYSCALE))) > 4  # "JPEG invents ids"
+
+# %%
+assert round(100 * (shares[0] + shares[1])) == 93
+assert images_with[CROSSWALK] == 10 and images_with[2] == 43  # "nearly every image"
+assert round(100 * math.comb(48 - 10, 4) / math.comb(48, 4)) == 38
+assert before == "fine" and "fine" not in gallery.values() and len(gallery) == 13
+assert batch["image"].shape == (4, 3, 96, 256)
+assert large.image_size == (512, 1024)  # "half a million pixels"
+folder.cleanup()
+print("[OK] every claim of this notebook holds")
+
+# %% [markdown]
+# ## Next
+#
+# **3 · Model**: how an encoder and two heads turn the image into class logits and embeddings.

@@ -1,0 +1,168 @@
+"""Do the notebooks notice when the library goes wrong? Plants faults in a copy, one at a time, and runs nbval.
+
+``python tests/notebooks/planted_faults.py`` takes about a minute a fault and is not part of ``make test``. It prints a
+line for each fault: the notebook, and the first cell that failed. Exit code 1 if a fault went unnoticed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Fault(NamedTuple):
+    """One change of one line."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    notebook: str
+
+
+FAULTS = [
+    Fault(
+        "the sphere's reach is taken for 3",
+        "config.py",
+        "reach = math.sqrt(2 * instances / (instances - 1))",
+        "reach = 3.0",
+        "01_config",
+    ),
+    Fault(
+        "the encoder learns at the full rate",
+        "optimization.py",
+        'config.lr * group["lr_scale"]',
+        "config.lr",
+        "01_config",
+    ),
+    Fault(
+        "masks are resampled bilinearly",
+        "dataset.py",
+        "mask_interpolation=cv2.INTER_NEAREST",
+        "mask_interpolation=cv2.INTER_LINEAR",
+        "02_dataset",
+    ),
+    Fault("RGB masks without black are accepted", "dataset.py", "if colors[0] != 0:", "if False:", "02_dataset"),
+    Fault(
+        "the model forgets the mean",
+        "segformer.py",
+        "normalized = (images - self.pixel_mean) / self.pixel_std",
+        "normalized = images / self.pixel_std",
+        "03_model",
+    ),
+    Fault(
+        "B5 gets the depths of B4",
+        "segformer.py",
+        '"b5": {"depths": [3, 6, 40, 3]',
+        '"b5": {"depths": [3, 8, 27, 3]',
+        "03_model",
+    ),
+    Fault(
+        "a sign in the pull hinge",
+        "losses/discriminative.py",
+        "(deviation - self.delta_var).relu()",
+        "(deviation + self.delta_var).relu()",
+        "04_losses",
+    ),
+    Fault(
+        "the push margin is halved",
+        "losses/discriminative.py",
+        "(2 * self.delta_dist - apart)",
+        "(self.delta_dist - apart)",
+        "04_losses",
+    ),
+    Fault(
+        "two class ids are exchanged",
+        "labels.py",
+        "BACKGROUND, ROAD, LANE_MARKING, CROSSWALK,",
+        "BACKGROUND, ROAD, CROSSWALK, LANE_MARKING,",
+        "04_losses",
+    ),
+    Fault(
+        "gradients are clipped before unscaling",
+        "trainer_lane.py",
+        "self.scaler.unscale_(self.optimizer)",
+        "pass",
+        "05_training",
+    ),
+    Fault(
+        "emulated bfloat16 counts as native",
+        "amp.py",
+        "torch.cuda.is_bf16_supported(including_emulation=False)",
+        "torch.cuda.is_bf16_supported()",
+        "05_training",
+    ),
+    Fault(
+        "lanes are ordered by their mean x",
+        "postprocess/curves.py",
+        'return np.argsort([x_at_row(polyline, reference_row) for polyline in polylines], kind="stable")',
+        "return order_by_mean_x(polylines)",
+        "06_postprocessing",
+    ),
+    Fault(
+        "the radius is twice the margin",
+        "postprocess/clustering.py",
+        "return float(delta_dist)",
+        "return float(2 * delta_dist)",
+        "06_postprocessing",
+    ),
+    Fault(
+        "Boundary IoU's band is halved",
+        "metrics/semantic.py",
+        "dilation_ratio: float = 0.02",
+        "dilation_ratio: float = 0.01",
+        "07_end_to_end",
+    ),
+    Fault(
+        "lanes match at any overlap",
+        "metrics/lanes.py",
+        "matched, _ = match_by_iou(iou, self.iou_threshold)",
+        "matched, _ = match_by_iou(iou, 0.1)",
+        "07_end_to_end",
+    ),
+]
+
+
+def main() -> int:
+    """Runs all faults, or those whose notebook is named on the command line."""
+    unnoticed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "course"
+        left_out = shutil.ignore_patterns(".git", ".venv", "results", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT, copy, ignore=left_out)
+        for fault in FAULTS:
+            if len(sys.argv) > 1 and fault.notebook not in sys.argv[1:]:
+                continue
+            path = copy / "roadtopo_lib" / fault.file
+            sound = path.read_text(encoding="utf-8")
+            if fault.old not in sound:
+                raise SystemExit(f"{fault.file}: {fault.old!r} is not there any more: bring the list up to date")
+            path.write_text(sound.replace(fault.old, fault.new), encoding="utf-8")
+            caught = first_failing_cell(copy, fault.notebook)
+            path.write_text(sound, encoding="utf-8")
+            unnoticed += caught is None
+            print(f"{fault.what:40s} {fault.notebook:18s} {caught or 'NOT NOTICED'}", flush=True)
+    return 1 if unnoticed else 0
+
+
+def first_failing_cell(copy: Path, notebook: str) -> str | None:
+    """What nbval calls the first cell that fails, and the first line of that cell."""
+    # PYTHONPATH: the copy must win over an installed library.
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--nbval", f"notebooks/{notebook}.ipynb"]
+    run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    if run.returncode == 0:
+        return None
+    cell = re.search(r"^(?:FAILED|ERROR) \S+::(Cell \d+)", run.stdout, re.MULTILINE)
+    source = re.search(r"Input:\s*\n(?:\x1b\[[0-9;]*m)*(.+)", run.stdout)
+    return f"{cell[1] if cell else 'a cell'}: {source[1].strip() if source else run.stdout.strip().splitlines()[-1]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
