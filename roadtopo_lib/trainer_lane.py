@@ -175,7 +175,8 @@ class LaneSegmentationTrainer:
 
         A batch's share of the gradient is its share of what each loss averages over: labelled pixels for the semantic
         loss, images with instances for the discriminative loss. Dividing by the number of batches would be wrong
-        for a short last batch. (BatchNorm in the heads still sees one batch at a time.)
+        for a short last batch. Two things still see one batch at a time: BatchNorm in the heads, and Dice, whose areas
+        are those of a batch.
         """
         semantic_shares = _shares([_count_labelled(b["semantic_mask"], self.config.ignore_index) for b in batches])
         instance_shares = _shares([_count_with_instances(b["instance_mask"]) for b in batches])

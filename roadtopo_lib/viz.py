@@ -13,6 +13,7 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from roadtopo_lib.labels import palette
 
@@ -123,6 +124,7 @@ def training_curve(history: Sequence[dict]) -> Figure:
     )
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch 1.5
     plt.close(figure)
     return figure
 
