@@ -147,7 +147,8 @@ def one_step(model, batch, optimizer, scaler, config):
 
 # %% [markdown]
 # Proof that the trainer does this and nothing else: an epoch of one batch, from the same start. We run our own step
-# twice, once with the scaler on. Its factor is 65536 = 2¹⁶, and a power of two changes exponents only.
+# twice, once with the scaler on, and switch it on in the trainer, too, as float16 on a GPU would. Its factor is
+# 65536 = 2¹⁶, and a power of two changes exponents only.
 
 # %%
 plain, scaled, library = (copy.deepcopy(start_model).train() for _ in range(3))
@@ -155,6 +156,7 @@ no_scaler, scaler = (torch.amp.GradScaler("cpu", enabled=on) for on in (False, T
 one_step(scaled, batch, build_optimizer(scaled, config), scaler, config)
 hand_loss, hand_norm = one_step(plain, batch, build_optimizer(plain, config), no_scaler, config)
 trainer = LaneSegmentationTrainer(library, config=config, device="cpu", progress=False)
+trainer.scaler = torch.amp.GradScaler("cpu")
 trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
 
 for a, b, c in zip(plain.parameters(), scaled.parameters(), library.parameters()):

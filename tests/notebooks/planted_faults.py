@@ -82,7 +82,7 @@ FAULTS = [
         "labels.py",
         "BACKGROUND, ROAD, LANE_MARKING, CROSSWALK,",
         "BACKGROUND, ROAD, CROSSWALK, LANE_MARKING,",
-        "04_losses",
+        "06_postprocessing",
     ),
     Fault(
         "gradients are clipped before unscaling",
