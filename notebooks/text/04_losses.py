@@ -6,7 +6,7 @@
 #
 # **You need** notebooks 1 to 3.
 #
-# **Time** to run: about a minute on two CPU cores; less on a Colab T4 (estimated). To work through: three hours.
+# **Time** to run: half a minute on two CPU cores; less on a Colab T4 (estimated). To work through: three hours.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
