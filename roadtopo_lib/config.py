@@ -287,7 +287,7 @@ def check_margins_on_sphere(delta_dist: float, instances: int) -> None:
         raise ValueError(
             f"delta_dist {delta_dist} cannot be reached with normalize_embeddings: {instances} means on the unit "
             f"sphere are at most {reach:.2f} apart, but 2 * delta_dist is {2 * delta_dist:.2f}. "
-            f"Use delta_dist <= {reach / 2:.2f}, or do not normalise"
+            f"Use delta_dist <= {math.floor(50 * reach) / 100:.2f}, or do not normalise"
         )
 
 

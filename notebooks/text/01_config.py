@@ -61,13 +61,18 @@ from roadtopo_lib.viz import color_instances, color_semantic
 # %% [markdown]
 # ## The task in one picture
 #
+# This course grew from the Road Topology ML guide, a Korean document; "the guide says" always means that one. "The
+# paper" is De Brabandere et al. 2017, *Semantic Instance Segmentation with a Discriminative Loss Function*.
+#
 # A car's front camera sees a road. We want every lane line (차선) and every crosswalk (횡단보도) as a thing of its
 # own, numbered from left to right. That takes two answers for each pixel:
 #
 # * **which class** is it? Semantic segmentation (의미론적 분할), six classes;
 # * **which instance** is it? The third marking from the left, the second crosswalk.
 #
-# Here is one scene of `data_samples`, with both answers as a person would draw them.
+# Here is one rendered scene of `data_samples`, with both answers. Lines run on behind vehicles, as lane
+# benchmarks label them. Painted lines are `lane_marking`; the line where the road ends, kerb or edge, is
+# `lane_boundary`.
 
 # %%
 scenes = LaneInstanceDataset(samples(), "val")
@@ -103,7 +108,7 @@ reveal(my_guess, 100 * lane_share, "% of the pixels")
 
 # %% [markdown]
 # So few. This number explains much of what follows: the Dice loss (notebook 4), the class weights, and why a model
-# that calls everything "road" already looks good by pixel accuracy.
+# that never finds a single lane can look good by pixel accuracy.
 
 # %% [markdown]
 # ## The map of the course
@@ -293,7 +298,8 @@ plt.show()
 # The guide L2-normalises (L2 정규화) the embeddings, so that all have length 1, and asks for δ_dist = 1.5. Then two
 # means should be 3.0 apart, on a sphere whose diameter is 2.
 #
-# For K means the best arrangement is the regular simplex: all of them √(2K/(K−1)) apart.
+# For K means the best arrangement is the regular simplex: all of them √(2K/(K−1)) apart. (It needs K − 1 dimensions; we
+# have 32.)
 
 
 # %%
@@ -310,8 +316,8 @@ ax.legend(loc="center right")
 plt.show()
 
 # %% [markdown]
-# The push term of the loss could then never reach zero: it would pull on the weights for ever. The config refuses the
-# pair, and names the largest margin that fits.
+# The term of the loss that pushes means apart could then never reach zero, however long you train. The config refuses
+# the pair, and names a margin that fits.
 
 # %%
 try:
@@ -507,7 +513,7 @@ reveal_choice(my_guess, answer)
 # ### 1. The schedule
 #
 # Write the learning rate of step `step` (0, 1, 2 …): `warmup` steps rise linearly, the first already above zero and
-# the last at `base`; then half a cosine falls from `base` to 0 at step `total`.
+# the last at `base`; then half a cosine falls from `base` to 0 at step `total`. `warmup` may be 0.
 
 
 # %% tags=["exercise:lr_at"]
@@ -533,8 +539,8 @@ check("lr_at", lr_at)
 # %% [markdown]
 # ### 2. The largest margin that fits
 #
-# Embeddings of length 1, at most `k` lanes in an image. Which is the largest `delta_dist` that K means on the sphere
-# can satisfy?
+# Embeddings of length 1, and `k` lanes in an image. Which is the largest `delta_dist` that k means on the sphere can
+# satisfy? For a single lane every margin fits: return `math.inf`.
 
 
 # %% tags=["exercise:largest_delta_dist"]
@@ -590,7 +596,8 @@ check("read_settings", read_settings)
 # ### 4. Tokens
 #
 # The encoder's four stages look at the image at 1/4, 1/8, 1/16 and 1/32 of its height and width. How many tokens
-# (feature vectors) does each stage hold for an image of `height` × `width`? Return a list of four whole numbers.
+# (feature vectors) does each stage hold for an image of `height` × `width`, both multiples of 32? Return a list of four
+# whole numbers.
 
 
 # %% tags=["exercise:tokens_per_stage"]

@@ -2,7 +2,7 @@
 # # 2 · Dataset: what lies on disk, and how it goes wrong quietly
 #
 # **You will be able to** build a data set folder of your own, read any mask without harming its ids, transform an
-# image and its masks in step, and recognise five mistakes that raise no error.
+# image and its masks in step, and recognise five mistakes that raise no error where they are made.
 #
 # **You need** notebook 1, and NumPy.
 #
@@ -119,8 +119,8 @@ for ax, picture, title in zip(axes, (bgr, rgb), ("imread: the sky is orange", "A
 plt.show()
 
 # %% [markdown]
-# The semantic mask holds one class id for each pixel, in a single 8-bit channel. For such a file
-# `IMREAD_GRAYSCALE` is right, as the guide says. The instance mask says *which* lane: 0 is none, then 1 to N. Ours
+# The semantic mask holds one class id for each pixel, in a single 8-bit channel. For such a file `IMREAD_GRAYSCALE`
+# is right, as the guide says. The instance mask says *which* one: 0 is none, lanes are 1, 2 …, then crosswalks. Ours
 # have 16 bits, which `IMREAD_UNCHANGED` keeps.
 
 # %%
@@ -389,8 +389,8 @@ print("[OK] same three numbers, same sample; another epoch, another sample")
 # %% [markdown]
 # ### A flip turns the order round
 #
-# Our ids run from left to right. After a horizontal flip they run from right to left: the masks are still true, but
-# never read an *order* from augmented ids.
+# Our lane ids run from left to right. After a horizontal flip they run from right to left: the masks are still true,
+# but never read an *order* from augmented ids.
 
 # %%
 flip = A.Compose([A.HorizontalFlip(p=1.0)])

@@ -195,7 +195,7 @@ plt.show()
 # %% [markdown]
 # ## Mix-FFN: where a token learns its place
 #
-# Attention does not know where a token lies: shuffle the tokens, and the answers are shuffled alike, nothing else.
+# Attention does not know where a token lies: shuffle those that ask, and the answers are shuffled alike.
 # SegFormer has no position vectors either. Its *Mix-FFN* holds a 3 × 3 *depthwise* convolution (깊이별 합성곱): each
 # channel by itself, with zeros around the map. On a constant map you can see what that tells:
 
@@ -861,9 +861,9 @@ print(f"largest gap between means {gap:.3f}, between two seeds of one kind {seed
 assert gap < 0.1
 
 # %% [markdown]
-# An honest reading: at this size, with this little data, the three cannot be told apart; two seeds differ about as
-# much as two architectures, and switching attention off loses nothing that we can see. One learning rate served all
-# three and was tuned for none. So the guide's answer is *not* confirmed here, nor refuted for large models and long
+# An honest reading: at this size, with this little data and time, none of the three has learnt much, and they cannot
+# be told apart; two seeds of one kind differ by more than the means of two kinds. One learning rate served all three
+# and was tuned for none. So the guide's answer is *not* confirmed here, nor refuted for large models and long
 # training. We use SegFormer for its published weights and for what the paper shows at full scale.
 #
 # Is it at least cheaper? Time depends on the machine, operations do not:

@@ -60,6 +60,7 @@ from roadtopo_lib.losses import (
     DiscriminativeLoss,
     FocalLoss,
     TverskyLoss,
+    count_class_pixels,
     weights_from_counts,
 )
 from roadtopo_lib.losses.discriminative import gather_embeddings
@@ -96,10 +97,8 @@ print(f"p of the true class {p_true.flatten().numpy()}, mean of -log p {by_hand:
 
 # %%
 scenes = LaneInstanceDataset(samples(), "train")
-counts = np.zeros(NUM_CLASSES, dtype=np.int64)
-for index in range(len(scenes)):
-    counts += np.bincount(scenes.read(index)[1].ravel(), minlength=NUM_CLASSES)[:NUM_CLASSES]
-share = counts / counts.sum()
+counts, image_counts = count_class_pixels(scenes, NUM_CLASSES)  # pixels of a class; of the images that show it
+share = (counts / counts.sum()).numpy()
 
 # %% [markdown]
 # > **Predict first.** A lazy model calls every pixel "background" or "road", and gets those right. It never finds a
@@ -182,8 +181,8 @@ for background in (0.0, -8.0):
         )
 
 # %% [markdown]
-# It is the other way round: cross-entropy pulls at every lane pixel alike, always. Dice changes by a factor of more
-# than a hundred. At the start it is no stronger than cross-entropy. Once the background is settled it pulls at the
+# At equal p it is the other way round: cross-entropy pulls at every lane pixel alike. Dice changes by a factor of more
+# than a hundred. At the start it is about as strong as cross-entropy. Once the background is settled it pulls at the
 # ten pixels of a small lane almost two hundred times harder. That is its use on rare classes, and its restlessness.
 
 # %% [markdown]
@@ -257,7 +256,12 @@ sorted(parts)
 methods = ["inverse", "sqrt_inverse", "effective_number", "median_frequency"]
 figure, ax = plt.subplots(figsize=(8, 2.8))
 for i, method in enumerate(methods):
-    ax.bar(np.arange(NUM_CLASSES) + 0.2 * (i - 1.5), weights_from_counts(counts, method), 0.2, label=method)
+    ax.bar(
+        np.arange(NUM_CLASSES) + 0.2 * (i - 1.5),
+        weights_from_counts(counts, method, image_pixels=image_counts),
+        0.2,
+        label=method,
+    )
 ax.set(title="Effective number at β = 0.9999 does nothing here", ylabel="weight", ylim=(0, 3.6))
 ax.set_xticks(range(NUM_CLASSES), CLASS_NAMES)
 ax.legend(ncols=2)
@@ -350,7 +354,8 @@ plt.show()
 # What we see, and what we do not:
 #
 # * Early, Dice finds rare classes that cross-entropy still leaves out. The guide is right on that.
-# * After 60 steps cross-entropy has caught up to within a few points; on background and road it is ahead of Dice.
+# * After 60 steps cross-entropy has caught up to within a few points, on average over the four rare classes; on
+#   background and road it is ahead of Dice.
 # * The sum ends close to the better of the two, and begins nearer to cross-entropy. That it beats both, as the guide
 #   says, we do not see.
 #
@@ -373,8 +378,8 @@ painted = train_head(CombinedLoss(ignore_index=BACKGROUND), seed=0)[-1]
 print(f"{lost_background(painted):.0%} of the background is called something else")
 
 # %% [markdown]
-# **Why.** A pixel that takes part in no loss can become anything at no cost. So the model never learns where roads
-# end. Background is a class like the others; only 255 means "nobody knows".
+# **Why.** No pixel that counts has the true class 0, so its probability is pushed down everywhere; and what the model
+# says where the background is costs nothing. Background is a class like the others; only 255 means "nobody knows".
 #
 # **Mended.**
 
@@ -423,8 +428,8 @@ plt.show()
 # %% [markdown]
 # ## Term 1, variance: come nearer
 #
-# A pixel inside δ_var of its mean feels nothing. Outside, the pull grows with the distance: a *squared hinge*.
-# Averaged over the pixels of a lane, then over the lanes.
+# A pixel inside δ_var of its mean costs nothing. Outside, the cost grows with the square of the distance beyond the
+# margin: a *squared hinge*. Averaged over the pixels of a lane, then over the lanes.
 
 # %%
 distance = (points - means[lane_of]).norm(dim=1)  # (N,)
@@ -513,7 +518,7 @@ assert_close(DiscriminativeLoss()(*as_image(dense, dense_lanes))[0], total, atol
 print("the paper's loss: unchanged")
 
 # %% [markdown]
-# With sums, the balance of the two terms depends on the camera, and on the number of lanes. With means it does not.
+# With sums, the balance of the two terms depends on the camera's resolution. With means it does not.
 
 # %% [markdown]
 # ## Forces
@@ -524,12 +529,14 @@ print("the paper's loss: unchanged")
 moving = points.clone().requires_grad_()
 DiscriminativeLoss()(*as_image(moving, lane_of))[0].backward()
 figure, ax = plt.subplots(figsize=(5, 4))
-draw(ax, points, "Means repel; stragglers are pulled in")
+draw(ax, points, "At first the push between means is stronger")
 ax.quiver(*points.T, *-moving.grad.T, angles="xy", width=0.004, alpha=0.7)
 plt.show()
 
 # %% [markdown]
-# Every point of a lane feels the push of its mean, equally. Only points outside the circle also feel the pull.
+# Every point of a lane feels the push of its mean, equally: it is what most arrows show, since the push term is fifty
+# times the pull term here. Points outside the circle are pulled in as well; the rest of their lane leans a little
+# towards them, because the mean is made of all its points.
 
 # %% [markdown]
 # ## Let them go
@@ -594,13 +601,13 @@ for ax, (pair, layout) in zip(axes, layouts.items()):
 plt.show()
 
 # %% [markdown]
-# * δ_dist sets the distance of the means, δ_var the size of the blobs. What they leave is the gap between two lanes:
-#   2 · δ_dist − 2 · δ_var.
+# * δ_dist sets the distance of the means, δ_var the size of the blobs. What they leave between two lanes is a gap
+#   of at least 2 · δ_dist − 2 · δ_var, if that is positive.
 # * A tight δ_var widens the gap from 2.0 to 2.8. The means stay where they were.
 # * A small δ_dist leaves a thin gap: a little noise, and a clustering radius fits no longer.
 # * With δ_var > δ_dist blobs overlap, and the loss is content. That is why the config refuses the pair.
 #
-# "Pushed too much" we do not see: beyond 2 · δ_dist there is no push at all.
+# As for "pushed too much": beyond 2 · δ_dist there is no push at all.
 
 # %% [markdown]
 # ## Trap: margins that the sphere cannot hold
@@ -673,8 +680,8 @@ reveal(my_guess, float(same.grad.abs().max()))
 print(f"distance term: {parts['distance']:.1f}")
 
 # %% [markdown]
-# The loss is at its largest, 9, and the force is zero: there is no direction to push in. In practice two means are
-# never exactly equal; but a naive norm would give NaN here, and one NaN spoils all weights.
+# The distance term is at its largest, 9, and the force is zero: there is no direction to push in. In practice
+# two means are never exactly equal; but a naive norm would give NaN here, and one NaN spoils all weights.
 
 # %%
 corners = {"no lane": [0, 0, 0, 0], "one lane": [1, 1, 1, 1], "lanes of one pixel": [1, 0, 2, 3]}
@@ -736,7 +743,8 @@ check("variance_term", variance_term)
 # %% [markdown]
 # ### 2. The push
 #
-# Write the distance term for `means` (C, D). One lane alone is pushed by nobody.
+# Write the distance term for `means` (C, D), divided by the number of pairs. One lane alone is pushed by nobody: a
+# zero tensor.
 
 
 # %% tags=["exercise:distance_term"]

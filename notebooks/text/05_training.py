@@ -701,8 +701,9 @@ assert history[-1]["train_grad_norm"] < 0.5 * history[0]["train_grad_norm"]
 training_curve(history)
 
 # %% [markdown]
-# How to read it: both losses fall together, so nothing is memorised yet (과적합, overfitting, would show as a gap that
-# opens). The gradient norm falls with the loss. The mIoU is still low: a falling loss is not yet a good model.
+# How to read it: both losses fall. A validation loss that turns and rises while the training loss falls
+# on would be overfitting (과적합); the small gap here has not come to that. The gradient norm falls with the
+# loss. The mIoU is still low: a falling loss is not yet a good model.
 
 # %% [markdown]
 # ### Learning rates that are wrong

@@ -135,8 +135,8 @@ with open(work / "run" / "history.csv") as file:
 training_curve(history)
 
 # %% [markdown]
-# Training loss falls, validation loss soon stops falling: the model learns these twelve scenes by heart. Keep that in
-# mind.
+# Training loss falls, validation loss soon stops falling: it leans on what these twelve scenes have of their own.
+# Keep that in mind.
 
 # %% [markdown]
 # ### 3. Evaluate
@@ -323,8 +323,9 @@ plt.show()
 assert all(day[key] > max(day["baselines"][name][key] for name in BASELINES) for key in ("lane_f1", "instance_f1"))
 
 # %% [markdown]
-# `components` sees the same class masks; all that it lacks are the embeddings. Notebook 6 shows why that matters so
-# much. But is a lead on 24 scenes real? We come back to that with 160 scenes and an interval.
+# `components` sees the same class masks, without embeddings and without the road model that joins curves. Notebook 6
+# measured what each of the two is worth. But is a lead on 24 scenes real? We come back to that with 160 scenes and an
+# interval.
 
 # %% [markdown]
 # ### Pixel accuracy sees no lanes
@@ -576,7 +577,7 @@ for y, (kind, (low, high)) in enumerate(spans.items()):
     ax.plot([low, high], [y, y], color="C0")
     ax.plot(f1_by_kind[kind], y, "o", color="C0")
 labels = [f"{kind} ({len(members)})" for kind, members in by_kind.items()]
-ax.set(title="Rain costs most; most intervals overlap", xlabel="lane F1 and its 95 % interval", xlim=(0.3, 0.9))
+ax.set(title="Rain lies lowest; most intervals overlap", xlabel="lane F1 and its 95 % interval", xlim=(0.3, 0.9))
 ax.set(yticks=range(len(labels)), yticklabels=labels)
 ax.invert_yaxis()
 plt.show()
@@ -625,8 +626,8 @@ ax.set_ylim(0, 1)
 plt.show()
 
 # %% [markdown]
-# This says more than any kind of scene: with less than a fifth of the paint in sight, most lanes are missed. So collect
-# worn, dashed and hidden lines. Above 60 % more paint helps no further; what is missed there has another reason.
+# With less than a fifth of the paint in sight, most lanes are missed. Above 60 % more paint helps no further; since
+# most lanes are of that kind, many of the misses are, too, and they have another reason.
 #
 # ### Look at them
 #

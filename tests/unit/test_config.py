@@ -78,6 +78,13 @@ def test_margins_on_the_sphere_fit_up_to_the_simplex_bound():
     assert LaneSegmentationConfig(normalize_embeddings=True, delta_dist=0.7, delta_var=0.2).normalize_embeddings
 
 
+@pytest.mark.parametrize("instances", range(2, 20))
+def test_the_margin_that_the_refusal_names_is_accepted(instances):
+    with pytest.raises(ValueError, match="Use delta_dist <=") as refusal:
+        check_margins_on_sphere(1.5, instances)
+    check_margins_on_sphere(float(str(refusal.value).split("<= ")[1].split(",")[0]), instances)
+
+
 def test_replace_checks_again():
     with pytest.raises(ValueError, match="batch_size"):
         LaneSegmentationConfig().replace(batch_size=0)
