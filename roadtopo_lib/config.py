@@ -278,7 +278,7 @@ def check_margins_on_sphere(delta_dist: float, instances: int) -> None:
         instances: K, the most instances in one image.
 
     Raises:
-        ValueError: the margin is out of reach; names the largest one that fits.
+        ValueError: the margin is out of reach; names the largest one that fits, rounded down to two decimals.
     """
     if instances < 2:
         return

@@ -1,0 +1,67 @@
+"""The cells and helpers that all notebooks share."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from roadtopo_lib.course import colab_cell, reveal, reveal_choice, samples, setup_cell
+
+ADDRESS = "OWNER/NAME"
+
+
+def test_an_address_becomes_a_badge_that_opens_this_notebook():
+    cell = colab_cell("01_config", ADDRESS)
+    assert f"/github/{ADDRESS}/blob/main/notebooks/01_config.ipynb)" in cell
+    assert "REPOSITORY" not in cell
+
+
+def test_without_an_address_the_cell_says_how_to_open_a_fork():
+    cell = colab_cell("04_losses", "")
+    assert "your fork" in cell
+    assert "notebooks/04_losses.ipynb" in cell
+    assert "http" not in cell
+
+
+def run_setup_cell(monkeypatch, folder, repository):
+    """The set-up cell, as on a machine without the library; returns what it would have run."""
+    commands = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(folder)
+    exec(setup_cell(repository), {})
+    return commands
+
+
+def test_away_from_a_clone_the_set_up_cell_clones_and_installs_nothing_else(monkeypatch, tmp_path, capsys):
+    clone, install = run_setup_cell(monkeypatch, tmp_path, ADDRESS)
+    assert clone[:2] == ["git", "clone"]
+    assert ADDRESS in clone
+    assert "--no-deps" in install, "torch, numpy and OpenCV stay as they are"
+    assert "[OK]" in capsys.readouterr().out
+
+
+def test_inside_a_clone_the_set_up_cell_runs_no_command(monkeypatch, capsys):
+    for folder in (samples().parent, samples().parent / "notebooks"):
+        assert run_setup_cell(monkeypatch, folder, "") == []
+
+
+def test_without_clone_and_address_the_set_up_cell_says_what_to_do(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="write your fork's address"):
+        run_setup_cell(monkeypatch, tmp_path, "")
+
+
+@pytest.mark.parametrize(("guess", "verdict"), [(None, "no guess"), (104, "close"), (112, "look again")])
+def test_a_guess_is_compared_with_the_answer(capsys, guess, verdict):
+    reveal(guess, 100.0, "MB")
+    printed = capsys.readouterr().out
+    assert "answer: 100 MB" in printed
+    assert verdict in printed
+
+
+@pytest.mark.parametrize(("guess", "verdict"), [(None, "no guess"), ("yes", "right"), ("no", "look again")])
+def test_a_choice_is_compared_with_the_answer(capsys, guess, verdict):
+    reveal_choice(guess, "yes")
+    assert verdict in capsys.readouterr().out
