@@ -620,7 +620,7 @@ check("tokens_per_stage", tokens_per_stage)
 # %% [markdown]
 # ## What we claimed
 #
-# Every number in the text above, asserted.
+# What the text above states of measured numbers, asserted.
 
 # %%
 assert round(sizes["tiny"], 1) == 1.3

@@ -835,7 +835,7 @@ check("class_shares", class_shares)
 # %% [markdown]
 # ## What we claimed
 #
-# Every number in the text above, asserted.
+# What the text above states of measured numbers, asserted.
 
 # %%
 assert len(raw) == 48

@@ -1002,7 +1002,7 @@ check("group_by_module", group_by_module)
 # %% [markdown]
 # ## What we claimed
 #
-# Every number in the text above, asserted.
+# What the text above states of measured numbers, asserted.
 
 # %%
 assert windows.shape[2:] == (3, 3, 7, 7)

@@ -1057,7 +1057,7 @@ check("first_bad_step", first_bad_step)
 # %% [markdown]
 # ## What we claimed
 #
-# Every number in the text above, asserted.
+# What the text above states of measured numbers, asserted.
 
 # %%
 assert config.lr == 2e-3 and math.isclose(largest_change, config.lr, rel_tol=0.05)

@@ -1082,7 +1082,7 @@ check("number_lanes", number_lanes)
 # %% [markdown]
 # ## What we claimed
 #
-# Every number in the text above, asserted.
+# What the text above states of measured numbers, asserted.
 
 # %%
 assert (radius, lowest, highest) == (1.5, 0.5, 2.5)
