@@ -42,6 +42,7 @@ device = start(seed=0)
 # %%
 import math
 import tempfile
+import textwrap
 from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
 
 import matplotlib.pyplot as plt
@@ -49,7 +50,13 @@ import numpy as np
 import torch
 import yaml
 
-from roadtopo_lib.config import LaneSegmentationConfig, check_margins_on_sphere, load_config
+from roadtopo_lib.config import (
+    CLASS_WEIGHT_METHODS,
+    CLUSTERING_METHODS,
+    LaneSegmentationConfig,
+    check_margins_on_sphere,
+    load_config,
+)
 from roadtopo_lib.course import reveal, reveal_choice, samples
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.exercises import check
@@ -63,23 +70,22 @@ from roadtopo_lib.viz import color_instances, color_semantic
 #
 # This course grew from the Road Topology ML guide, a Korean document; "the guide says" always means that one. "The
 # paper" is De Brabandere et al. 2017, *Semantic Instance Segmentation with a Discriminative Loss Function*.
-#
+
+# %% [markdown]
 # A car's front camera sees a road. We want every lane line (차선) and every crosswalk (횡단보도) as a thing of its
-# own, numbered from left to right. That takes two answers for each pixel:
+# own, the lanes numbered from left to right. That takes two answers for each pixel:
 #
 # * **which class** is it? Semantic segmentation (의미론적 분할), six classes;
-# * **which instance** is it? The third marking from the left, the second crosswalk.
-#
-# Here is one rendered scene of `data_samples`, with both answers. Lines run on behind vehicles, as lane
-# benchmarks label them. Painted lines are `lane_marking`; the line where the road ends, kerb or edge, is
-# `lane_boundary`.
+# * **which instance** (인스턴스) is it? The third line from the left, say, or the second crosswalk.
+
+# %% [markdown]
+# Here is one rendered scene of `data_samples`, with both answers. Each answer is a *mask* (마스크): an array of the
+# image's height and width that holds a whole number for every pixel.
 
 # %%
 scenes = LaneInstanceDataset(samples(), "val")
 image, semantic_mask, instance_mask = scenes.read(7)
-image.shape, semantic_mask.shape, instance_mask.shape
-
-# %%
+print(image.shape, semantic_mask.shape, instance_mask.shape)
 figure, axes = plt.subplots(1, 3, figsize=(12, 2.4))
 axes[0].imshow(image)
 axes[1].imshow(color_semantic(semantic_mask))
@@ -87,6 +93,10 @@ axes[2].imshow(color_instances(instance_mask))
 for ax, title in zip(axes, ["What the camera sees", "Six classes", "One colour for each instance"]):
     ax.set(title=title, xticks=[], yticks=[])
 plt.show()
+
+# %% [markdown]
+# Look at the van on the right: the lines run on behind it, as lane benchmarks label them. Painted lines (orange) are
+# `lane_marking`; the line where the road ends, kerb or edge (green), is `lane_boundary`.
 
 # %% [markdown]
 # The class table stands in one file, `labels.py`. No other file writes a class id as a number. You will see in
@@ -107,14 +117,65 @@ lane_share = float(np.isin(semantic_mask, lane_ids).mean())
 reveal(my_guess, 100 * lane_share, "% of the pixels")
 
 # %% [markdown]
-# So few. This number explains much of what follows: the Dice loss (notebook 4), the class weights, and why a model
-# that never finds a single lane can look good by pixel accuracy.
+# So few. This number explains much of what follows: losses that weigh small classes up (notebook 4), and why a model
+# that never finds a single lane can look good by *pixel accuracy*, the share of pixels with the right class.
+
+# %% [markdown]
+# ## The model in one look
+#
+# The settings below speak of the model's parts, so here they are, a sentence each. Notebook 3 builds them by hand.
+#
+# The network is *SegFormer* (Xie et al. 2021). Its *encoder* (인코더), or *backbone* (백본), describes the image by
+# *feature maps* (특징 맵): coarse pictures with many channels in place of three colours.
+
+# %% [markdown]
+# Two small networks, the *heads* (헤드), read the feature maps, one for each answer:
+#
+# * The semantic head gives *logits* (로짓): for each pixel one score a class. The highest score wins.
+# * The embedding head gives each pixel an *embedding* (임베딩): a list of numbers, read as a point in space. Pixels of
+#   one lane shall lie close together there, pixels of two lanes far apart.
+#
+# The next cell sends one image of noise through the smallest model. Only the shapes matter:
+
+# %%
+model = SegFormerModel("tiny", pretrained=False).eval()
+noise = torch.rand(1, 3, 96, 256)  # (B, 3, H, W): one image
+with torch.no_grad():
+    maps, outputs = model.encode(noise), model(noise)
+for stage, features in enumerate(maps, start=1):
+    print(f"feature map {stage}  {tuple(features.shape)}")
+for name, value in outputs.items():
+    print(f"{name:14s} {tuple(value.shape)}")
+
+# %% [markdown]
+# The encoder works in four stages; their maps have 1/4, 1/8, 1/16 and 1/32 of the image's height and width. One
+# position of a map, all its channels, is a *token* (토큰): a vector that stands for a patch of the image.
+#
+# The outputs are as large as the image again: 6 logits and 32 embedding numbers for every pixel.
+
+# %% [markdown]
+# SegFormer was published in six sizes, `b0` (the smallest) to `b5`. We add `tiny`, for CPUs.
+#
+# Training lowers a *loss* (손실), one number that says how wrong the outputs are. The logits have one. The embeddings
+# have another, with a *pull term*, which draws pixels to the mean of their lane, and a *push term*, which drives the
+# means of two lanes apart.
 
 # %% [markdown]
 # ## The map of the course
 #
-# Every setting belongs to one chapter. The table below is the map of the course; the cell after it checks that no
-# setting is missing.
+# | notebook | the question that it answers |
+# |---|---|
+# | 1 config | Which numbers can be turned, and what do they move? |
+# | 2 dataset | What lies on disk, and how does it go wrong quietly? |
+# | 3 model | How do encoder and heads turn an image into logits and embeddings? |
+# | 4 losses | What is the model asked to want? |
+# | 5 training | What happens in one step, and why does a run fail? |
+# | 6 postprocessing | How do embeddings become numbered lanes? |
+# | 7 end to end | How well does it all work together, and where not? |
+
+# %% [markdown]
+# Every setting belongs to one of these notebooks; notebook 7 runs everything and adds none. Do not learn the names
+# now: "What the numbers move", below, explains each in a line.
 
 # %%
 CHAPTERS = {
@@ -126,26 +187,16 @@ CHAPTERS = {
     "max_grad_norm patience amp",
     "6 postprocessing": "clustering reference_row",
 }
-config = LaneSegmentationConfig()
 for chapter, names in CHAPTERS.items():
-    print(chapter)
-    for name in names.split():
-        print(f"    {name:22s} {getattr(config, name)}")
-
-# %%
-on_the_map = [name for names in CHAPTERS.values() for name in names.split()]
-in_the_config = [field.name for field in fields(LaneSegmentationConfig)]
-assert sorted(on_the_map) == sorted(in_the_config)
-print(f"{len(in_the_config)} settings, each in one chapter")
-
-# %% [markdown]
-# Notebook 7 then runs everything end to end, and adds no setting of its own.
+    print(textwrap.fill(f"{chapter}: {names}", 100, subsequent_indent="    "))
 
 # %% [markdown]
 # ## A config that checks itself
 #
-# A dictionary takes any key and any value. That is its trouble: a wrong setting is noticed hours later, or never.
-# A small class can do better. First the idea in a few lines.
+# A *config* (설정) is the collection of all settings of a run. Many scripts keep it in a dictionary, which takes any
+# key and any value. That is the trouble: a wrong setting is noticed hours later, or never.
+#
+# A small class can do better. First the idea in a few lines:
 
 
 # %%
@@ -163,7 +214,7 @@ toy = ToyConfig(epochs=10)
 toy
 
 # %% [markdown]
-# Two things make it safe. It refuses nonsense when it is made …
+# Two things make it safe. It refuses nonsense at the moment when it is made …
 
 # %%
 try:
@@ -184,7 +235,8 @@ faster = replace(toy, lr=5e-3)
 print(toy.lr, "stays;", faster.lr, "in the copy")
 
 # %% [markdown]
-# The library's config is the same idea, with more fields. Its `replace` is a method.
+# The library's config is the same idea, with more fields. Its `replace` is a method. Its defaults are
+# for the largest model, `b5`.
 
 # %%
 big = LaneSegmentationConfig()
@@ -193,10 +245,311 @@ assert big.lr == 6e-5  # untouched
 print(big.backbone, big.lr, big.delta_var, big.delta_dist)
 
 # %% [markdown]
+# ## What the numbers move
+#
+# This section is for reference, too. Each part opens with its settings, a line each; below the cell stand the
+# defaults. A check at the end proves that none was left out.
+
+
+# %%
+moves = {}  # setting → what it moves
+config = LaneSegmentationConfig()
+
+
+def show_defaults(settings):
+    moves.update(settings)
+    values = [f"{name}={getattr(config, name)}" for name in settings]
+    print(textwrap.fill(" · ".join(values), 100))
+
+
+# %% [markdown]
+# ### The data (notebook 2)
+#
+# What the network gets to see, and how often it looks different:
+
+# %%
+show_defaults(
+    {
+        "image_size": "height and width that the network sees: larger keeps thin lines, and costs time and memory",
+        "crop_top": "share of the height that is cut off above: sky costs as much time as road",
+        "crop_scale": "smallest share of the area that a random crop keeps: less is more variety; 1 is off",
+        "flip_probability": "how often an image is mirrored: left bends become right bends",
+        "color_jitter": "how far brightness, contrast and colours vary: the weather must not matter",
+        "num_workers": "processes that load images beside the training: raise it when the GPU waits",
+        "seed": "all random draws follow from it: change it to see how much of a result is luck",
+    }
+)
+
+# %% [markdown]
+# ### The model (notebook 3)
+#
+# Which network, and where it starts:
+
+# %%
+show_defaults(
+    {
+        "backbone": "size of the encoder: a larger one can learn more, and costs time and memory",
+        "pretrained": "where the encoder starts: published weights (True), a folder's, or random ones (False)",
+        "num_classes": "logits for each pixel, one a class",
+        "embedding_dim": "numbers in each pixel's embedding: more room to keep lanes apart, more memory",
+        "normalize_embeddings": "scales every embedding to length 1: the margins must then fit, see below",
+    }
+)
+
+# %% [markdown]
+# One of them has a price that is easy to work out: `embedding_dim`.
+#
+# > **Predict first.** One batch of 4 images at 512 × 1024, 32 float32 numbers for every pixel. How many megabytes?
+
+# %%
+my_guess = None
+height, width = big.image_size
+full_size = big.batch_size * big.embedding_dim * height * width * 4  # float32: 4 bytes
+reveal(my_guess, full_size / 1e6, "MB")
+
+# %% [markdown]
+# And that is one tensor; its *gradient* (기울기) takes as much again.
+#
+# The heads work at a quarter of the height and width, and the loss reads embeddings at labelled pixels only
+# (notebook 4). So the trainer never builds this tensor.
+
+# %%
+quarter_size = full_size / 16
+print(f"{full_size / 1e6:.0f} MB at full size, {quarter_size / 1e6:.0f} MB as the head gives it")
+
+# %% [markdown]
+# ### The losses: weights (notebook 4)
+#
+# The total loss is a weighted sum of the semantic loss and the instance loss. The semantic loss is itself a sum of two:
+# *cross-entropy* (교차 엔트로피), which judges every pixel by itself, and *Dice*, which judges the overlap of a whole
+# class, so that a small class counts like a large one.
+
+# %%
+show_defaults(
+    {
+        "semantic_weight": "how much the loss of the classes counts in the total",
+        "instance_weight": "how much the loss of the embeddings counts in the total",
+        "ce_weight": "how much cross-entropy counts in the semantic loss",
+        "dice_weight": "how much Dice counts in the semantic loss: more of it favours small classes",
+        "class_weights": "weighs rare classes up, by one of four formulas; None treats all alike",
+        "ignore_index": "the semantic id that no loss looks at: pixels that nobody labelled",
+    }
+)
+
+# %% [markdown]
+# A weight says how much one unit of its loss matters. By hand:
+
+# %%
+semantic_loss, instance_loss = torch.tensor(0.9), torch.tensor(0.4)
+total = config.semantic_weight * semantic_loss + config.instance_weight * instance_loss
+print(f"{config.semantic_weight} · 0.9 + {config.instance_weight} · 0.4 = {total:.2f}")
+
+# %% [markdown]
+# ### The losses: margins (notebook 4)
+#
+# The pull and the push term of the embeddings' loss each have a *margin* (마진): once it is kept, the term is
+# satisfied, and pushes or pulls no more.
+
+# %%
+show_defaults(
+    {
+        "delta_var": "pull margin δ_var: a pixel this near to the mean of its lane is left in peace",
+        "delta_dist": "push margin δ_dist: two means repel each other until they are 2 · δ_dist apart",
+        "alpha": "weight of the pull term",
+        "beta": "weight of the push term",
+        "gamma": "weight of a third term, which keeps all means near the origin",
+        "max_instances": "lanes and crosswalks expected in an image: decides which margins fit on a sphere",
+    }
+)
+
+# %% [markdown]
+# Once both margins are kept, a ball around a mean separates its lane from all others, if its radius is right. Look at
+# the gap between the two filled discs: a ball may end anywhere in it.
+
+# %%
+lowest, highest = config.delta_var, 2 * config.delta_dist - config.delta_var
+print(f"any radius between {lowest} and {highest} works")
+figure, ax = plt.subplots(figsize=(7, 2.8))
+for x, color, name in [(0, "#4477AA", "lane A"), (2 * config.delta_dist, "#EE6677", "lane B")]:
+    ax.add_patch(plt.Circle((x, 0), config.delta_var, color=color, alpha=0.5))
+    ax.add_patch(plt.Circle((x, 0), config.delta_dist, fill=False, linestyle="--", color=color))
+    ax.annotate(name, (x, 0), ha="center", va="center")
+ax.set(xlim=(-1.8, 4.8), ylim=(-1.7, 1.7), aspect="equal", xlabel="embedding dimension 1", ylabel="dimension 2")
+ax.set_title("Pixels stay inside δ_var (filled); dashed balls of δ_dist only touch")
+plt.show()
+
+# %% [markdown]
+# ### The guide says / we measured: margins on the sphere
+#
+# The guide L2-normalises (L2 정규화) the embeddings: it divides each by its length, so that all lie on a sphere of
+# radius 1. And it asks for δ_dist = 1.5. Then two means should be 3.0 apart, on a sphere whose diameter is 2.
+
+# %% [markdown]
+# For K means the best arrangement is the regular simplex: all of them √(2K/(K−1)) apart. (It needs K − 1 dimensions; we
+# have 32.)
+
+
+# %%
+def reach(k):
+    return math.sqrt(2 * k / (k - 1))
+
+
+ks = np.arange(2, 11)
+figure, ax = plt.subplots(figsize=(7, 2.8))
+ax.plot(ks, [reach(k) for k in ks], marker="o", label="farthest K unit vectors can be apart")
+ax.axhline(2 * config.delta_dist, color="#EE6677", linestyle="--", label="asked for: 2 · δ_dist = 3.0")
+ax.set(title="The asked distance is out of reach for every K", xlabel="lanes K", ylabel="distance", ylim=(1, 3.3))
+ax.legend(loc="center right")
+plt.show()
+
+# %% [markdown]
+# The push term could then never reach zero, however long you train. The config refuses the pair, and names a margin
+# that fits.
+
+# %%
+try:
+    LaneSegmentationConfig(normalize_embeddings=True)
+except ValueError as error:
+    print("refused:", error)
+on_sphere = LaneSegmentationConfig(normalize_embeddings=True, delta_var=0.2, delta_dist=0.7)
+print("accepted:", on_sphere.delta_var, on_sphere.delta_dist)
+
+# %% [markdown]
+# Our default keeps (0.5, 1.5), the margins of the paper, and does not normalise.
+
+# %% [markdown]
+# ### The training: two learning rates (notebook 5)
+#
+# The *optimiser* (옵티마이저), here AdamW, turns gradients into changes of the weights. The *learning rate* (학습률)
+# says how large these changes are.
+
+# %%
+show_defaults(
+    {
+        "lr": "learning rate of the heads: too low learns nothing in time, too high diverges",
+        "encoder_lr_scale": "the encoder's share of lr: below 1 it protects pretrained weights",
+        "betas": "memory of AdamW's running means of the gradient and of its square: nearer to 1 is smoother",
+        "weight_decay": "how much every weight shrinks at each step, whatever the gradient says",
+        "warmup_fraction": "share of all steps in which the learning rate rises",
+    }
+)
+
+# %% [markdown]
+# So there are two rates: `lr` for the heads, which are new, and a tenth of it for the encoder, which knows something
+# already. The optimiser holds them as two groups of parameters:
+
+# %%
+optimizer = build_optimizer(model, big)
+for group in optimizer.param_groups:
+    print(f"{group['name']:8s} lr {group['lr']:.1e}, {sum(p.numel() for p in group['params'])} parameters")
+
+# %% [markdown]
+# A *scheduler* (스케줄러) changes both rates from step to step. *Warm-up* (웜업) raises them from nearly zero, then
+# half a cosine lowers them to zero.
+
+# %%
+steps = 200
+scheduler = build_scheduler(optimizer, steps, big.warmup_fraction)
+rates = []
+for _ in range(steps):
+    rates.append([group["lr"] for group in optimizer.param_groups])
+    optimizer.step()
+    scheduler.step()
+rates = np.array(rates)
+figure, ax = plt.subplots(figsize=(7, 2.6))
+for column, group in enumerate(optimizer.param_groups):
+    ax.plot(rates[:, column], label=group["name"])
+ax.set(title="Warm-up, then half a cosine; the encoder stays ten times lower", xlabel="step", ylabel="learning rate")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# ### The guide says / we measured: weight decay
+#
+# *Weight decay* (가중치 감쇠) keeps weights small. The guide calls `weight_decay=0.01` in AdamW "L2 regularisation"
+# (in Korean the same word as above, L2 정규화). L2 regularisation adds λ·w to the gradient of a weight w, where λ is
+# `weight_decay`.
+
+# %% [markdown]
+# Plain Adam then divides that sum by its own running size. AdamW instead shrinks the weight directly, by the share
+# lr · λ. The difference is easy to see on two weights without any gradient of their own.
+
+
+# %%
+def after_one_step(optimizer_class):
+    weights = torch.nn.Parameter(torch.tensor([10.0, 0.1]))
+    weights.grad = torch.zeros(2)
+    optimizer_class([weights], lr=0.05, weight_decay=0.01).step()
+    return weights.detach()
+
+
+print("Adam, L2 in the gradient:", after_one_step(torch.optim.Adam))
+print("AdamW, decoupled decay:  ", after_one_step(torch.optim.AdamW))
+
+# %% [markdown]
+# Adam takes the same step of 0.05 from the large weight and from the small one: half of the small one is gone. AdamW
+# takes the same *share*, one part in two thousand. Decoupled decay is what the name says, and it is not L2.
+
+# %% [markdown]
+# ### The training: the run (notebook 5)
+#
+# A *batch* (배치) is the images that go through the network together. The *validation* (검증) images are never trained
+# on; their loss shows whether the model still improves.
+
+# %%
+show_defaults(
+    {
+        "epochs": "passes over the training images",
+        "batch_size": "images in one batch: memory sets the limit",
+        "accumulation_steps": "batches whose gradients are added up before one step: a large batch on a small GPU",
+        "max_grad_norm": "longest gradient allowed: longer ones are clipped, so that no batch wrecks the weights",
+        "patience": "epochs without a better validation loss before the run stops early",
+        "amp": "mixed precision (혼합 정밀도): 16-bit floats where they are safe, to save time and memory on a GPU",
+    }
+)
+
+# %% [markdown]
+# A GPU may hold two images only. `accumulation_steps` then makes the *effective* batch as large as you want.
+# Notebook 5 shows that this equals the large batch exactly, if it is done right.
+
+# %%
+small_gpu = big.replace(batch_size=2, accumulation_steps=8)
+print(f"{small_gpu.batch_size} images at a time, {small_gpu.batch_size * small_gpu.accumulation_steps} per step")
+
+# %% [markdown]
+# ### The post-processing (notebook 6)
+#
+# *Post-processing* (후처리) turns the network's outputs into numbered lanes. It groups embeddings that lie close
+# together, which is called *clustering* (클러스터링). Two settings only:
+
+# %%
+show_defaults(
+    {
+        "clustering": "how embeddings are grouped: our own way (fast), or one of two from the textbooks",
+        "reference_row": "the image row, as share of the height, where lanes are numbered from left to right",
+    }
+)
+
+# %% [markdown]
+# Was any setting left out? The fields of the class know.
+
+# %%
+in_the_config = {field.name for field in fields(LaneSegmentationConfig)}
+on_the_map = [name for names in CHAPTERS.values() for name in names.split()]
+assert set(moves) == in_the_config  # each is explained
+assert sorted(on_the_map) == sorted(in_the_config)  # and stands once on the map of the course
+print(f"{len(in_the_config)} settings, each explained, each in one notebook")
+
+# %% [markdown]
 # ## Presets
 #
-# You rarely start from zero. `preset("tiny")` trains from random weights on a CPU in minutes. `preset("b0")` to
-# `preset("b5")` fine-tune weights from the hub on a GPU. What does `tiny` change?
+# You rarely start from zero. A *preset* is a config that is known to work for one model size. `preset("tiny")` trains
+# from random weights on a CPU, in minutes.
+#
+# `preset("b0")` to `preset("b5")` *fine-tune* (미세 조정): they go on from *pretrained* (사전 학습) weights. These come
+# from a model hub. NVIDIA trained them on street scenes, and allows research and evaluation only.
+#
+# What does `tiny` change?
 
 # %%
 tiny, b5 = LaneSegmentationConfig.preset("tiny"), LaneSegmentationConfig.preset("b5")
@@ -208,9 +561,13 @@ for name, value in asdict(tiny).items():
 # Every difference has a reason:
 #
 # * **Nothing is pretrained**, so the encoder has nothing to lose: it learns at the full rate, and that rate is high.
-# * **Four epochs** are too few to overfit, so there is little augmentation.
+# * **Four epochs**, passes over the training images, are too few to learn the images by heart (overfit). So there is
+#   little *augmentation* (데이터 증강), the random changes that make an image look new.
 # * **The image is small and its top is cut off** (`crop_top`): the sky costs as much time as the road.
-#
+# * **Instances weigh less** (`instance_weight`): in this short run they are learnt sooner than the classes.
+# * **Few steps** need a larger share of them to warm up.
+
+# %% [markdown]
 # The most visible difference is the number of parameters. On torch's `meta` device a model has shapes but no memory,
 # so even b5 is built in a second.
 
@@ -238,166 +595,10 @@ ax.set(title="From 1.3 to 88 million parameters, both heads included", ylabel="p
 plt.show()
 
 # %% [markdown]
-# ## What the numbers move
-#
-# ### The model: `embedding_dim`
-#
-# Each pixel gets a vector of `embedding_dim` numbers, its *embedding* (임베딩). Pixels of one lane shall lie close
-# together in that space, pixels of two lanes far apart. More dimensions give more room, and cost memory.
-#
-# > **Predict first.** One batch of 4 images at 512 × 1024, 32 float32 numbers for every pixel. How many megabytes?
-
-# %%
-my_guess = None
-height, width = big.image_size
-full_size = big.batch_size * big.embedding_dim * height * width * 4  # float32: 4 bytes
-reveal(my_guess, full_size / 1e6, "MB")
-
-# %% [markdown]
-# And that is one tensor; its gradient takes as much again. The heads work at a quarter of the height and width, and
-# the loss reads embeddings at labelled pixels only (notebook 4). So the trainer never builds this tensor.
-
-# %%
-quarter_size = full_size / 16
-print(f"{full_size / 1e6:.0f} MB at full size, {quarter_size / 1e6:.0f} MB as the head gives it")
-
-# %% [markdown]
-# ### The losses: weights
-#
-# The total loss is a weighted sum. The weights say how much one unit of each loss matters.
-
-# %%
-semantic_loss, instance_loss = torch.tensor(0.9), torch.tensor(0.4)
-total = config.semantic_weight * semantic_loss + config.instance_weight * instance_loss
-print(f"{config.semantic_weight} · 0.9 + {config.instance_weight} · 0.4 = {total:.2f}")
-
-# %% [markdown]
-# ### The losses: margins
-#
-# `delta_var` (δ_var) says how near a pixel must come to the mean of its lane. `delta_dist` (δ_dist) says how far apart
-# two means must be: at least 2 · δ_dist. Once both hold, a ball around a mean separates its lane from all others, if
-# its radius is right.
-
-# %%
-lowest, highest = config.delta_var, 2 * config.delta_dist - config.delta_var
-print(f"any radius between {lowest} and {highest} works")
-
-# %%
-figure, ax = plt.subplots(figsize=(7, 2.8))
-for x, color, name in [(0, "#4477AA", "lane A"), (2 * config.delta_dist, "#EE6677", "lane B")]:
-    ax.add_patch(plt.Circle((x, 0), config.delta_var, color=color, alpha=0.5))
-    ax.add_patch(plt.Circle((x, 0), config.delta_dist, fill=False, linestyle="--", color=color))
-    ax.annotate(name, (x, 0), ha="center", va="center")
-ax.set(xlim=(-1.8, 4.8), ylim=(-1.7, 1.7), aspect="equal", xlabel="embedding dimension 1", ylabel="dimension 2")
-ax.set_title("Pixels stay inside δ_var (filled); dashed balls of δ_dist only touch")
-plt.show()
-
-# %% [markdown]
-# ### The guide says / we measured: margins on the sphere
-#
-# The guide L2-normalises (L2 정규화) the embeddings, so that all have length 1, and asks for δ_dist = 1.5. Then two
-# means should be 3.0 apart, on a sphere whose diameter is 2.
-#
-# For K means the best arrangement is the regular simplex: all of them √(2K/(K−1)) apart. (It needs K − 1 dimensions; we
-# have 32.)
-
-
-# %%
-def reach(k):
-    return math.sqrt(2 * k / (k - 1))
-
-
-ks = np.arange(2, 11)
-figure, ax = plt.subplots(figsize=(7, 2.8))
-ax.plot(ks, [reach(k) for k in ks], marker="o", label="farthest K unit vectors can be apart")
-ax.axhline(2 * config.delta_dist, color="#EE6677", linestyle="--", label="asked for: 2 · δ_dist = 3.0")
-ax.set(title="The asked distance is out of reach for every K", xlabel="lanes K", ylabel="distance", ylim=(1, 3.3))
-ax.legend(loc="center right")
-plt.show()
-
-# %% [markdown]
-# The term of the loss that pushes means apart could then never reach zero, however long you train. The config refuses
-# the pair, and names a margin that fits.
-
-# %%
-try:
-    LaneSegmentationConfig(normalize_embeddings=True)
-except ValueError as error:
-    print("refused:", error)
-on_sphere = LaneSegmentationConfig(normalize_embeddings=True, delta_var=0.2, delta_dist=0.7)
-print("accepted:", on_sphere.delta_var, on_sphere.delta_dist)
-
-# %% [markdown]
-# Our default keeps (0.5, 1.5), the margins of the paper, and does not normalise.
-
-# %% [markdown]
-# ### The training: two learning rates
-#
-# `lr` is the learning rate (학습률) of the heads. The encoder runs at `lr · encoder_lr_scale`. Warm-up raises both
-# from nearly zero, then half a cosine lowers them to zero.
-
-# %%
-model = SegFormerModel("tiny", pretrained=False)
-optimizer = build_optimizer(model, big)
-for group in optimizer.param_groups:
-    print(f"{group['name']:8s} lr {group['lr']:.1e}, {sum(p.numel() for p in group['params'])} parameters")
-
-# %%
-steps = 200
-scheduler = build_scheduler(optimizer, steps, big.warmup_fraction)
-rates = []
-for _ in range(steps):
-    rates.append([group["lr"] for group in optimizer.param_groups])
-    optimizer.step()
-    scheduler.step()
-rates = np.array(rates)
-
-# %%
-figure, ax = plt.subplots(figsize=(7, 2.6))
-for column, group in enumerate(optimizer.param_groups):
-    ax.plot(rates[:, column], label=group["name"])
-ax.set(title="Warm-up, then half a cosine; the encoder stays ten times lower", xlabel="step", ylabel="learning rate")
-ax.legend()
-plt.show()
-
-# %% [markdown]
-# ### The guide says / we measured: weight decay
-#
-# The guide calls `weight_decay=0.01` in AdamW "L2 regularisation". L2 regularisation adds λ·w to the gradient. In
-# plain Adam that sum is then divided by its own running size. AdamW instead shrinks the weight directly, by lr · λ.
-# The difference is easy to see on two weights without any gradient of their own.
-
-
-# %%
-def after_one_step(optimizer_class):
-    weights = torch.nn.Parameter(torch.tensor([10.0, 0.1]))
-    weights.grad = torch.zeros(2)
-    optimizer_class([weights], lr=0.05, weight_decay=0.01).step()
-    return weights.detach()
-
-
-print("Adam, L2 in the gradient:", after_one_step(torch.optim.Adam))
-print("AdamW, decoupled decay:  ", after_one_step(torch.optim.AdamW))
-
-# %% [markdown]
-# Adam takes the same step of 0.05 from the large weight and from the small one: half of the small one is gone. AdamW
-# takes the same *share*, one part in two thousand. Decoupled decay is what the name says, and it is not L2.
-
-# %% [markdown]
-# ### The training: effective batch
-#
-# A GPU may hold two images only. `accumulation_steps` adds up gradients of several batches before one step.
-# Notebook 5 shows that this equals the large batch exactly, if it is done right.
-
-# %%
-small_gpu = big.replace(batch_size=2, accumulation_steps=8)
-print(f"{small_gpu.batch_size} images at a time, {small_gpu.batch_size * small_gpu.accumulation_steps} per step")
-
-# %% [markdown]
 # ## Store it: YAML
 #
-# A trained model without its settings is a riddle. The trainer writes `config.yaml` into every run folder, and reading
-# it back gives the same config.
+# A trained model without its settings is a riddle. The trainer writes them as *YAML*, a text format of names and
+# values, into the file `config.yaml` of every run folder. Reading the file back gives the same config.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -405,12 +606,10 @@ path = f"{folder.name}/config.yaml"
 tiny.to_yaml(path)
 assert LaneSegmentationConfig.from_yaml(path) == tiny
 print(open(path).read()[:180], "…")
+assert load_config("tiny") == load_config(path) == tiny  # a preset's name, or a file
 
 # %% [markdown]
-# `load_config` takes a file or the name of a preset; the command line uses it: `road-topology train lane --config …`.
-
-# %%
-assert load_config("tiny") == load_config(path) == tiny
+# `load_config` takes a file or the name of a preset. So does the command line: `road-topology train lane --config …`.
 
 # %% [markdown]
 # ## Trap: a learning rate that is text
@@ -503,7 +702,8 @@ except ValueError:
 reveal_choice(my_guess, answer)
 
 # %% [markdown]
-# 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32 pixels.
+# 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32 pixels, and half a token
+# does not exist.
 
 # %% [markdown]
 # ## Exercises
@@ -568,7 +768,8 @@ check("largest_delta_dist", largest_delta_dist)
 # ### 3. A reader that refuses
 #
 # Write `read_settings(text, defaults)`: parse YAML text, return a dictionary of all defaults with the given values
-# on top, and raise `ValueError` naming any key that `defaults` does not have. Empty text means "all defaults".
+# on top, and raise `ValueError` naming any key that `defaults` does not have. Empty text means "all defaults". Leave
+# the dictionary `defaults` itself as it is: the next caller needs it, too.
 
 
 # %% tags=["exercise:read_settings"]
@@ -596,8 +797,7 @@ check("read_settings", read_settings)
 # ### 4. Tokens
 #
 # The encoder's four stages look at the image at 1/4, 1/8, 1/16 and 1/32 of its height and width. How many tokens
-# (feature vectors) does each stage hold for an image of `height` × `width`, both multiples of 32? Return a list of four
-# whole numbers.
+# does each stage hold for an image of `height` × `width`, both multiples of 32? Return a list of four whole numbers.
 
 
 # %% tags=["exercise:tokens_per_stage"]
@@ -625,8 +825,10 @@ check("tokens_per_stage", tokens_per_stage)
 # %%
 assert round(sizes["tiny"], 1) == 1.3
 assert round(sizes["b5"]) == 88
-assert len(CLASSES) == 6
+assert len(CLASSES) == outputs["logits"].shape[1] == 6 and outputs["embeddings"].shape[1] == 32
+assert [96 // m.shape[2] for m in maps] == [256 // m.shape[3] for m in maps] == [4, 8, 16, 32]
 assert 100 * lane_share < 10  # "so few"
+assert len(CLASS_WEIGHT_METHODS) == 4 and len(CLUSTERING_METHODS) == 3  # "four formulas", ours and two
 
 # %%
 assert (config.semantic_weight, config.instance_weight) == (1.0, 0.5)

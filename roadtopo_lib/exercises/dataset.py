@@ -1,4 +1,4 @@
-"""Exercises of notebook 2: masks that keep their ids, transforms in step, shares of labelled pixels."""
+"""Exercises of notebook 2: colours to classes, transforms in step, masks that keep their ids, shares of pixels."""
 
 import numpy as np
 
@@ -12,31 +12,30 @@ def _array(value: object, shape: tuple[int, ...], what: str) -> np.ndarray:
     return value
 
 
-@exercise("rgb_to_ids")
-def rgb_to_ids(answer) -> None:
-    truth = np.array([[0, 1, 2, 3], [0, 1, 2, 4]])
-    # Red and dark green share a luminance; the last two differ in one channel only.
-    colors = np.array([[0, 0, 0], [0, 130, 0], [255, 0, 0], [255, 0, 1], [255, 1, 0]], dtype=np.uint8)
-    ids = answer(colors[truth])
-    expect_written(ids)
-    ids = _array(ids, (2, 4), "the result")
-    expect(np.issubdtype(ids.dtype, np.integer), f"ids are whole numbers, yours are {ids.dtype}")
-    expect(bool((ids[truth == 0] == 0).all()), "black should be 0")
-    expect(bool((ids[truth > 0] != 0).all()), "a colour became 0: that instance vanishes")
-    found = {int(ids[truth == i][0]) for i in range(1, 5)}
-    expect(len(found) == 4, "two colours share an id: all three channels must count, each on its own")
-    expect(bool(all((ids[truth == i] == ids[truth == i][0]).all() for i in range(5))), "one colour has several ids")
-    expect(found == {1, 2, 3, 4}, "the ids should run from 1 to N without gaps")
-    many = np.zeros((18, 18, 3), dtype=np.uint8)
-    many.reshape(-1, 3)[1:, 0], many.reshape(-1, 3)[1:, 1] = np.arange(1, 324) % 256, np.arange(1, 324) // 256
-    expect(len(np.unique(answer(many))) == 324, "323 colours should give 323 ids: do 8 bits suffice?")
+@exercise("classes_from_colors")
+def classes_from_colors(answer) -> None:
+    # Red and blue share a sum, red and dark green a luminance; the void colour is in the table, not in the first mask.
+    table = {(0, 0, 0): 0, (255, 0, 0): 2, (0, 0, 255): 3, (0, 130, 0): 5, (10, 10, 10): IGNORE_INDEX}
+    colors = np.array(list(table), dtype=np.uint8)
+    ids = np.array(list(table.values()), dtype=np.uint8)
+    for index in (np.array([[0, 1, 2, 3], [3, 1, 0, 2]]), np.array([[4, 0, 0]])):
+        found = answer(colors[index], dict(table))
+        expect_written(found)
+        found = _array(found, index.shape, "the result")
+        for color, class_id, pixel in zip(colors[index].reshape(-1, 3), ids[index].ravel(), found.ravel(), strict=True):
+            expect(
+                pixel == class_id,
+                f"the colour {color.tolist()} should be class {class_id}, it became {pixel}: all three channels count",
+            )
+        expect(found.dtype == np.uint8, f"the mask should be uint8, it is {found.dtype}")
     try:
-        answer(colors[np.array([[1, 1, 2, 2]])])
-    except ValueError:
+        answer(np.array([[[0, 0, 0], [254, 7, 3]]], dtype=np.uint8), dict(table))
+    except ValueError as error:
+        expect(all(number in str(error) for number in ("254", "7", "3")), "the message should name the unknown colour")
         return
     except Exception as error:
-        expect(False, f"a mask without black should raise ValueError, it raised {type(error).__name__}")
-    expect(False, "a mask without any black pixel was accepted: nothing says which colour is the background")
+        expect(False, f"an unknown colour should raise ValueError, it raised {type(error).__name__}")
+    expect(False, "the colour [254, 7, 3] is not in the table, and was accepted")
 
 
 class _FixedDraws:

@@ -43,34 +43,45 @@ WRONG_ANSWERS: dict[str, list[tuple[str, str]]] = {
         ),
     ],
     # 02_dataset
-    "rgb_to_ids": [
+    "classes_from_colors": [
         (
-            "def rgb_to_ids(rgb):\n"
-            "    grey = np.round(rgb @ [0.299, 0.587, 0.114])\n"
-            "    if grey.min() > 0:\n"
-            "        raise ValueError('no black')\n"
-            "    return np.unique(grey, return_inverse=True)[1].reshape(grey.shape)",
-            "two colours share an id",
+            "def classes_from_colors(rgb, table):\n"
+            "    classes = np.zeros(rgb.shape[:2], np.uint8)\n"
+            "    for color, class_id in table.items():\n"
+            "        classes[(rgb == color).any(axis=2)] = class_id\n"
+            "    return classes",
+            "all three channels count",
         ),
         (
-            "def rgb_to_ids(rgb):\n"
-            "    _, index = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)\n"
-            "    return index.reshape(rgb.shape[:2])",
-            "was accepted: nothing says which colour is the background",
+            "def classes_from_colors(rgb, table):\n"
+            "    by_sum = {sum(color): class_id for color, class_id in table.items()}\n"
+            "    return np.array([[by_sum[s] for s in row] for row in rgb.sum(axis=2).tolist()], np.uint8)",
+            "all three channels count",
         ),
         (
-            "def rgb_to_ids(rgb):\n"
-            "    code = rgb.astype(int) @ [65536, 256, 1]\n"
-            "    if code.min() > 0:\n"
-            "        raise ValueError('no black')\n"
-            "    return code",
-            "without gaps",
+            "def classes_from_colors(rgb, table):\n"
+            "    classes = np.zeros(rgb.shape[:2], np.uint8)\n"
+            "    for color, class_id in table.items():\n"
+            "        classes[(rgb == color).all(axis=2)] = class_id\n"
+            "    return classes",
+            "is not in the table, and was accepted",
         ),
         (
-            "def rgb_to_ids(rgb):\n"
-            "    _, index = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)\n"
-            "    return index.reshape(rgb.shape[:2]).astype(np.uint8)",
-            "do 8 bits suffice?",
+            "def classes_from_colors(rgb, table):\n"
+            "    return np.array([[table[tuple(pixel)] for pixel in row] for row in rgb.tolist()])",
+            "should be uint8",
+        ),
+        (
+            "def classes_from_colors(rgb, table):\n"
+            "    return np.array([[table[tuple(pixel)] for pixel in row] for row in rgb.tolist()], np.uint8)",
+            "it raised KeyError",
+        ),
+        (
+            "def classes_from_colors(rgb, table):\n"
+            "    if set(map(tuple, rgb.reshape(-1, 3).tolist())) - set(table):\n"
+            "        raise ValueError('unknown colour')\n"
+            "    return np.array([[table[tuple(pixel)] for pixel in row] for row in rgb.tolist()], np.uint8)",
+            "name the unknown colour",
         ),
     ],
     "flip_together": [
@@ -185,6 +196,13 @@ WRONG_ANSWERS: dict[str, list[tuple[str, str]]] = {
             "    return sum(F.interpolate(p, size=size, mode='bilinear', align_corners=True) for p in projected)",
             "align_corners=True",
         ),
+        (
+            "def fuse_maps(maps, weights):\n"
+            "    projected = [torch.einsum('ec,bchw->behw', w, m) for w, m in zip(weights, maps)]\n"
+            "    size = maps[0].shape[2:]\n"
+            "    return sum(F.interpolate(p, size=size, mode='bilinear') for p in projected) / len(maps)",
+            "their sum is asked for",
+        ),
     ],
     "mix_ffn_parameters": [
         (
@@ -224,47 +242,93 @@ WRONG_ANSWERS: dict[str, list[tuple[str, str]]] = {
         ),
     ],
     # 04_losses
-    "variance_term": [
+    "pull_of_batch": [
         (
-            "def variance_term(points, lane_of, delta_var):\n"
-            "    means = torch.stack([points[lane_of == lane].mean(dim=0) for lane in lane_of.unique()])\n"
-            "    distance = (points - means[lane_of]).norm(dim=1)\n"
-            "    return (distance - delta_var).clamp(min=0).square().mean()",
-            "average within each lane",
+            "def pull_of_batch(embeddings, instance_mask, delta_var):\n"
+            "    pixels, lanes = embeddings.movedim(1, -1), []  # (B, H, W, D)\n"
+            "    for lane in instance_mask[instance_mask > 0].unique():\n"
+            "        mine = pixels[instance_mask == lane]\n"
+            "        distance = torch.linalg.vector_norm(mine - mine.mean(dim=0), dim=1)\n"
+            "        lanes.append((distance - delta_var).clamp(min=0).square().mean())\n"
+            "    return torch.stack(lanes).mean()",
+            "these are two lanes",
         ),
         (
-            "def variance_term(points, lane_of, delta_var):\n"
-            "    means = torch.stack([points[lane_of == lane].mean(dim=0) for lane in lane_of.unique()])\n"
-            "    distance = (points - means[lane_of]).norm(dim=1)\n"
-            "    return (distance - delta_var).clamp(min=0).square().sum()",
-            "average, do not add",
+            "def pull_of_batch(embeddings, instance_mask, delta_var):\n"
+            "    total = embeddings.sum() * 0\n"
+            "    for pixels, mask in zip(embeddings, instance_mask):\n"
+            "        lanes = mask[mask > 0].unique()\n"
+            "        for lane in lanes:\n"
+            "            mine = pixels[:, mask == lane]\n"
+            "            distance = torch.linalg.vector_norm(mine - mine.mean(dim=1, keepdim=True), dim=0)\n"
+            "            total = total + (distance - delta_var).clamp(min=0).square().mean() / len(lanes)\n"
+            "    return total / len(embeddings)",
+            "takes no part in the mean over images",
         ),
         (
-            "def variance_term(points, lane_of, delta_var):\n"
-            "    terms = []\n"
-            "    for lane in lane_of.unique():\n"
-            "        mine = points[lane_of == lane]\n"
-            "        distance = (mine - mine.mean(dim=0)).square().sum(dim=1).sqrt()\n"
-            "        terms.append((distance - delta_var).clamp(min=0).square().mean())\n"
-            "    return torch.stack(terms).mean()",
+            "def pull_of_batch(embeddings, instance_mask, delta_var):\n"
+            "    lanes = []\n"
+            "    for pixels, mask in zip(embeddings, instance_mask):\n"
+            "        for lane in mask[mask > 0].unique():\n"
+            "            mine = pixels[:, mask == lane]\n"
+            "            distance = torch.linalg.vector_norm(mine - mine.mean(dim=1, keepdim=True), dim=0)\n"
+            "            lanes.append((distance - delta_var).clamp(min=0).square().mean())\n"
+            "    return torch.stack(lanes).mean()",
+            "an image counts once",
+        ),
+        (
+            "def pull_of_batch(embeddings, instance_mask, delta_var):\n"
+            "    images = []\n"
+            "    for pixels, mask in zip(embeddings, instance_mask):\n"
+            "        lanes = []\n"
+            "        for lane in mask[mask > 0].unique():\n"
+            "            mine = pixels[:, mask == lane]\n"
+            "            distance = (mine - mine.mean(dim=1, keepdim=True)).square().sum(dim=0).sqrt()\n"
+            "            lanes.append((distance - delta_var).clamp(min=0).square().mean())\n"
+            "        if lanes:\n"
+            "            images.append(torch.stack(lanes).mean())\n"
+            "    return torch.stack(images).mean() if images else embeddings.sum() * 0",
             "NaN gradient",
         ),
+        (
+            "def pull_of_batch(embeddings, instance_mask, delta_var):\n"
+            "    images = []\n"
+            "    for pixels, mask in zip(embeddings, instance_mask):\n"
+            "        lanes = []\n"
+            "        for lane in mask[mask > 0].unique():\n"
+            "            mine = pixels[:, mask == lane]\n"
+            "            distance = torch.linalg.vector_norm(mine - mine.mean(dim=1, keepdim=True), dim=0)\n"
+            "            lanes.append((distance - delta_var).clamp(min=0).square().mean())\n"
+            "        if lanes:\n"
+            "            images.append(torch.stack(lanes).mean())\n"
+            "    return torch.stack(images).mean() if images else torch.tensor(0.0)",
+            "backward() fails",
+        ),
     ],
-    "distance_term": [
+    "tversky_prices": [
         (
-            "def distance_term_of(means, delta_dist):\n"
-            "    return (2 * delta_dist - torch.cdist(means, means)).clamp(min=0).square().mean()",
-            "compared with itself",
+            "def tversky_prices(name):\n"
+            "    if name not in ('IoU', 'precision', 'recall'):\n"
+            "        raise ValueError(name)\n"
+            "    return {'IoU': (1.0, 1.0), 'precision': (0.0, 1.0), 'recall': (1.0, 0.0)}[name]",
+            "this is recall",
         ),
         (
-            "def distance_term_of(means, delta_dist):\n"
-            "    return (2 * delta_dist - torch.pdist(means)).clamp(min=0).square().mean()",
-            "a single lane gives NaN",
+            "def tversky_prices(name):\n"
+            "    return {'IoU': (0.5, 0.5), 'precision': (1.0, 0.0), 'recall': (0.0, 1.0)}[name]",
+            "prices of Dice",
         ),
         (
-            "def distance_term_of(means, delta_dist):\n"
-            "    return (2 * delta_dist - torch.pdist(means)).clamp(min=0).mean()",
-            "the hinge should be squared",
+            "def tversky_prices(name):\n"
+            "    return {'IoU': (1.0, 1.0), 'precision': (1.0, 0.0), 'recall': (0.0, 1.0)}[name]",
+            "it raised KeyError",
+        ),
+        (
+            "def tversky_prices(name):\n"
+            "    if name == 'IoU':\n"
+            "        return 1.0, 1.0\n"
+            "    return (1.0, 0.0) if name == 'precision' else (0.0, 1.0)",
+            "it was answered",
         ),
     ],
     "dice_ignoring": [

@@ -88,6 +88,33 @@ def test_what_crop_top_cuts_off_is_background_and_the_rest_stays_in_place(segmen
         assert polyline[-1, 1] == 127
 
 
+class RightIsLane(BrightIsLane):
+    """Notes what it is shown, and takes the right half of every image for lane, however the image lies."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def forward(self, images, upsample=False):
+        self.shown.append(images)
+        right = torch.linspace(0, 1, images.shape[3]) > 0.5
+        return super().forward(right.float().expand_as(images), upsample)
+
+
+def test_the_second_view_is_mirrored_and_larger_and_both_have_a_say():
+    image, _, _ = striped_scene()
+    image[:, :64] = 20
+    once, twice = (LaneSegmenter(RightIsLane(), CONFIG, device="cpu", tta=tta) for tta in (False, True))
+    assert (once(image)["semantic_mask"][:, 130:] == LANE_MARKING).all()
+    # Mirrored back, the second view says left where the first says right: neither is outvoted.
+    assert (twice(image)["semantic_mask"][:, :120] == LANE_MARKING).all()
+    first, second = twice.model.shown
+    assert len(once.model.shown) == 1
+    assert (first.shape[2:], second.shape[2:]) == ((64, 128), (96, 160))  # 1.35 times, in multiples of 32
+    assert first[..., :30].mean() < first[..., -30:].mean()
+    assert second[..., :30].mean() > second[..., -30:].mean()
+
+
 def test_other_aspects_and_small_images_are_accepted(segmenter):
     for size in ((540, 960), (100, 100), (32, 400)):
         result = segmenter(np.full((*size, 3), 90, np.uint8))
