@@ -510,7 +510,7 @@ show_defaults(
 
 # %% [markdown]
 # A GPU may hold two images only. `accumulation_steps` then makes the *effective* batch as large as you want.
-# Notebook 5 shows that this equals the large batch exactly, if it is done right.
+# Notebook 5 shows how nearly this equals the large batch, if it is done right.
 
 # %%
 small_gpu = big.replace(batch_size=2, accumulation_steps=8)
