@@ -200,7 +200,6 @@ class LaneSegmentationConfig:
         if name != "tiny":
             return cls(backbone=name)
         # From random weights there is nothing to preserve: the encoder learns at the full rate, and that rate is high.
-        # Minutes allow few images, so each step takes only two of them: more steps are worth more than smoother ones.
         # Minutes of training are too few to overfit, so nothing is augmented but by mirroring; instances are learnt
         # sooner than classes, so their loss weighs less; the road lies below the upper quarter of the image.
         return cls(
@@ -210,7 +209,7 @@ class LaneSegmentationConfig:
             lr=2e-3,
             encoder_lr_scale=1.0,
             epochs=4,
-            batch_size=2,
+            batch_size=4,
             image_size=(96, 256),
             crop_top=0.25,
             crop_scale=1.0,

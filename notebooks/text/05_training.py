@@ -81,7 +81,7 @@ from roadtopo_lib.viz import training_curve
 # ways to compute the same thing round alike.
 
 # %%
-config = LaneSegmentationConfig.preset("tiny").replace(batch_size=4)
+config = LaneSegmentationConfig.preset("tiny")
 train_set = LaneInstanceDataset(samples(), "train", build_transform(config, train=True))
 four_scenes = [train_set[i] for i in range(4)]
 batch = next(iter(DataLoader(four_scenes, batch_size=4)))
