@@ -22,8 +22,9 @@ CLASS_WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_f
 class LaneSegmentationConfig:
     """All settings of the lane model, its training and its post-processing.
 
-    The defaults are the guide's. ``LaneSegmentationConfig.preset("tiny")`` is the small model that trains from scratch
-    on a CPU in minutes; ``preset("b0")`` .. ``preset("b5")`` fine-tune the hub's Cityscapes weights.
+    The defaults are the guide's, but for ``normalize_embeddings``: its margins do not fit on a sphere.
+    ``LaneSegmentationConfig.preset("tiny")`` is the small model that trains from scratch on a CPU in minutes;
+    ``preset("b0")`` .. ``preset("b5")`` fine-tune the hub's Cityscapes weights.
 
     Args:
         backbone: ``"tiny"`` or ``"b0"`` .. ``"b5"``.

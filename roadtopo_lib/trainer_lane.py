@@ -167,7 +167,7 @@ class LaneSegmentationTrainer:
             for batches in windows:
                 self._training_step(batches, meter)
         self.epoch += 1
-        self.train_metrics = meter.means()
+        self.train_metrics = {**meter.means(), "grad_norm": meter.mean("grad_norm")}
         return self.train_metrics["loss"]
 
     def _training_step(self, batches: list[dict], meter: "Meter") -> None:
@@ -191,13 +191,14 @@ class LaneSegmentationTrainer:
             meter.add(losses, weight=len(batch["image"]))
         self.scaler.unscale_(self.optimizer)  # clipping must see true gradients, not scaled ones
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        meter.add({"grad_norm": norm}, weight=1)
         scale_before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        # A lowered scale means the step was skipped (fp16 overflow): the schedule waits for the optimiser.
-        if self.scheduler is not None and self.scaler.get_scale() >= scale_before:
+        if self.scaler.get_scale() < scale_before:
+            return  # the step was skipped (fp16 overflow): the schedule waits, and an infinite norm tells nothing
+        meter.add({"grad_norm": norm}, weight=1)
+        if self.scheduler is not None:
             self.scheduler.step()
 
     @torch.no_grad()
@@ -321,7 +322,11 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """The means so far."""
-        return {name: float(total) / self.weights[name] for name, total in self.sums.items()}
+        return {name: self.mean(name) for name in self.sums}
+
+    def mean(self, name: str) -> float:
+        """The mean of one scalar so far; NaN if it was never observed."""
+        return float(self.sums[name]) / self.weights[name] if name in self.sums else math.nan
 
 
 def history_csv(history: Iterable[dict]) -> str:

@@ -95,12 +95,13 @@ for ax, title in zip(axes, ["What the camera sees", "Six classes", "One colour f
 plt.show()
 
 # %% [markdown]
-# Look at the van on the right: the lines run on behind it, as lane benchmarks label them. Painted lines (orange) are
-# `lane_marking`; the line where the road ends, kerb or edge (green), is `lane_boundary`.
+# Look at the van on the right: the lines run on behind it, as lane benchmarks label them. In the middle picture a line
+# between two lanes is orange, `lane_marking`. The edge of the carriageway, a painted line or else the kerb, is green,
+# `lane_boundary`. The right picture has colours of its own, one for each instance.
 
 # %% [markdown]
-# The class table stands in one file, `labels.py`. No other file writes a class id as a number. You will see in
-# notebook 6 what happens when one does.
+# The class table stands in one file, `labels.py`. The rest of the library takes class ids from there, by name. You will
+# see in notebook 6 what happens when a number is written instead.
 
 # %%
 for c in CLASSES:
@@ -272,7 +273,7 @@ show_defaults(
     {
         "image_size": "height and width that the network sees: larger keeps thin lines, and costs time and memory",
         "crop_top": "share of the height that is cut off above: sky costs as much time as road",
-        "crop_scale": "smallest share of the area that a random crop keeps: less is more variety; 1 is off",
+        "crop_scale": "smallest share of the area that a random crop keeps: less is more variety; 1 keeps all",
         "flip_probability": "how often an image is mirrored: left bends become right bends",
         "color_jitter": "how far brightness, contrast and colours vary: the weather must not matter",
         "num_workers": "processes that load images beside the training: raise it when the GPU waits",
@@ -364,7 +365,7 @@ show_defaults(
 
 # %% [markdown]
 # Once both margins are kept, a ball around a mean separates its lane from all others, if its radius is right. Look at
-# the gap between the two filled discs: a ball may end anywhere in it.
+# the gap between the two filled discs: a ball around the mean of lane A may end anywhere in it.
 
 # %%
 lowest, highest = config.delta_var, 2 * config.delta_dist - config.delta_var
@@ -429,7 +430,7 @@ show_defaults(
         "lr": "learning rate of the heads: too low learns nothing in time, too high diverges",
         "encoder_lr_scale": "the encoder's share of lr: below 1 it protects pretrained weights",
         "betas": "memory of AdamW's running means of the gradient and of its square: nearer to 1 is smoother",
-        "weight_decay": "how much every weight shrinks at each step, whatever the gradient says",
+        "weight_decay": "each step shrinks every weight by this share times the rate, whatever the gradient says",
         "warmup_fraction": "share of all steps in which the learning rate rises",
     }
 )
@@ -543,8 +544,8 @@ print(f"{len(in_the_config)} settings, each explained, each in one notebook")
 # %% [markdown]
 # ## Presets
 #
-# You rarely start from zero. A *preset* is a config that is known to work for one model size. `preset("tiny")` trains
-# from random weights on a CPU, in minutes.
+# You rarely start from zero. A *preset* is a starting point for one model size. `preset("tiny")` trains from random
+# weights on a CPU, in minutes; it is the one that this course measures.
 #
 # `preset("b0")` to `preset("b5")` *fine-tune* (미세 조정): they go on from *pretrained* (사전 학습) weights. These come
 # from a model hub. NVIDIA trained them on street scenes, and allows research and evaluation only.
@@ -625,7 +626,7 @@ print(repr(settings["lr"] * 2))  # twice the learning rate?
 
 # %% [markdown]
 # **Why.** Multiplying text repeats it. If you are lucky the optimiser raises an error; if not, the value ends up in a
-# file name or a log, and the default is used.
+# file name or a log, and looks right there.
 #
 # **Mended.** Our config knows that `lr` is a number, and reads it as one.
 
@@ -702,8 +703,8 @@ except ValueError:
 reveal_choice(my_guess, answer)
 
 # %% [markdown]
-# 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32 pixels, and half a token
-# does not exist.
+# 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32 pixels. The network
+# itself would round up; the config insists, so that every map is exactly 1/4 … 1/32 of the image.
 
 # %% [markdown]
 # ## Exercises

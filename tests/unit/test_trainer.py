@@ -22,6 +22,7 @@ from roadtopo_lib.optimization import (
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.trainer_lane import (
     LaneSegmentationTrainer,
+    Meter,
     history_csv,
     train_lane_model,
 )
@@ -106,8 +107,6 @@ def gradients_before_clipping(data, batch_size, accumulation_steps, unlabelled=F
         torch.utils.data.default_collate(samples[start : start + batch_size])
         for start in range(0, len(samples), batch_size)
     ]
-    from roadtopo_lib.trainer_lane import Meter
-
     trainer._training_step(batches, Meter())
     return captured
 
@@ -235,7 +234,8 @@ def test_the_schedule_waits_when_the_scaler_skips_a_step(data):
             return loss
 
         def unscale_(self, optimizer):
-            pass
+            if self.steps % 2:  # every other step overflows
+                optimizer.param_groups[0]["params"][0].grad.fill_(math.inf)
 
         def step(self, optimizer):
             self.steps += 1
@@ -255,6 +255,14 @@ def test_the_schedule_waits_when_the_scaler_skips_a_step(data):
     trainer.scaler, trainer.scheduler = Overflowing(), build_scheduler(optimizer, 4, 0.0)
     trainer.train_epoch(loaders(data, CONFIG)[0])  # four steps, two of them skipped
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5), "half of the schedule is left"
+    assert 0 < trainer.train_metrics["grad_norm"] < math.inf, "a skipped step's norm is no part of the mean"
+
+
+def test_an_epoch_of_skipped_steps_has_no_gradient_norm():
+    meter = Meter()
+    meter.add({"loss": torch.tensor(2.0)}, weight=3)
+    assert meter.mean("loss") == 2.0
+    assert math.isnan(meter.mean("grad_norm"))
 
 
 def test_criteria_follow_the_config():
