@@ -283,15 +283,17 @@ assert all(adjusted_rand_score(few_truth, labels) == 1 for labels in right)
 print(f"MeanShift, 0.5: {len(set(meanshift))} lanes; both with 1.5: {[len(set(labels)) for labels in right]}")
 
 # %% [markdown]
-# Both methods work with the number that follows from the margins, and both fail with the guide's.
+# Both methods work with 1.5, and both fail with the guide's numbers. For MeanShift 1.5 follows from the margins. For
+# DBSCAN they say only "below 2"; how small eps may be depends on how densely the pixels lie.
 
 # %% [markdown]
 # The reason is the dimension. In 32 of them nearly all of a ball's volume lies near its surface, and two of its points
-# are about √2 · 0.5 = 0.71 apart. Pairs closer than 0.5 are rare, and none is closer than 0.3.
+# are about √2 · 0.5 = 0.71 apart. Pairs closer than 0.5 are rare; of all the pairs in one lane here, none is closer
+# than 0.3.
 
 # %% [markdown]
 # This is the worst case that the loss permits. A model may well train its clumps tighter; further down we look at a
-# real one.
+# trained one.
 
 # %% [markdown]
 # ### The guide says / we measured: the table of properties
@@ -309,12 +311,13 @@ names = ["DBSCAN", "MeanShift", "cluster_all=False", "the same, seeds elsewhere"
 print("label of the lone pixel:", dict(zip(names, lone_label)))
 
 # %% [markdown]
+# <details><summary>What that shows</summary>
+#
 # Neither takes a count. DBSCAN marks noise. MeanShift makes a cluster of everything, even with `cluster_all=False`, as
-# long as one of its windows starts at the lone pixel (`seeds` are the starts).
-
-# %% [markdown]
-# The table also says "DBSCAN strong, MeanShift weak in high dimensions". In these 32, both failed with the guide's
-# numbers and neither failed with the right one.
+# long as one of its windows starts at the lone pixel (`seeds` are the starts). The table also says "DBSCAN strong,
+# MeanShift weak in high dimensions": in these 32, both failed with the guide's numbers and neither with the right one.
+#
+# </details>
 
 # %% [markdown]
 # ## Trap: the noise that became a lane
@@ -518,9 +521,9 @@ def seconds_of(method, n):
 
 seconds = {method: {n: min(seconds_of(method, n) for _ in range(3)) for n in SIZES[method]} for method in SIZES}
 faster, sampled = (seconds[method][5000] / seconds["fast"][5000] for method in ("DBSCAN", "DBSCAN on a sample"))
-reveal(my_guess, faster, "times", tolerance=0.5)
+reveal(my_guess, round(faster), "times", tolerance=0.5)
 print(f"DBSCAN on a sample takes {sampled:.1f} × the time of fast")
-assert faster > 5 and sampled < 20 and seconds["MeanShift"][500] > 20 * seconds["fast"][500]
+assert faster > 5 and 2 * sampled < faster and seconds["MeanShift"][500] > 20 * seconds["fast"][500]
 
 figure, ax = plt.subplots(figsize=(7, 3))
 for (method, times), marker, color in zip(seconds.items(), "oDs^", COLORS):
@@ -531,15 +534,15 @@ ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# So the speed is the sample's merit: DBSCAN on a sample is about as fast. What "fast" adds are the rounds for small
-# lanes and the valley test.
+# The exact factors change from run to run. But the speed is plainly the sample's merit: DBSCAN on a sample is
+# fast, too, compared with DBSCAN on all pixels. What "fast" adds are the rounds for small lanes and the valley test.
 
 # %% [markdown]
 # The guide is right that DBSCAN is faster than MeanShift. It still recommends MeanShift and calls its speed "medium":
 # measured, it is the slowest by far, and finds nothing here that the others miss.
 
 # %% [markdown]
-# How many pixels has a real frame? We shall count: thousands.
+# How many lane pixels has a whole frame? We shall count: thousands.
 
 # %% [markdown]
 # ### The guide says / we measured: "the embedding space becomes Gaussian"
@@ -603,8 +606,18 @@ for key, value in result.items():
 # %% [markdown]
 # ### The guide says / we measured: the listing and its `lane_class_id=1`
 #
-# The guide prints `process` as a listing. We run its lines, one by one, with everything defined that the listing
-# defines, and note what each gives.
+# The guide prints `process` as a listing. From it (the loop's `lane_mask_filtered` is `cluster_labels == label`):
+#
+# ```python
+# if lane_pixels < min_pixels:
+# x_coords = np.where(lane_mask_filtered)[1]
+# lane_instances = np.zeros((h, w), dtype=np.int32)
+# pixel_coords = np.where(embeddings_to_pixel_map[old_label])
+# "lane_centers": np.array(lane_centers)[sorted_indices]
+# ```
+
+# %% [markdown]
+# We run what these lines compute, with everything defined that the listing defines, and note what each gives.
 
 # %% [markdown]
 # The listing separates class 1 and calls it lane_marking; in the guide's own class table, 1 is road. So we also count
@@ -855,18 +868,23 @@ print("dashed lanes, pixels:", [len(pixels) for pixels in visible], "kept:", kep
 # paint is visible, it may make nothing: the second line of output is of such a scene. Then use `road_model=False`.
 
 # %% [markdown]
-# ## A real frame
+# ## A rendered frame, a trained model
 #
 # Now the guide's practical: inference and post-processing. `data_samples` holds a small trained model. It has not seen
-# these scenes.
+# these scenes, but scenes of the same renderer.
 
 # %% [markdown]
-# Its heads answer at a quarter of the height and width. We upsample the logits (bilinear) and leave the embeddings as
-# they are. A pixel's *confidence* (신뢰도) is its probability of being a lane, painted or boundary.
+# The image loses its sky and is shrunk to `config.image_size`; the heads answer at a quarter of *that* height and
+# width. We upsample the logits (bilinear) and leave the embeddings as they are. A pixel's *confidence* (신뢰도) is its
+# probability of being a lane, painted or boundary.
+
+# %% [markdown]
+# The segmenter can also look at each image a second time, at a larger size, and average (`tta`). Notebook 7 measures
+# what that is worth; here it is switched off.
 
 # %%
 segmenter = LaneSegmenter.from_checkpoint(samples() / "tiny.safetensors", device)
-segmenter.tta = False  # one view is enough here
+segmenter.tta = False
 config = segmenter.config
 
 
@@ -894,18 +912,20 @@ picked = big[:, rows - top, columns].T  # (n, 32)
 place = torch.tensor(np.stack([(2 * columns + 1) / 512 - 1, (2 * (rows - top) + 1) / (256 - top) - 1], axis=1))
 read = F.grid_sample(embeddings[None], place[None, None].float(), padding_mode="border", align_corners=False)
 torch.testing.assert_close(read[0, :, 0].T, picked, atol=1e-4, rtol=1e-4)
-print(f"{image.shape} → embeddings {tuple(embeddings.shape)}, lane pixels: {len(rows)}")
+print(f"{image.shape} → {config.image_size} → embeddings {tuple(embeddings.shape)}, lane pixels: {len(rows)}")
 
 # %% [markdown]
 # Thousands of lane pixels at 256 × 512; four times as many at 512 × 1024. Look again at the time figure.
 
 # %% [markdown]
-# Two ways to the result: `process` on what the heads gave, and the segmenter in one call. They agree.
+# Two ways to the result: `process` on what the heads gave, and the segmenter in one call. On the pixels that
+# either of them calls lane, they agree.
 
 # %%
 result = segmenter.postprocessor.process(semantic, embeddings, first_row=top, confidence=confidence)
 whole = segmenter(image)  # image in, instances out: the library's way
-assert (result["lane_instances"] == whole["lane_instances"]).mean() > 0.99
+either = (result["lane_instances"] > 0) | (whole["lane_instances"] > 0)  # all the others agree anyhow
+assert (result["lane_instances"] == whole["lane_instances"])[either].mean() > 0.99
 assert result["crosswalk_count"] == 1 and result["lane_count"] >= 2
 below = [(color_instances(result["lane_instances"]), "Lanes"), (overlay(image, result), "Curves, numbers, crosswalk")]
 show([[(image, "Image"), (color_semantic(semantic), "Classes")], below], (6.4, 3.6))
@@ -966,8 +986,8 @@ print(f"noise to DBSCAN with eps 0.3: {noise[0]:.0%} of the pixels, {noise[1]:.0
 assert 0.5 < within < 1 and noise[0] + 0.05 < noise[2] <= noise[1]
 
 # %% [markdown]
-# A real model keeps its promises for most pixels, not for all. Nor are all means 3 apart: the loss asks for that, and
-# training ends before everybody has it. (A lane found need not be a true one. Next we take true lanes only.)
+# A trained model keeps its promises for most pixels, not for all. Nor are all means 3 apart: the loss asks for that,
+# and training ends before everybody has it. (A lane found need not be a true one. Next we take true lanes only.)
 
 # %% [markdown]
 # And DBSCAN with eps 0.3 works on the pixels because interpolation fills the gaps. Of the cells it drops a good part,
@@ -1022,20 +1042,26 @@ for frame in frames[-12:]:
 *by_radius, guides = np.mean(scores, axis=0)
 assert max(by_radius) > 0.95 and by_radius[3] > max(by_radius) - 0.02 and abs(by_radius[3] - guides) < 0.1
 assert max(by_radius[0], by_radius[-1]) < by_radius[3] - 0.02  # the plateau ends on both sides
+assert min(nearest) - delta_var < 2 and by_radius[4] > max(by_radius[1:3])  # "predicts poorly"
 
 figure, ax = plt.subplots(figsize=(7, 2.6))
 ax.axvspan(delta_var, min(nearest) - delta_var, color="0.9", label="allowed by the nearest means")
 ax.plot(real_radii, by_radius, marker="o", label="cluster_embeddings")
 ax.axhline(guides, color="C1", linestyle="--", label="DBSCAN, eps 0.3")
 ax.axvline(1.5, color="black", linestyle=":", label="δ_dist")
-ax.set(title="A real model: a hill, and δ_dist is near its top", xlabel="radius", ylabel="mean ARI", ylim=(0.5, 1.02))
+ax.set(
+    title="A trained model: a hill, and δ_dist is near its top", xlabel="radius", ylabel="mean ARI", ylim=(0.5, 1.02)
+)
 ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# The plateau that all scenes share is much shorter than in the toy. Below it, a lane falls into pieces, since many
-# pixels are farther than δ_var from their mean. Above it, two near lanes become one. δ_dist still does well, with less
-# room than the loss promised.
+# The band is much shorter than in the toy, and it predicts poorly: radius 2.0 lies outside it and does better than 0.5
+# and 1.0 inside. Two reasons: many pixels are farther than δ_var from their mean, so small radii cut lanes into pieces;
+# and the band's upper end is that of the worst scene, while the curve is a mean.
+
+# %% [markdown]
+# δ_dist still does well, with less room than the loss promised.
 
 # %% [markdown]
 # To be fair to the guide: DBSCAN with eps 0.3 does not collapse here, and is nearly as good, thanks to the strands. As
@@ -1110,8 +1136,8 @@ assert max(value["embeddings"], value["components + road"]) < value["embeddings 
 # three lanes that we can check: lane 2 gets lane 3's number, lane 1 does not pass `min_pixels`.
 
 # %% [markdown]
-# Every stage is a call of the library with the later stages switched off. We audit three ways: the library's, the
-# same without the 0.7 (all lane pixels draw the curves), and the components.
+# Every stage is a call of the library with the later stages switched off. We audit four ways: the library's, the same
+# without the 0.7 (all lane pixels draw the curves), without the road model, and the components.
 
 
 # %%
@@ -1134,6 +1160,7 @@ def stages(frame):
     return {
         "library": clustered | {"too few sure pixels": sure["lane_instances"], "40 % rule": found[best_variant]},
         "without 0.7": clustered | {"40 % rule": found["embeddings + road"]},
+        "no road": clustered,
         "components": first | {"below min_pixels": found["components"]},
     }
 
@@ -1143,53 +1170,74 @@ masks = {"not in the class mask": toy > 0, "below min_pixels": np.where(toy > 1,
 print([fate(masks, toy, t) for t in (1, 2, 3)])
 
 # %% [markdown]
-# The last three rows of the table count reverse failures: results with hardly a pixel on any true lane, lanes that lie
-# in two results or more (each with over a quarter of it), and scenes whose results do not stand in the true order.
+# And a lane whose pixels are found may still get a wrong *curve*, one that lane F1 does not accept (IoU at most 0.5).
+# So "found" is split in two.
+
+# %% [markdown]
+# The last three rows of the table count reverse failures: results with less than 30 % of their pixels on true lanes,
+# lanes that lie in two results or more (each with over a quarter of it), and scenes whose results do not stand in the
+# true order.
 
 
 # %% tags=["nbval-ignore-output"]
-def audit(masks, true):
+def audit(masks, true, true_curves, found_curves):
+    """Pairs of what happened and the id of the true lane (0 where it is about a result or a scene)."""
     lanes, last = np.unique(true[true > 0]), [*masks.values()][-1]
     counts = np.array([np.bincount(true[last == p], minlength=9) for p in range(1, last.max() + 1)]).reshape(-1, 9)
     on_lane = 1 - counts[:, 0] / counts.sum(axis=1)
     owners = counts[on_lane >= 0.3, 1:].argmax(axis=1)
-    return Counter(fate(masks, true, t) for t in lanes) + Counter(
-        {
-            "result on no lane": np.count_nonzero(on_lane < 0.3),
-            "lane in pieces": sum(np.count_nonzero(counts[:, t] > 0.25 * (true == t).sum()) > 1 for t in lanes),
-            "wrong order": int(list(owners) != sorted(owners)),
-        }
-    )
+    iou = LaneF1().iou_matrix(found_curves, true_curves, true.shape)  # (results, true lanes)
+    rows = []
+    for k, t in enumerate(lanes):
+        what = fate(masks, true, t)
+        off = what == "found" and iou[counts[:, t].argmax(), k] <= 0.5
+        rows += [("found, curve off" if off else what, t)]
+        rows += [("lane in pieces", t)] * int(np.sum(counts[:, t] > 0.25 * (true == t).sum()) > 1)
+    rows += [("result on no lane", 0)] * np.count_nonzero(on_lane < 0.3)
+    return rows + [("wrong order", 0)] * (list(owners) != sorted(owners))
 
 
 best_variant = "embeddings + road + sure pixels"
+WAYS = dict(zip(["library", "without 0.7", "no road"], [best_variant, "embeddings + road", "embeddings"]))
+WAYS |= {"components": "components"}
 for frame in frames:
-    frame["audit"] = {way: audit(masks, frame["true"]) for way, masks in stages(frame).items()}
-library, loose, pieces = (sum((f["audit"][way] for f in frames), Counter()) for way in frames[0]["audit"])
+    lines = {way: frame["found"][name]["lane_polylines"] for way, name in WAYS.items()}
+    frame["audit"] = {w: audit(masks, frame["true"], frame["curves"], lines[w]) for w, masks in stages(frame).items()}
+audits = {way: Counter(what for frame in frames for what, _ in frame["audit"][way]) for way in WAYS}
+library, loose, no_road, pieces = audits.values()
 ROWS = ["not in the class mask", "in no cluster (−1)", "below min_pixels", "too few sure pixels", "40 % rule"]
-ROWS += ["given to another lane", "found", "result on no lane", "lane in pieces", "wrong order"]
-print(f"{'':24s}", *(f"{way:>12s}" for way in frames[0]["audit"]))
+ROWS += ["given to another lane", "found, curve off", "found", "result on no lane", "lane in pieces", "wrong order"]
+print(f"{'':24s}", *(f"{way:>12s}" for way in WAYS))
 for row in ROWS:
-    print(f"{row:24s}", *(f"{counts[row]:12d}" for counts in (library, loose, pieces)))
-assert {sum(counts[row] for row in ROWS[:7]) for counts in (library, loose, pieces)} == {155}  # true lanes
+    print(f"{row:24s}", *(f"{counts[row]:12d}" for counts in audits.values()))
+assert {sum(counts[row] for row in ROWS[:8]) for counts in audits.values()} == {155}  # true lanes
+assert all(loose[row] < no_road[row] for row in ("found, curve off", "result on no lane"))  # what the rule buys
+assert 0.4 < pieces["found, curve off"] / (pieces["found, curve off"] + pieces["found"]) < 0.6
+assert pieces["result on no lane"] > no_road["result on no lane"] > library["result on no lane"]
+assert pieces["lane in pieces"] > 2 and library["lane in pieces"] == no_road["lane in pieces"] == 0
 
 # %% [markdown]
-# Read the first column downwards. Of 155 true lanes, most of the lost ones were never in the class mask; there the
-# components lose the same. Clustering, `min_pixels` and the 0.7 by themselves lose hardly any.
+# Read the first column downwards. Of 155 true lanes, the two large losses are lanes whose curve is off, and lanes that
+# were never in the class mask; there the components lose the same. Clustering, `min_pixels` and the 0.7 by themselves
+# lose hardly any.
 
 # %% [markdown]
-# Next comes the 40 % rule. The middle column shows why: without the 0.7 it drops fewer. Sure pixels cover less of a
+# Next comes the 40 % rule. The second column shows why: without the 0.7 it drops fewer. Sure pixels cover less of a
 # curve, so a faint lane fails the rule.
 
 # %% [markdown]
-# So the components lose fewer lanes. What the rule buys stands further down: far fewer results where no lane is. Lane
-# F1 counts false lanes as much as missing ones, and the components have many, and many lanes in pieces.
+# What does the rule buy? Compare the second column with the third, the same embeddings without road and rule: fewer
+# curves are off, and there are fewer results where no lane is. Lane F1 counts those as much as missing lanes.
+
+# %% [markdown]
+# The components lose few lanes, but about half of the lanes that they keep get a wrong curve. They have the most false
+# results, too, and only they leave lanes in pieces.
 
 # %% [markdown]
 # ## Failure gallery
 #
-# One scene for each kind, truth on the left. What the library does wrong is mostly one thing: lanes are missing. For
-# lanes in pieces or in the wrong order we have to ask the components.
+# One scene for each kind, truth on the left, the rows of the sky cut off. The white outline is the lane that the title
+# speaks of, in both pictures. For lanes in pieces or in the wrong order we have to ask the components.
 
 
 # %%
@@ -1201,17 +1249,21 @@ def numbered(image, mask):
 
 
 KINDS = [("components", row) for row in ("given to another lane", "lane in pieces", "wrong order")]
-KINDS += [("library", row) for row in ("not in the class mask", "40 % rule", "given to another lane")]
-rows, shown = [], []
+KINDS += [("library", row) for row in ("not in the class mask", "40 % rule", "found, curve off")]
+rows, shown, outlined = [], [], []
 for way, row in KINDS:
-    for k in [k for k, frame in enumerate(frames) if frame["audit"][way][row] and k not in shown][:1]:
+    for k in [k for k, frame in enumerate(frames) if row in dict(frame["audit"][way]) and k not in shown][:1]:
         frame = frames[k]
         shown.append(k)
-        mask = frame["found"][best_variant if way == "library" else way]["lane_instances"]
+        outlined += 2 * [frame["true"] == dict(frame["audit"][way])[row]]
+        mask = frame["found"][WAYS[way]]["lane_instances"]
         pictures = numbered(0 * frame["image"], frame["true"]), numbered(frame["image"], mask)
         rows.append(list(zip(pictures, ["truth", f"{way}: {row}"])))
 assert len(rows) >= 4
-show(rows, (6, 1.6 * len(rows)))
+for ax, lane in zip(show(rows, (10, 2.1 * len(rows))).flat, outlined):
+    ax.set_ylim(255, 70)
+    if not lane[0, 0]:  # "wrong order" is about no single lane
+        ax.contour(lane, [0.5], colors="white", linewidths=1)
 plt.show()
 
 # %% [markdown]
@@ -1360,7 +1412,7 @@ assert plateau.min() < 0.7 and plateau.max() > 2.5  # wider than promised
 lane0 = x32[truth32 == 0]
 across = np.linalg.norm(lane0 - np.eye(5, 32)[1] * 3 / np.sqrt(2), axis=1)
 assert abs(np.median(across) - np.sqrt(3**2 + 0.5**2)) < 0.05  # nearly at right angles
-pairs = np.linalg.norm(lane0[:200] - lane0[200:], axis=1)
+pairs = pdist(lane0)
 assert abs(np.median(pairs) - 0.71) < 0.05 and pairs.min() > 0.3 and np.mean(pairs < 0.5) < 0.05
 assert set(dbscan) == {-1} and len(set(meanshift)) > 50 and lone_label == [-1, 2, 2, -1]
 
@@ -1389,16 +1441,14 @@ empty = LanePostProcessor().process(np.zeros((6, 11), dtype=int), np.zeros((2, 6
 assert empty["lane_count"] == 0 and empty["lane_centers"].shape == (0, 2) and empty["lane_polylines"] == []
 
 # %% [markdown]
-# The real frames, and where lanes are lost:
+# The rendered frames, and where lanes are lost:
 
 # %%
 assert embeddings.shape[1:] == (config.image_size[0] // 4, config.image_size[1] // 4) and len(frames) == 48
 assert guides > 0.9 > by_radius[0] and LaneF1().iou_threshold == 0.5
 assert abs(value["components + road"] - value["embeddings"]) < 0.15 and max(value, key=value.get) == best_variant
-assert 2 * library["not in the class mask"] > 155 - library["found"] and pieces["lane in pieces"] > 2
-assert library["not in the class mask"] > library["40 % rule"] > sum(library[row] for row in ROWS[1:4])
-assert library["40 % rule"] > loose["40 % rule"] and library["result on no lane"] < loose["result on no lane"]
-assert library["result on no lane"] < pieces["result on no lane"] / 2
+assert min(library["found, curve off"], library["not in the class mask"]) > 2 * library["40 % rule"]  # "large losses"
+assert library["40 % rule"] > sum(library[row] for row in ROWS[1:4]) and library["40 % rule"] > loose["40 % rule"]
 print("[OK] every claim of this notebook holds")
 
 # %% [markdown]

@@ -54,6 +54,7 @@ import shlex
 import tempfile
 import time
 import warnings
+from functools import partial
 from unittest import mock
 
 import cv2
@@ -144,8 +145,8 @@ with open(work / "run" / "history.csv") as file:
 training_curve(history)
 
 # %% [markdown]
-# Training loss falls, validation loss soon stops falling: the model leans on what these twelve scenes have of their
-# own. Keep that in mind.
+# Training loss falls on; validation loss levels off late, and well above it: the model leans on what these twelve
+# scenes have of their own. Keep that in mind.
 
 # %% [markdown]
 # ### 3. Evaluate
@@ -342,8 +343,9 @@ print(f"threshold {threshold:.1f} px, {right.sum()} of {len(right)} points right
 # among them). It saw neither.
 
 # %% [markdown]
-# Two baselines (기준선) stand beside it: `components` is the same model without embeddings, `opencv` learns nothing at
-# all. A model that does not beat them is not worth its training.
+# Two baselines (기준선) stand beside it: `components` has the same class mask, but no embeddings, no road model and no
+# choice of sure pixels (notebook 6); `opencv` learns nothing at all. A model that does not beat them is not worth its
+# training.
 
 # %% tags=["nbval-ignore-output"]
 segmenter = LaneSegmenter.from_checkpoint(model_file, device)
@@ -388,8 +390,8 @@ assert with_crosswalk == [2, 1]
 assert high - low > 0.1 and abs(mixed["class_iou"]["lane_boundary"] - day["class_iou"]["lane_boundary"]) < high - low
 
 # %% [markdown]
-# Two crosswalks against one: that row compares three zebra crossings, not two kinds of weather. And which dozen is
-# drawn moves `lane_boundary` by more than day and mixed differ.
+# Two scenes against one: that row rests on three scenes, not on two kinds of weather. And which dozen is drawn moves
+# `lane_boundary` by more than day and mixed differ.
 
 # %% [markdown]
 # So no row of the table says that the model likes rain. More scenes are needed; they follow below.
@@ -410,8 +412,8 @@ plt.show()
 assert all(day[key] > max(day["baselines"][name][key] for name in BASELINES) for key in ("lane_f1", "instance_f1"))
 
 # %% [markdown]
-# `components` sees the same class masks, without embeddings and without the road model that joins curves. Notebook 6
-# measured what each of the two is worth. Is a lead on 24 scenes real? That, too, is answered below, on 160.
+# Not all of the lead over `components` is the embeddings' merit: notebook 6 measured what each part is worth. Is a lead
+# on 24 scenes real? That, too, is answered below, on 160.
 
 # %% [markdown]
 # Where a bar of "mixed" is the higher one, it is a dozen scenes once more.
@@ -453,7 +455,7 @@ assert np.array_equal(ring, mask_boundary(mask, band=1))
 # %% [markdown]
 # ### The guide says / we measured: a fixed band of 2 pixels
 #
-# The guide to the night-ride elective fixes the band at 2 pixels. The metric's authors define it as 2 % of the image
+# One of the guide's sister texts fixes the band at 2 pixels. The metric's authors define it as 2 % of the image
 # diagonal.
 
 # %% [markdown]
@@ -461,7 +463,7 @@ assert np.array_equal(ring, mask_boundary(mask, band=1))
 # prediction got better or worse, so a sound score stays the same.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def boundary_iou(predicted, true, class_id, band):
     pairs = [(mask_boundary(p == class_id, band), mask_boundary(t == class_id, band)) for p, t in zip(predicted, true)]
     return sum((p & t).sum() for p, t in pairs) / sum((p | t).sum() for p, t in pairs)
@@ -476,6 +478,8 @@ fixed = [boundary_iou(few, few_true, LANE_MARKING, 2), boundary_iou(doubled(few)
 share = [boundary_iou(few, few_true, LANE_MARKING, 11), boundary_iou(doubled(few), doubled(few_true), LANE_MARKING, 23)]
 assert fixed[1] < 0.7 * fixed[0]  # 2 px: the score falls by more than 30 %
 assert math.isclose(*share, rel_tol=0.01)  # 2 % of the diagonal: it stays
+for name, (once, twice) in [("2 px", fixed), ("2 % of the diagonal", share)]:
+    print(f"{name:20s} {once:.3f}, at twice the size {twice:.3f}")
 sizes = [(256, 512), (512, 1024), (720, 1280)]
 print({size: f"{boundary_band(*size)} px" for size in sizes})
 
@@ -565,8 +569,9 @@ print({n: f"{value:.3f}" for n, value in sums.items()})
 # each by itself, and keep what the renderer knows about it. The model was trained on `day` only.
 
 # %% [markdown]
-# For each scene we keep TP, FP and FN, and for each lane two things: was it found, and how much of its full (amodal)
-# length shows paint? Dash gaps, wear and vehicles hide the rest.
+# For each scene we keep TP, FP and FN. For each lane: was it found, is it painted for sure (a road's *boundary* may be
+# a bare kerb), and which share of its full (amodal) label shows paint? Dash gaps, bare stretches and vehicles hide the
+# rest; paint that is only faded counts as shown.
 
 
 # %%
@@ -583,14 +588,15 @@ def examine(seed):
     for name, method in BASELINES.items():
         row[name] = counts(method(scene.image, result)["lane_polylines"], scene)
     shown, whole = (np.bincount(m.ravel(), minlength=99) for m in (scene.instance_visible, scene.instance_amodal))
+    painted = np.unique(scene.instance_amodal[scene.semantic_amodal == LANE_MARKING])
     found = match_by_iou(LaneF1().iou_matrix(result["lane_polylines"], scene.lanes, scene.image.shape[:2]), 0.5)[1]
     for k in range(len(scene.lanes)):  # lane k has the id k + 1 in the masks
-        lanes.append((shown[k + 1] / max(whole[k + 1], 1), k in found))
+        lanes.append((seed - SEEDS[0], shown[k + 1] / max(whole[k + 1], 1), k in found, k + 1 in painted))
     return row
 
 
 SEEDS = range(10_000, 10_160)
-lanes = []  # (share that shows paint, found?) of every lane
+lanes = []  # (scene, share that shows paint, found?, a marking?) of every lane
 scenes = [examine(seed) for seed in SEEDS]
 
 # %% [markdown]
@@ -686,8 +692,13 @@ for one, other in pairs:
 # scenes: the *same* road under another light.
 
 # %% [markdown]
-# `sample_light` draws the light of a scene. We put our own choice in its place. Road, paint, vehicles and the camera's
-# place stay. What stands beside the road is drawn anew, and so are blur and noise, which are stronger in rain and dark.
+# `sample_light` draws the light of a scene. We put our own choice in its place. One catch: shadows, sky, drops and
+# sensor noise draw random numbers too, more or fewer according to the light, and so shift whatever is drawn *after*
+# them, such as our own bonnet and how far the labels reach.
+
+# %% [markdown]
+# So each of these four gets a random generator of its own. Then the whole scene stays, with its labels; the cell that
+# scores asserts it for all roads. Only light, drops, blur and noise change.
 
 # %% [markdown]
 # Fog is kept out, and so are (with preset `day`) worn paint and bad cameras: they would be further causes.
@@ -698,13 +709,19 @@ LIGHTS = {
     "rain by day": lambda light: light.kind == "day" and light.rain > 0,
     "dry night": lambda light: light.kind == "night" and light.rain == 0,
 }
+OWN_DICE = ["cast_shadows", "paint_sky", "rain_on", "sensor"]
+
+
+def with_own_dice(function, seed, dice, *rest, **options):
+    return function(np.random.default_rng(seed), *rest, **options)  # `dice`, the scene's, stays as it was
 
 
 def relit(seed, wanted):
     dice = np.random.default_rng(seed)
     drawn = (sample_light(dice, "all") for _ in itertools.count())
     light = next(light for light in drawn if wanted(light) and light.visibility > 150)  # metres
-    with mock.patch.object(render, "sample_light", return_value=light):
+    own = {name: partial(with_own_dice, getattr(render, name), seed) for name in OWN_DICE}
+    with mock.patch.multiple(render, sample_light=lambda *_: light, **own):
         return render_scene(seed, preset="day")  # paint in good order, a good camera
 
 
@@ -714,8 +731,6 @@ for ax, (name, wanted) in zip(axes, LIGHTS.items()):
     ax.imshow(relit(ROADS[0], wanted).image)
     ax.set(title=f"One road, {name}", xticks=[], yticks=[])
 plt.show()
-attributes = [relit(ROADS[0], wanted).attributes for wanted in LIGHTS.values()]
-assert len({(a["road"], a["curvature"], a["vehicles"], a["surface"]) for a in attributes}) == 1
 
 # %% [markdown]
 # 80 roads, three lights each. In every bootstrap draw all lights get the *same* roads: what makes one road hard is in
@@ -729,7 +744,10 @@ my_guess = None
 dry_roads = [relit(seed, LIGHTS["dry day"]) for seed in ROADS]
 by_light = {name: [] for name in LIGHTS}
 for name, wanted in LIGHTS.items():
-    for scene in dry_roads if name == "dry day" else (relit(seed, wanted) for seed in ROADS):
+    for seed, dry in zip(ROADS, dry_roads):
+        scene = dry if name == "dry day" else relit(seed, wanted)
+        assert np.array_equal(scene.instance_amodal, dry.instance_amodal)  # the same truth
+        assert np.array_equal(scene.semantic_amodal, dry.semantic_amodal)
         by_light[name].append(counts(segmenter(scene.image)["lane_polylines"], scene))
 by_light = {name: np.array(rows) for name, rows in by_light.items()}  # (80, 3) each
 drawn = np.random.default_rng(0).integers(len(ROADS), size=(1000, len(ROADS)))  # the same roads for all
@@ -738,7 +756,11 @@ change = {name: np.quantile(draws[name] - draws["dry day"], [0.025, 0.975]) for 
 f1_by_light = {name: float(f1_of(rows.sum(axis=0))) for name, rows in by_light.items()}
 reveal(my_guess, f1_by_light["dry night"] - f1_by_light["dry day"])
 print({name: f"{low:+.3f} … {high:+.3f}" for name, (low, high) in change.items() if name != "dry day"})
-assert change["dry night"][1] < 0 and f1_by_light["rain by day"] < f1_by_light["dry day"]
+assert (
+    change["dry night"][1] < 0
+    and abs(change["rain by day"][1]) < 0.03
+    and f1_by_light["rain by day"] < f1_by_light["dry day"]
+)
 
 # %% [markdown]
 # What did the pairs bring? The same change, asked in three ways: of the groups above; of our 80 roads, as if those of
@@ -760,8 +782,8 @@ plt.show()
 # Grey to red: more roads, and nothing else that is hard. Red to blue: the same numbers, only compared in pairs.
 
 # %% [markdown]
-# Night costs lanes by itself: its whole interval lies below 0. Rain costs on average; its blue bar shows whether 80
-# roads prove it.
+# Night costs lanes by itself: its whole interval lies below 0. Rain costs on average, too, but its interval ends so
+# close to 0 that 80 roads hardly prove it.
 
 # %% [markdown]
 # On real roads nobody can order the weather. There the way is to drive the same road twice.
@@ -772,35 +794,44 @@ plt.show()
 # Scenes of one kind hold easy and hard lanes. So ask each lane: which share of it shows paint at all?
 
 # %% [markdown]
-# Left: the recall of each bin, with its interval. Right: how many of all missed lanes lie in it. The two need not
-# agree, since the bins differ in size.
+# A boundary may be a kerb, where no paint is missing. So the bins hold the `lane_marking` lanes only; the boundaries
+# get a line of their own. Left: the recall of each bin, with its bootstrap interval. Lanes of one scene fail together,
+# so whole scenes are drawn. Right: how many of the missed markings lie in each bin.
 
 # %% tags=["nbval-ignore-output"]
-visible, was_found = np.array(lanes).T  # (all lanes,) each
+of_scene, visible, was_found, painted = np.array(lanes).T  # (all lanes,) each
 edges = np.array([0, 0.2, 0.4, 0.6, 0.8, 1.001])
-bins = np.digitize(visible, edges) - 1  # 0..4
-total, missed = np.bincount(bins), np.bincount(bins, weights=1 - was_found).astype(int)
+total, missed = np.zeros((2, len(SEEDS), 5), dtype=int)  # (160 scenes, 5 bins) each
+at = of_scene[painted == 1].astype(int), np.digitize(visible[painted == 1], edges) - 1
+np.add.at(total, at, 1)
+np.add.at(missed, at, was_found[painted == 1] == 0)
+drawn = np.random.default_rng(0).integers(len(SEEDS), size=(1000, len(SEEDS)))
+spread = np.quantile(1 - missed[drawn].sum(axis=1) / total[drawn].sum(axis=1), [0.025, 0.975], axis=0)  # (2, 5)
+total, missed = total.sum(axis=0), missed.sum(axis=0)  # (5,)
 recall = 1 - missed / total
 for low, n, m in zip(edges, total, missed):
-    print(f"{low:4.0%}–{low + 0.2:4.0%} paint: {m:3d} of {n:3d} lanes missed, {m / missed.sum():4.0%} of all misses")
-assert recall[0] < recall[1] < recall[2] < recall[3:].min() and recall[4] < recall[3] + 0.1
+    print(f"{low:4.0%}–{low + 0.2:4.0%} paint: {m:3d} of {n:3d} markings missed, {m / missed.sum():4.0%} of the misses")
+print(f"below 60 %: {missed[:3].sum()} of {total[:3].sum()} missed; above: {missed[3:].sum()} of {total[3:].sum()}")
+print(f"boundaries: {np.sum(was_found[painted == 0] == 0):.0f} of {np.sum(painted == 0)} missed")
+assert recall[0] < recall[1] < recall[2] < recall[3]
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 2.8))
-axes[0].bar(range(5), recall, yerr=1.96 * np.sqrt(recall * (1 - recall) / total), capsize=4)  # standard error × 1.96
+axes[0].bar(range(5), recall, yerr=abs(spread - recall), capsize=4)
 axes[1].bar_label(axes[1].bar(range(5), missed, color="C1"))
 axes[0].set(title="Where little paint shows, lanes are missed", ylabel="recall", ylim=(0, 1))
-axes[1].set(title="Yet many missed lanes show most of theirs", ylabel="missed lanes", ylim=(0, 1.2 * missed.max()))
-plt.setp(axes, xlabel="share of the lane that shows paint", xticks=range(5))
+axes[1].set(title="And most missed markings lie there", ylabel="missed markings", ylim=(0, 1.2 * missed.max()))
+plt.setp(axes, xlabel="share of the label that shows paint", xticks=range(5))
 plt.setp(axes, xticklabels=[f"{low:.0%}–{low + 0.2:.0%}" for low in edges[:5]])
 plt.show()
 
 # %% [markdown]
-# With less than a fifth of the paint in sight, most lanes are missed. Above 60 % more paint helps no further.
+# With less than a fifth of the paint in sight, most markings are missed, and recall rises with the paint up to 80 %. In
+# the last bin it is lower again; the intervals there overlap too much to make anything of it.
 
 # %% [markdown]
-# But few lanes are nearly invisible, and most show most of their paint. So the two bins on the right hold more of the
-# misses than the one on the left. Missing paint is not their reason.
+# Most missed markings show less than 40 %. So little paint goes along with most of their misses, but not with all. And
+# about half of all missed lanes are boundaries, about which this measure says nothing.
 
 # %% [markdown]
 # ### Look at them
@@ -820,6 +851,15 @@ figure, ax = plt.subplots(figsize=(5.6, 4.2))
 ax.imshow(contact_sheet(pictures, columns=2))
 ax.set(title="The three worst scenes: found (left), true lanes (right)", xticks=[], yticks=[])
 plt.show()
+
+# %% [markdown]
+# <details><summary>What we see</summary>
+#
+# The first two are dark: at dusk, and at night. Lines that you can hardly see yourself are missed, and in the first,
+# patches far away are taken for crosswalks. In the third, a grey light and a pale road leave little contrast, and a
+# vehicle hides most of a line, whose label runs on behind it.
+#
+# </details>
 
 # %% [markdown]
 # ### The guide says / we measured: evaluate on `val`
@@ -865,7 +905,7 @@ assert 0.05 < luck < 0.2
 
 # %% [markdown]
 # What does it cost? The second view has 1.35² times as many pixels, so the network works nearly three times as much.
-# Measured, for a whole frame with everything that follows the network:
+# The frame takes less than that: all that follows the network is done once. Measured:
 
 
 # %% tags=["nbval-ignore-output"]
@@ -880,8 +920,9 @@ def milliseconds(segmenter, repeats=10):
 image = mixed_scenes.read(5)[0]  # (H, W, 3) uint8 RGB, the picture of `photo`
 once = LaneSegmenter(segmenter.model, segmenter.config, device, tta=False)
 print(f"network: {1 + SECOND_VIEW_SCALE**2:.2f} times the pixels")
-print(f"both views: {milliseconds(segmenter):.0f} ms a frame; once: {milliseconds(once):.0f} ms")
-assert milliseconds(once, repeats=2) < 5000
+both_ms, once_ms = milliseconds(segmenter), milliseconds(once)
+print(f"both views: {both_ms:.0f} ms a frame; once: {once_ms:.0f} ms; that is {both_ms / once_ms:.1f} times")
+assert once_ms < 5000 and both_ms < (1 + SECOND_VIEW_SCALE**2) * once_ms
 
 # %% [markdown]
 # ### Does that pay?
@@ -906,10 +947,11 @@ reveal(my_guess, gain["dry day, 80 roads"])
 for name, (low, high) in span.items():
     print(f"{name:21s} lane F1 {gain[name]:+.3f}, 95 % within {low:+.3f} … {high:+.3f}")
 assert span["dry day, 80 roads"][0] > 0 and gain["all kinds, 160 scenes"] < gain["dry day, 80 roads"]
+assert span["all kinds, 160 scenes"][0] < 0 < span["all kinds, 160 scenes"][1]
 
 # %% [markdown]
-# On the kind of scene it was trained for, the second view pays: the whole interval lies above 0. With all weathers the
-# gain is smaller. Read from its interval whether 160 scenes tell that there is one.
+# On the kind of scene it was trained for, the second view pays: the whole interval lies above 0, if not by much. With
+# all weathers the gain is smaller and its interval holds 0: 160 scenes do not tell that there is one.
 
 # %% [markdown]
 # If you need speed more than lanes: `LaneSegmenter(model, config, tta=False)`.
@@ -919,6 +961,10 @@ assert span["dry day, 80 roads"][0] > 0 and gain["all kinds, 160 scenes"] < gain
 #
 # Change the first path to a photograph, a folder, or a video of yours, and run the cell. For every image it writes a
 # picture, a mask of instance ids (16 bit) and a JSON file.
+
+# %% [markdown]
+# The model is the shipped one, `segmenter`. For one of your own say first
+# `segmenter = LaneSegmenter.from_checkpoint("…/best.safetensors", device)`.
 
 # %% [markdown]
 # Any size will do: the image is scaled to the area of the training images, and the upper part (`crop_top`) is cut
@@ -949,7 +995,8 @@ assert np.array_equal(segmenter(image)["lane_instances"], segmenter(photo)["lane
 
 # %% [markdown]
 # The cell reads every sample once, so that a broken file is named before the training starts. Then it trains for two
-# epochs, just to see that all goes through, and scores `val`: the test split is for the model that you will keep.
+# epochs, just to see that all goes through, and scores `val`: the test split is for the model that you will keep. That
+# trial model lies in `work`, and the notebook's last code cell deletes it.
 
 # %% tags=["nbval-ignore-output"]
 MY_DATA = work / "data"  # ← the whole path of your data set
@@ -1052,10 +1099,7 @@ def gigabytes(backbone):
 
 
 memory = {name: gigabytes(name) for name in BACKBONES}
-figure, ax = plt.subplots(figsize=(7, 2.6))
-ax.bar_label(ax.bar(list(memory), list(memory.values())), fmt="%.2f")
-ax.set(title="Weights, gradients and Adam: at most 1.4 GB", ylabel="GB (10⁹ bytes)", ylim=(0, 1.7))
-plt.show()
+print({name: f"{size:.2f} GB" for name, size in memory.items()})
 
 # %% [markdown]
 # Activations, the intermediate results that the backward pass needs, come on top; they were not measured here. A T4 has
@@ -1235,7 +1279,9 @@ assert min(day["miou"], mixed["miou"]) > short["miou"] + 0.1
 trained_on = {image_seed(TRAIN_SEED, "train", k) for k in range(TRAIN_SCENES)}  # what `make run` renders
 fresh = {image_seed(5, "test", k) for k in range(24)} | {image_seed(7, "test", k) for k in range(12)}  # day, mixed
 assert not trained_on & (fresh | set(SEEDS) | set(ROADS))
-assert recall[0] < 0.5 and missed[3:].sum() > missed[0]  # "most lanes are missed", "hold more of the misses"
+assert recall[0] < 0.5 and recall[3] > recall[4] and spread[1, 4] > spread[0, 3]  # "most", "lower", "overlap"
+boundaries_missed = np.sum(was_found[painted == 0] == 0)
+assert 2 * missed[:2].sum() > missed.sum() and 0.4 < boundaries_missed / (boundaries_missed + missed.sum()) < 0.7
 folder.cleanup()
 print("[OK] every claim of this notebook holds")
 
@@ -1243,4 +1289,10 @@ print("[OK] every claim of this notebook holds")
 # ## Next
 #
 # The seven chapters end here. What remains is your own road. Put your images and masks into the folders of notebook 2,
-# write their path into `MY_DATA` above, and run this notebook again.
+# write their path into `MY_DATA` above, and run that cell: the data are read, and two epochs show that all goes
+# through.
+
+# %% [markdown]
+# Then train for real: leave out `--epochs 2`, and give `MY_RUN` a whole path outside `work`, since `work` is deleted.
+# To use what comes out, load its `best.safetensors` as `segmenter` before the cell with `MY_IMAGES`, which otherwise
+# goes on using our model.

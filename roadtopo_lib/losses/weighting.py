@@ -77,8 +77,8 @@ def weights_from_counts(
     ``"median_frequency"``    w = median(f) / f, with f = n_c / (pixels of the images in which the class appears)
     ========================  =======================================================================================
 
-    Beyond n = 1/(1 − β) pixels (10,000 at β = 0.9999) the effective number stops growing, and all classes weigh alike:
-    whole data sets want a β closer to 1.
+    Beyond n = 1/(1 − β) pixels (10,000 at β = 0.9999) the effective number flattens, and all classes come to weigh
+    alike: whole data sets want a β closer to 1.
 
     A class without a pixel gets weight 1, the mean: nothing is known about it, and it moves no other weight.
 
