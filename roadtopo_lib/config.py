@@ -57,8 +57,8 @@ class LaneSegmentationConfig:
         image_size: (height, width) in pixels fed to the network, multiples of 32.
         crop_top: share of the image height that is cut off above before anything else, 0..0.9: sky costs as much time
             as road. What is cut off counts as background.
-        crop_scale: smallest share of the image area that a random crop keeps, 0..1; 1 keeps all of an image whose aspect
-            ratio is near that of ``image_size``, and cuts others down to it.
+        crop_scale: smallest share of the image area that a random crop keeps, 0..1; 1 keeps all of an image whose
+            aspect ratio is near that of ``image_size``, and cuts others down to it.
         flip_probability: chance of a horizontal flip, 0..1.
         color_jitter: strength of brightness, contrast, saturation (this) and hue (a tenth of it) changes, 0..1.
         num_workers: processes that load data; 0 loads in the main process.
