@@ -208,7 +208,7 @@ class LaneSegmentationConfig:
             backbone="tiny",
             pretrained=False,
             instance_weight=0.1,
-            lr=2e-3,
+            lr=3e-3,
             encoder_lr_scale=1.0,
             epochs=4,
             batch_size=4,
@@ -216,7 +216,6 @@ class LaneSegmentationConfig:
             crop_top=0.25,
             crop_scale=1.0,
             color_jitter=0.0,
-            warmup_fraction=0.1,
         )
 
     @classmethod
