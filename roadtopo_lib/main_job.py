@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows has no such module: the job runs there all the same
     resource = None
 
-TRAIN_SCENES, VAL_SCENES, TEST_SCENES = 2300, 48, 200
+TRAIN_SCENES, VAL_SCENES, DAY_TEST_SCENES, ALL_TEST_SCENES = 2300, 48, 200, 100
 TRAIN_SIZE = (128, 256)
 """The preset's image_size before crop_top."""
 TEST_SIZE = (256, 512)
@@ -64,10 +64,12 @@ def run(out: Path, scale: float = 1.0) -> dict:
 
     step("1/4  Rendering road scenes with exact labels")
     data = {"day": out / "data", "test": out / "data_test_day", "all": out / "data_test_all"}
-    train, val, test = (max(8, round(scale * n)) for n in (TRAIN_SCENES, VAL_SCENES, TEST_SCENES))
+    train, val, test_day, test_all = (
+        max(8, round(scale * n)) for n in (TRAIN_SCENES, VAL_SCENES, DAY_TEST_SCENES, ALL_TEST_SCENES)
+    )
     write_dataset(data["day"], {"train": train, "val": val}, TRAIN_SIZE, TRAIN_SEED, "day", amodal=True)
-    write_dataset(data["test"], {"test": test}, TEST_SIZE, DAY_TEST_SEED, "day", amodal=True)
-    write_dataset(data["all"], {"test": test}, TEST_SIZE, ALL_TEST_SEED, "all", amodal=True)
+    write_dataset(data["test"], {"test": test_day}, TEST_SIZE, DAY_TEST_SEED, "day", amodal=True)
+    write_dataset(data["all"], {"test": test_all}, TEST_SIZE, ALL_TEST_SEED, "all", amodal=True)
     seconds["render"] = time.perf_counter() - started
 
     step(f"2/4  Training the tiny preset on {train} scenes, from random weights")
