@@ -107,8 +107,23 @@ class LaneSegmenter:
             return [{**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path)]
         return self._segment(read_image(path))
 
-    @torch.inference_mode()
     def _segment(self, image: np.ndarray) -> dict:
+        return self.postprocessor.process(**self.predict(image))
+
+    @torch.inference_mode()
+    def predict(self, image: np.ndarray) -> dict:
+        """What the network says of one image: all that ``LanePostProcessor.process`` takes, by the names it takes.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size from 32×32.
+
+        Returns:
+            ``semantic_pred`` (H, W) int64 class ids, ``embeddings`` (D, h, w) float32, ``first_row``, the image row
+            where they begin, and ``confidence`` (H, W) float32, the probability of a lane class.
+
+        Raises:
+            ValueError: an array of another shape or type.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
         if min(image.shape[:2]) < 32:
@@ -128,7 +143,7 @@ class LaneSegmenter:
         confidence = np.zeros((height, width), dtype=np.float32)
         confidence[top:] = logits[0].softmax(dim=0)[list(LANE_CLASS_IDS)].sum(dim=0).cpu().numpy()
         embeddings = outputs["embeddings"][0].float().cpu().numpy()  # (D, h, w), read at lane pixels only
-        return self.postprocessor.process(semantic, embeddings, first_row=top, confidence=confidence)
+        return {"semantic_pred": semantic, "embeddings": embeddings, "first_row": top, "confidence": confidence}
 
     def _view(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
         """(H, W, 3) → (1, 3, h, w): the area of the training images times scale², the aspect given, multiples of 32."""

@@ -1,0 +1,278 @@
+"""What all widgets share: panels drawn by matplotlib, controls beside them, and a still picture where no kernel runs.
+
+A panel is one small figure. What moves is redrawn over a stored background (blitting), the picture goes to the browser
+as PNG bytes, and the same artists give the still picture. The clock of an animation is the browser's ``Play``: Colab
+shows no picture that a thread or a loop of the kernel sends by itself.
+
+Only the core of ``ipywidgets``, and of that only what versions 7.7.1 (Colab) and 8 share.
+"""
+
+import base64
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+
+import ipywidgets as widgets
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from roadtopo_lib.viz import INSTANCE_COLORS
+
+DPI = 100
+PANEL_SIZE = (4.6, 3.7)
+"""Inches: two panels lie side by side on a 1280 pixel page, one alone fills a phone."""
+
+COLORS = INSTANCE_COLORS / 255
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""A lane has its own shape as well as its own colour."""
+
+PALETTE_COLORS = 128
+"""Colours of a picture on its way to the browser: a third of the bytes, and nobody sees the difference."""
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class Panel:
+    """One figure whose moving artists are redrawn over a stored background.
+
+    Args:
+        size: (width, height) in inches.
+
+    Attributes:
+        figure, axes: matplotlib's.
+        image: the widget that shows it.
+    """
+
+    def __init__(self, size: tuple[float, float] = PANEL_SIZE) -> None:
+        self.figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+        self._canvas = FigureCanvasAgg(self.figure)
+        # Fixed margins, in inches: a layout that adapts would shift the picture when a tick label grows.
+        self.figure.subplots_adjust(0.62 / size[0], 0.48 / size[1], 1 - 0.12 / size[0], 1 - 0.32 / size[1])
+        self.axes = self.figure.add_subplot()
+        self.axes.spines[["top", "right"]].set_visible(False)
+        self.axes.tick_params(labelsize=8)
+        self._moving: list[Artist] = []
+        self._background = None
+        self._limits: tuple[float, ...] = ()
+        self.image = widgets.Image(
+            format="png", layout=widgets.Layout(width=f"{size[0] * DPI:.0f}px", max_width="100%")
+        )
+
+    def moving(self, *artists: Artist) -> None:
+        """Names artists that change from picture to picture; all others belong to the background."""
+        for artist in artists:
+            artist.set_animated(True)
+        self._moving += artists
+
+    def finding(self) -> Text:
+        """A title that may change with every picture: it states what is found."""
+        return self.axes.text(
+            0.5, 1.02, "", transform=self.axes.transAxes, ha="center", va="bottom", fontsize=9.5, weight="bold"
+        )
+
+    def forget(self) -> None:
+        """The background has changed: it is drawn anew with the next picture."""
+        self._background = None
+
+    def set_limits(self, left: float, right: float, bottom: float, top: float) -> None:
+        """Axis limits; new ones cost a full drawing, equal ones nothing."""
+        if self._limits != (left, right, bottom, top):
+            self._limits = (left, right, bottom, top)
+            self.axes.set(xlim=(left, right), ylim=(bottom, top))
+            self.forget()
+
+    def pixels(self) -> np.ndarray:
+        """The picture as (height, width, 3) uint8 RGB."""
+        if self._background is None:
+            self._canvas.draw()
+            self._background = self._canvas.copy_from_bbox(self.figure.bbox)
+        self._canvas.restore_region(self._background)
+        for artist in self._moving:
+            self.figure.draw_artist(artist)
+        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+
+    def show(self) -> None:
+        """Draws, and hands the picture to the browser."""
+        self.image.value = png(self.pixels())
+
+
+class PicturePanel(Panel):
+    """A picture with a finding above it.
+
+    Args:
+        size: (height, width) of the picture in pixels.
+        inches: width of the panel.
+    """
+
+    def __init__(self, size: tuple[int, int], inches: float = PANEL_SIZE[0]) -> None:
+        height = inches * size[0] / size[1] + 0.3
+        super().__init__((inches, height))
+        self.figure.subplots_adjust(0.02 / inches, 0.02 / height, 1 - 0.02 / inches, 1 - 0.3 / height)
+        self.axes.set_axis_off()
+        self._picture = self.axes.imshow(np.zeros((*size, 3), np.uint8))
+        self._row = self.axes.axhline(0, color="white", lw=1.2, ls="--", visible=False)
+        self._title = self.finding()
+        self.moving(self._picture, self._row, self._title)
+
+    def draw(self, picture: np.ndarray, finding: str, row: float | None = None) -> None:
+        """Shows (H, W, 3) uint8, with a dashed line across one row if asked for."""
+        self._picture.set_data(picture)
+        self._row.set_visible(row is not None)
+        if row is not None:
+            self._row.set_ydata([row, row])
+        self._title.set_text(finding)
+
+
+class Board:
+    """A widget of the course: ``self.panels`` beside controls, and a line of words.
+
+    A subclass fills ``panels``, calls ``arrange`` with its controls, and draws in ``draw``.
+
+    Attributes:
+        panels: the pictures, in the order of the still picture.
+        box: the whole, an ipywidgets box.
+        words: what the widget says about its state; plain text.
+    """
+
+    title = "widget"
+
+    def __init__(self) -> None:
+        self.panels: list[Panel] = []
+        self.words = ""
+        self._line = widgets.HTML()
+        self.box = widgets.VBox()
+
+    def arrange(self, rows: Sequence[Sequence[widgets.Widget]]) -> None:
+        """Lays out rows of controls, the pictures below them, and the words; draws for the first time."""
+        wrap = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center")
+        self.box.children = [
+            *(widgets.Box(list(row), layout=wrap) for row in rows),
+            widgets.Box([panel.image for panel in self.panels], layout=wrap),
+            self._line,
+        ]
+        self.box.layout = widgets.Layout(max_width="980px")
+        self.update()
+
+    def draw(self) -> None:
+        """Sets the artists and ``self.words``."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Draws and shows everything."""
+        self.draw()
+        for panel in self.panels:
+            panel.show()
+        self._line.value = f'<div role="status" style="font-size: 14px; line-height: 1.4">{self.words}</div>'
+
+    def still(self) -> np.ndarray:
+        """The still picture: all panels side by side, the words above; (height, width, 3) uint8 RGB."""
+        self.draw()
+        return self.compose([panel.pixels() for panel in self.panels])
+
+    def compose(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Pictures side by side under the words."""
+        tallest = max(len(picture) for picture in pictures)
+        pictures = [np.pad(p, ((0, tallest - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures]
+        row = np.concatenate(pictures, axis=1)
+        return np.concatenate([_written(f"{self.title} · {self.words}", row.shape[1]), row])
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
+        """The live widget where a kernel runs, the still picture elsewhere."""
+        return {
+            "text/plain": f"[{self.title}: run this cell to move it]",
+            "image/png": base64.b64encode(png(self.still())).decode(),
+            VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id},
+        }
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB as a PNG with a palette."""
+    file = io.BytesIO()
+    picture = Image.fromarray(pixels).quantize(PALETTE_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.Widget:
+    """A labelled slider; whole numbers where value and step are.
+
+    Args:
+        name: with its unit, as in ``"radius (units)"``; short, for on a phone it leaves little room to the slider.
+            "Units" are those of the embedding space.
+    """
+    kind = widgets.IntSlider if isinstance(value, int) and isinstance(step, int) else widgets.FloatSlider
+    return kind(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=name,
+        style={"description_width": "initial"},
+        layout=widgets.Layout(width="320px", max_width="100%"),
+    )
+
+
+def choice(name: str, options: Sequence, value: object = None) -> widgets.Dropdown:
+    """A labelled list to choose from; options are values, or pairs of a text and a value."""
+    first = options[0][1] if isinstance(options[0], tuple) else options[0]
+    return widgets.Dropdown(
+        options=options,
+        value=first if value is None else value,
+        description=name,
+        style={"description_width": "initial"},
+        layout=widgets.Layout(width="320px", max_width="100%"),
+    )
+
+
+def switch(name: str, value: bool = False) -> widgets.Checkbox:
+    """A labelled check box."""
+    return widgets.Checkbox(
+        value=value, description=name, indent=False, layout=widgets.Layout(width="auto", max_width="100%")
+    )
+
+
+def note(text: str) -> widgets.HTML:
+    """A line of words between controls."""
+    return widgets.HTML(f'<span style="font-size: 14px">{text}</span>')
+
+
+def button(name: str, action: Callable[[], None], help_text: str = "") -> widgets.Button:
+    """A button with words on it: Colab shows no icons."""
+    made = widgets.Button(
+        description=name, tooltip=help_text or name, layout=widgets.Layout(width="auto", min_width="70px")
+    )
+    made.on_click(lambda _: action())
+    return made
+
+
+def clock(tick: Callable[[], None], interval: int = 40) -> widgets.Play:
+    """The browser's clock, a control with a button to play: calls ``tick`` every ``interval`` milliseconds."""
+    play = widgets.Play(min=0, max=1_000_000, interval=interval, layout=widgets.Layout(width="auto"))
+
+    def on_value(change: dict) -> None:
+        if change["new"] > change["old"]:  # its stop button sets it back to 0, which is no tick
+            tick()
+
+    play.observe(on_value, "value")
+    return play
+
+
+def on_change(action: Callable[[], None], *controls: widgets.Widget) -> None:
+    """Calls ``action`` when any of these controls gets another value."""
+    for control in controls:
+        control.observe(lambda _: action(), "value")
+
+
+def _written(text: str, width: int) -> np.ndarray:
+    """A strip of words, wrapped to the width: (height, width, 3) uint8 RGB."""
+    lines = textwrap.wrap(text, width=max(20, width // 7))
+    figure = Figure(figsize=(width / DPI, (len(lines) * 17 + 8) / DPI), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    figure.text(8 / width, 0.5, "\n".join(lines), va="center", fontsize=9.5)
+    canvas.draw()
+    strip = np.asarray(canvas.buffer_rgba())[..., :3]
+    return strip[:, :width].copy()

@@ -1,0 +1,282 @@
+"""The widgets without a browser: what their controls do, and the still picture. tests/browser drives them alive."""
+
+import base64
+import io
+
+import ipywidgets
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadtopo_lib.course import samples
+from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.playground import Augmentation, in_step
+from roadtopo_lib.widgets import (
+    AugmentationInStep,
+    EmbeddingSeparation,
+    FrameEmbeddings,
+    LossShaper,
+    MarginsExplorer,
+    PostProcessingBench,
+)
+from roadtopo_lib.widgets._base import VIEW, Panel
+
+BOARDS = [
+    AugmentationInStep,
+    EmbeddingSeparation,
+    FrameEmbeddings,
+    LossShaper,
+    MarginsExplorer,
+    PostProcessingBench,
+]
+OLD_CONTROLS = {
+    "IntSlider",
+    "FloatSlider",
+    "SelectionSlider",
+    "Dropdown",
+    "Checkbox",
+    "Button",
+    "Play",
+    "ToggleButtons",
+}
+
+
+def inside(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
+    """A box's widgets, at any depth."""
+    return [widget, *(w for child in getattr(widget, "children", ()) for w in inside(child))]
+
+
+def control(board, description: str) -> ipywidgets.Widget:
+    """The control with this label."""
+    (found,) = [w for w in inside(board.box) if getattr(w, "description", None) == description]
+    return found
+
+
+def pictures(board) -> list[bytes]:
+    return [bytes(panel.image.value) for panel in board.panels]
+
+
+@pytest.fixture(scope="module")
+def boards() -> dict:
+    """One of each, shared by the tests that only look."""
+    return {kind.__name__: kind() for kind in BOARDS}
+
+
+@pytest.mark.parametrize("name", [kind.__name__ for kind in BOARDS])
+class TestEveryWidget:
+    def test_it_offers_a_live_view_a_picture_and_a_fixed_text(self, boards, name):
+        bundle = boards[name]._repr_mimebundle_()
+        assert set(bundle) == {"text/plain", "image/png", VIEW}
+        assert bundle[VIEW]["model_id"] == boards[name].box.model_id
+        assert bundle["text/plain"] == f"[{boards[name].title}: run this cell to move it]"
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert picture.width >= 900
+        assert picture.height >= 200
+        assert len(bundle["image/png"]) < 200_000
+
+    def test_the_still_picture_shows_what_the_panels_show_and_says_the_words(self, boards, name):
+        board = boards[name]
+        still = board.still()
+        panels = [panel.pixels() for panel in board.panels]
+        strip = len(still) - max(len(panel) for panel in panels)
+        np.testing.assert_array_equal(still[strip : strip + len(panels[0]), : panels[0].shape[1]], panels[0])
+        assert (still[:strip] < 128).any()  # words, dark on white
+
+    def test_every_control_is_labelled_and_known_to_ipywidgets_7(self, boards, name):
+        controls = [w for w in inside(boards[name].box) if isinstance(w, ipywidgets.DOMWidget)]
+        controls = [w for w in controls if type(w).__name__ not in ("Box", "VBox", "HTML", "Image")]
+        assert controls
+        assert {type(w).__name__ for w in controls} <= OLD_CONTROLS
+        assert all(w.description for w in controls if type(w).__name__ != "Play")
+
+    def test_drawing_twice_gives_the_same_picture(self, boards, name):
+        if name == "PostProcessingBench":
+            boards[name].draw()  # its words hold times; the pictures must not
+        before = [panel.pixels() for panel in boards[name].panels]
+        boards[name].draw()
+        for panel, picture in zip(boards[name].panels, before, strict=True):
+            np.testing.assert_array_equal(panel.pixels(), picture)
+
+
+class TestPanel:
+    def test_blitting_equals_drawing_everything_anew(self):
+        panel = Panel()
+        (line,) = panel.axes.plot([0, 1], [0, 1])
+        panel.moving(line)
+        panel.set_limits(0, 2, 0, 2)
+        panel.pixels()
+        line.set_data([0, 2], [2, 0])
+        blitted = panel.pixels()
+        panel.forget()
+        np.testing.assert_array_equal(panel.pixels(), blitted)
+
+    def test_new_limits_are_drawn(self):
+        panel = Panel()
+        panel.set_limits(0, 1, 0, 1)
+        before = panel.pixels()
+        panel.set_limits(0, 50, 0, 50)
+        assert (panel.pixels() != before).any()
+
+
+class TestSeparation:
+    def test_buttons_and_clock_move_it(self):
+        board = EmbeddingSeparation()
+        before = pictures(board)
+        control(board, "Step").click()
+        assert board.playground.state().step == 1
+        assert all(a != b for a, b in zip(before, pictures(board), strict=True))
+        (play,) = [w for w in inside(board.box) if type(w).__name__ == "Play"]
+        play.value = 1
+        assert board.playground.state().step == 4
+        play.value = 0  # its stop button
+        assert board.playground.state().step == 4
+        control(board, "Converge").click()
+        assert "all 4 lanes found" in board.words
+        control(board, "Reset").click()
+        assert pictures(board) == before
+
+    def test_a_guess_is_held_against_what_comes(self):
+        board = EmbeddingSeparation()
+        guess = control(board, "my guess (units)")
+        guess.value = 3.0
+        control(board, "Release").click()
+        assert "You guessed 3.0, it is 3.00: close." in board.words
+        guess.value = 1.0
+        control(board, "Release").click()
+        assert "look again" in board.words
+        control(board, "Reset").click()
+        assert "guessed" not in board.words
+
+    def test_all_eight_lanes_are_drawn_and_fewer_leave_nothing_behind(self):
+        board = EmbeddingSeparation()
+        four = pictures(board)
+        control(board, "lanes (number)").value = 8
+        assert pictures(board) != four
+        control(board, "lanes (number)").value = 4
+        assert pictures(board) == four
+
+
+class TestMargins:
+    def test_the_sphere_shows_its_floor_in_words_and_picture(self):
+        board = MarginsExplorer()
+        assert "all 5 lanes found" in board.words
+        assert "sphere" not in board.words
+        control(board, "L2-normalise (unit sphere)").value = True
+        assert "never falls below 2.01" in board.words
+        assert board.playground.state().terms["distance"] == pytest.approx(2.01, abs=0.02)
+
+    def test_presets_set_every_control(self):
+        board = MarginsExplorer()
+        control(board, "preset").value = "on the sphere, margins that fit"
+        assert control(board, "delta_dist (units)").value == 0.7
+        assert control(board, "L2-normalise (unit sphere)").value is True
+        assert "all 5 lanes found" in board.words
+        control(board, "preset").value = "radius too small"
+        assert control(board, "radius from the margins").value is False
+        assert board.radius == 0.1
+        assert "all 5 lanes found" not in board.words
+        control(board, "preset").value = "the paper's"
+        assert board.radius == 1.5
+        assert "all 5 lanes found" in board.words
+
+    def test_a_slider_moves_on_from_where_the_points_are(self):
+        board = MarginsExplorer()
+        step = board.playground.state().step
+        control(board, "delta_dist (units)").value = 2.5
+        assert board.playground.state().step == step + 300
+        assert board.playground.state().smallest_gap == pytest.approx(5.0, abs=0.05)
+
+    def test_a_radius_of_ones_own_changes_the_clusters_only(self):
+        board = MarginsExplorer()
+        step = board.playground.state().step
+        control(board, "radius (units)").value = 4.0
+        assert control(board, "radius from the margins").value is False
+        assert board.playground.state().step == step
+        assert "merged 5 lanes: radius 4.00 exceeds half the smallest gap" in board.words
+
+
+class TestShaper:
+    def test_a_rarer_class_pulls_harder_with_dice(self):
+        board = LossShaper()
+        assert "cross-entropy 0.70" in board.words
+        before = pictures(board)
+        control(board, "rare class (%)").value = 0.1
+        assert all(a != b for a, b in zip(before, pictures(board), strict=True))
+        assert "cross-entropy 0.70" in board.words
+
+
+class TestAugmentation:
+    def test_masks_follow_until_they_are_drawn_separately(self):
+        board = AugmentationInStep()
+        control(board, "crop side (%)").value = 60
+        control(board, "mirror left and right").value = True
+        assert board.words.startswith("100% of the instance pixels")
+        separately = control(board, "trap: draw for the masks separately")
+        separately.value = True
+        torn = board.words
+        assert not torn.startswith("100%")
+        control(board, "Draw again").click()
+        assert board.words != torn
+        separately.value = False
+        assert board.words.startswith("100%")
+
+    def test_colours_touch_the_image_only(self):
+        board = AugmentationInStep()
+        before = pictures(board)
+        control(board, "brightness (×)").value = 0.4
+        assert pictures(board)[0] != before[0]
+        assert pictures(board)[1] == before[1]
+
+    def test_moving_is_what_albumentations_does(self):
+        import albumentations as A
+
+        image, _, instance = LaneInstanceDataset(samples(), "train").read(0)
+        height, width = instance.shape
+        same = A.Compose([A.Crop(128, 64, 384, 192), A.Resize(height, width), A.HorizontalFlip(p=1)])
+        out = same(image=image, mask=instance)
+        ours = Augmentation(left=0.5, top=0.5, size=0.5, flip=True)
+        np.testing.assert_array_equal(ours.move(instance), out["mask"])
+        assert np.abs(ours.move(image).astype(int) - out["image"]).mean() < 1
+
+    def test_no_change_changes_nothing_and_nonsense_is_refused(self):
+        image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(Augmentation().move(image), image)
+        assert np.abs(Augmentation().recolor(image).astype(int) - image).max() <= 1
+        for wrong in ({"size": 0.0}, {"left": 1.5}, {"brightness": -1.0}):
+            with pytest.raises(ValueError, match="expected"):
+                Augmentation(**wrong)
+
+    def test_in_step_counts_pixels_of_either_mask(self):
+        assert in_step(np.array([1, 2, 0, 0]), np.array([1, 0, 2, 0])) == pytest.approx(1 / 3)
+        assert in_step(np.zeros(3), np.zeros(3)) == 1
+
+
+class TestFrame:
+    def test_training_parts_the_lanes(self):
+        board = FrameEmbeddings()
+        late = board.words
+        moment = control(board, "steps trained")
+        moment.value = 0
+        assert "After 0 steps" in board.words
+        assert board.words != late
+        assert board.moments.smallest_gap(1) < 0.5 * board.moments.smallest_gap(len(board.moments.steps) - 1)
+
+    def test_a_lane_lights_up_in_both_pictures(self):
+        board = FrameEmbeddings()
+        before = pictures(board)
+        control(board, "light up").value = board.moments.lanes[0]
+        assert all(a != b for a, b in zip(before, pictures(board), strict=True))
+
+
+class TestBench:
+    def test_settings_reach_the_result(self):
+        board = PostProcessingBench()
+        assert not board.words.startswith("0 lanes")
+        control(board, "smallest (% of image)").value = 2.0
+        assert board.words.startswith("0 lanes")
+        control(board, "smallest (% of image)").value = 0.1
+        control(board, "method").value = "dbscan"
+        assert "dbscan" in board.words
+        before = pictures(board)
+        control(board, "reference row (%)").value = 60
+        assert pictures(board) != before
