@@ -1,0 +1,253 @@
+"""Every widget in a real JupyterLab: dragged, toggled, played and reset as a reader would.
+
+Functions only, no classes: with ``--dist loadscope`` all of a module's functions share one process and one server.
+"""
+
+import random
+import re
+import statistics
+import time
+
+import numpy as np
+import pytest
+
+from roadtopo_lib.playground import floor_on_sphere
+
+IMPORT = "from roadtopo_lib.widgets import *"
+MIN_FRAMES_PER_SECOND = 5
+"""Here other tests run beside; on a quiet machine it is 15 and more, see tests/benchmarks/bench_widgets.py."""
+SOAK_SECONDS = 60
+
+
+def number(pattern: str, words: str) -> float:
+    """The number that a pattern's group finds in words."""
+    found = re.search(pattern, words)
+    assert found, f"{pattern!r} not in {words!r}"
+    return float(found[1])
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> float:
+    """Share of the pixels that differ."""
+    return float((before != after).any(axis=2).mean())
+
+
+def test_separation_steps_converges_resets_and_judges_the_guess(lab, open_notebook):
+    notebook = open_notebook(lab.write("separation.ipynb", IMPORT, "EmbeddingSeparation()")).run_all()
+    board = notebook.board()
+    board.wait_for_words("Step 0:")
+    first = board.picture()
+    board.click("Step")
+    board.wait_for_words("Step 1:")
+    assert changed(first, board.picture()) > 0.001
+    board.click("Converge")
+    words = board.wait_for_words("Step 301:")
+    assert "all 4 lanes found" in words
+    board.click("Reset")
+    board.wait_for_words("Step 0:")
+    np.testing.assert_array_equal(board.picture(), first)
+    board.press("my guess (units)", "ArrowRight", times=20)
+    board.click("Release")
+    words = board.wait_for_words("You guessed 3.0")
+    assert number(r"it is (\d\.\d\d)", words) == pytest.approx(3.0, abs=0.05)
+    assert "close" in words
+
+
+def test_separation_plays_and_pauses(lab, open_notebook):
+    notebook = open_notebook(lab.write("play.ipynb", IMPORT, "EmbeddingSeparation()")).run_all()
+    board = notebook.board()
+    board.wait_for_words("Step 0:")
+    board.watch()
+    board.play()
+    time.sleep(4)
+    board.play()
+    times = board.picture_times()
+    frames_per_second = (len(times) - 1) / (times[-1] - times[0]) * 1000
+    assert frames_per_second >= MIN_FRAMES_PER_SECOND
+    time.sleep(0.5)
+    resting = board.words
+    time.sleep(0.5)
+    assert board.words == resting
+    assert number(r"Step (\d+)", resting) > 20
+
+
+def test_separation_takes_lanes_points_space_and_start(lab, open_notebook):
+    notebook = open_notebook(lab.write("controls.ipynb", IMPORT, "EmbeddingSeparation()")).run_all()
+    board = notebook.board()
+    board.press("lanes (number)", "ArrowRight", times=2)
+    board.choose("space", "32-D, projected")
+    board.click("Converge")
+    assert "all 6 lanes found" in board.wait_for_words("Step 300:")
+    board.choose("start", "one lane twice")
+    words = board.wait_for_words("Step 0:")
+    assert number(r"smallest gap, (\d\.\d\d)", words) < 0.3  # two ids in one cloud
+
+
+def test_margins_explorer_says_what_the_sphere_and_the_radius_do(lab, open_notebook):
+    notebook = open_notebook(lab.write("margins.ipynb", IMPORT, "MarginsExplorer()")).run_all()
+    board = notebook.board()
+    board.wait_for_words("5 clusters for 5 lanes, ARI 1.00")
+    board.check("L2-normalise (unit sphere)")
+    words = board.wait_for_words("On the unit sphere")
+    assert number(r"never falls below (\d+\.\d\d)", words) == pytest.approx(floor_on_sphere(5, 1.5), abs=0.01)
+    board.wait_for_words("radius 1.50 exceeds half the smallest gap, 0.79")  # the regular simplex: 1.58 apart
+    board.choose("preset", "on the sphere, margins that fit")
+    assert "On the unit sphere" not in board.wait_for_words("all 5 lanes found: radius 0.70 covers 0.20")
+    board.choose("preset", "radius too large")
+    board.wait_for_words("merged 5 lanes: radius 3.50 exceeds half the smallest gap")
+    before = board.picture()
+    board.drag("radius (units)", 0.3)
+    board.wait_for_words("5 clusters for 5 lanes, ARI 1.00")
+    assert changed(before, board.picture()) > 0.001
+
+
+def test_margins_explorer_follows_a_dragged_margin(lab, open_notebook):
+    notebook = open_notebook(lab.write("drag.ipynb", IMPORT, "MarginsExplorer()")).run_all()
+    board = notebook.board()
+    board.wait_for_words("stays below half of 3.0")
+    board.drag("delta_dist (units)", 0.9)
+    words = board.wait_for_words("stays below half of 5.", timeout=20)
+    assert "all 5 lanes found" in words
+
+
+def test_shaper_shows_that_rarity_dims_cross_entropy(lab, open_notebook):
+    notebook = open_notebook(lab.write("shaper.ipynb", IMPORT, "LossShaper()")).run_all()
+    board = notebook.board()
+    words = board.wait_for_words("at probability 0.30")
+    assert number(r"cross-entropy (\d\.\d\d)", words) == pytest.approx(0.70, abs=0.01)  # 1 − p, in thousandths
+    board.press("probability", "ArrowRight", times=10)
+    assert number(r"cross-entropy (\d\.\d\d)", board.wait_for_words("at probability 0.40")) == pytest.approx(
+        0.6, abs=0.01
+    )
+    assert number(r"Dice (\d\.\d\d)", board.words) > 1
+    board.drag("rare class (%)", 0.9)
+    board.wait_for_words("Dice 0.3")  # one pixel of hundreds
+
+
+def test_augmentation_keeps_masks_in_step_until_they_are_drawn_separately(lab, open_notebook):
+    notebook = open_notebook(lab.write("augmentation.ipynb", IMPORT, "AugmentationInStep()")).run_all()
+    board = notebook.board()
+    board.wait_for_words("100% of the instance pixels")
+    before = [board.picture(i) for i in range(3)]
+    board.check("mirror left and right")
+    board.drag("crop side (%)", 0.4)
+    board.wait_for_words("100% of the instance pixels")
+    assert all(changed(picture, board.picture(i)) > 0.05 for i, picture in enumerate(before))
+    board.check("trap: draw for the masks separately")
+    assert number(r"(\d+)% of the instance pixels", board.wait_for_words("Two calls are two draws")) < 50
+
+
+def test_frame_separates_as_training_goes_on(lab, open_notebook):
+    notebook = open_notebook(lab.write("frame.ipynb", IMPORT, "FrameEmbeddings()")).run_all()
+    board = notebook.board()
+    last = board.wait_for_words("ARI")
+    board.press("steps trained", "Home")
+    first = board.wait_for_words("After 0 steps")
+    assert number(r"ARI (\d\.\d\d)", first) < 0.5 < 0.9 < number(r"ARI (\d\.\d\d)", last)
+    board.press("steps trained", "End")
+    board.wait_for_words(last)
+    road, cloud = board.picture(0), board.picture(1)
+    board.click("lane 1")
+    time.sleep(1)
+    assert changed(road, board.picture(0)) > 0.003
+    assert changed(cloud, board.picture(1)) > 0.01
+    board.drag("radius (units)", 0.98)
+    assert "finds 1 instances" in board.wait_for_words("radius 4.9")
+
+
+def test_bench_renumbers_and_reclusters(lab, open_notebook):
+    notebook = open_notebook(lab.write("bench.ipynb", IMPORT, "PostProcessingBench()")).run_all()
+    board = notebook.board()
+    lanes = number(r"^(\d+) lanes", board.wait_for_words("lanes"))
+    assert lanes >= 2
+    before = board.picture()
+    board.drag("smallest (% of image)", 1.0)
+    board.wait_for_words("0 lanes and")
+    assert changed(before, board.picture()) > 0.005
+    board.press("smallest (% of image)", "Home")
+    board.choose("method", "dbscan")
+    board.wait_for_words("dbscan")
+    board.choose("frame", "test_00003")
+    board.wait_for_words("lanes")
+
+
+ALL = ("EmbeddingSeparation()", "MarginsExplorer()", "LossShaper()", "AugmentationInStep()", "FrameEmbeddings()")
+
+
+def test_cells_run_twice_out_of_order_and_after_a_restart(lab, open_notebook):
+    notebook = open_notebook(lab.write("twice.ipynb", IMPORT, *ALL))
+    notebook.run_all().board(len(ALL) - 1)
+    notebook.run_all()
+    time.sleep(1)
+    notebook.board(0).click("Step")
+    notebook.board(0).wait_for_words("Step 1:")
+    notebook.restart()
+    notebook.run_all()
+    notebook.board(0).wait_for_words("Step 0:", timeout=60)
+    notebook.board(1).wait_for_words("ARI 1.00", timeout=60)
+
+
+def test_a_minute_of_wild_dragging_breaks_nothing(lab, open_notebook):
+    notebook = open_notebook(lab.write("soak.ipynb", IMPORT, "EmbeddingSeparation()", "MarginsExplorer()")).run_all()
+    board = notebook.board(1)
+    notebook.board(0).wait_for_words("Step 0:")
+    notebook.board(0).play()
+    rng, end = random.Random(0), time.monotonic() + SOAK_SECONDS
+    labels = board.root.locator(".widget-slider .widget-label").all_inner_texts()
+    while time.monotonic() < end:
+        board.drag(rng.choice(labels), rng.random(), steps=15)
+        if rng.random() < 0.2:
+            board.check("L2-normalise (unit sphere)")
+    notebook.board(0).play()
+    board.choose("preset", "no push")
+    board.choose("preset", "the paper's")
+    board.wait_for_words("ARI 1.00: all", timeout=30)
+
+
+def test_a_notebook_that_is_not_running_shows_the_still_picture(lab, browser):
+    import nbformat
+
+    from roadtopo_lib.widgets import MarginsExplorer
+
+    data = MarginsExplorer()._repr_mimebundle_()
+    data.pop("application/vnd.jupyter.widget-view+json")
+    cell = nbformat.v4.new_code_cell("MarginsExplorer()", outputs=[nbformat.v4.new_output("display_data", data)])
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/{lab.write('still.ipynb', cell)}?token=only-for-this-test&reset")
+    picture = page.locator(".jp-OutputArea-output img")
+    picture.wait_for(timeout=60_000)
+    assert picture.bounding_box()["width"] > 800
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_page(lab, open_notebook, width):
+    notebook = open_notebook(lab.write(f"narrow{width}.ipynb", IMPORT, "MarginsExplorer()"), width=width)
+    notebook.command("application:toggle-left-area")
+    board = notebook.run_all().board()
+    board.wait_for_words("ARI")
+    column = board.page.locator(".jp-OutputArea-output").first.bounding_box()["width"]
+    for image in board.root.locator("img").all():
+        assert image.bounding_box()["width"] <= column + 1
+
+
+def test_every_control_has_a_label_and_is_reached_by_the_keyboard(lab, open_notebook):
+    notebook = open_notebook(lab.write("keys.ipynb", IMPORT, "MarginsExplorer()")).run_all()
+    board = notebook.board()
+    board.wait_for_words("ARI")
+    sliders = board.root.locator(".noUi-handle, .ui-slider-handle").all()
+    assert len(sliders) == 7
+    assert all(handle.get_attribute("tabindex") == "0" for handle in sliders)
+    labels = board.root.locator(".widget-slider .widget-label").all_inner_texts()
+    assert len(labels) == 7
+    assert all(len(label) > 5 for label in labels)
+    times = []
+    for _ in range(10):
+        board.watch()
+        began = board.page.evaluate("performance.now()")
+        board.press("radius (units)", "ArrowLeft")
+        deadline = time.monotonic() + 5
+        while not board.picture_times():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        times.append(board.picture_times()[0] - began)
+    assert statistics.median(times) < 1000  # on a quiet machine 100, see tests/benchmarks/bench_widgets.py
