@@ -84,6 +84,7 @@ from roadtopo_lib.labels import (
 from roadtopo_lib.losses import DiscriminativeLoss, count_class_pixels
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.viz import color_instances, color_semantic, overlay_labels
+from roadtopo_lib.widgets import AugmentationInStep
 
 # %% [markdown]
 # ## The labels
@@ -453,6 +454,22 @@ for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
 figure.suptitle("One scene in four epochs: the masks follow the image", fontweight="bold")
 plt.show()
+
+# %% [markdown]
+# ### Move them yourself
+#
+# In a running notebook these sliders crop, mirror and recolour the scene by hand. Watch the sentence above the pictures
+# while you do. Then switch to separate draws.
+#
+# > **Predict first.** Two separate draws crop a little differently, and one of them may mirror. How large is the share
+# > of the instance pixels that still fit the image?
+
+# %%
+AugmentationInStep(index=SCENE)
+
+# %% [markdown]
+# Separately drawn, hardly any. A lane is a few pixels wide, so masks need not be off by much to miss it. We meet this
+# trap again below, in code.
 
 # %% [markdown]
 # ### Which random numbers?

@@ -64,8 +64,10 @@ from roadtopo_lib.losses import (
     weights_from_counts,
 )
 from roadtopo_lib.losses.discriminative import gather_embeddings
+from roadtopo_lib.playground import EmbeddingPlayground
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.viz import color_semantic
+from roadtopo_lib.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
 
 # %% [markdown]
 # A *loss* (손실) says in one number how wrong the model is. What it does not see, the model will not learn. Each of our
@@ -300,6 +302,21 @@ value = 1 - tversky(probabilities, target, 0.3, 0.7).mean()
 assert_close(value, TverskyLoss(alpha=0.3, beta=0.7, smooth=1.0)(logits, target))
 # With both prices ½ Tversky is Dice. `smooth` counts hits here and areas there: hence the factor 2.
 assert_close(tversky(probabilities, target, 0.5, 0.5, smooth=0.5), soft_dice(probabilities, target))
+
+# %% [markdown]
+# ### Shape them yourself
+#
+# Below, an image of 1000 pixels with a rare class. Its pixels get a probability for being what they are; drag it, and
+# make the class rarer. Right: the pull on one of them, minus the gradient by its logit.
+#
+# > **Predict first.** Make the class rarer and rarer. Which losses pull a single pixel harder then, which as before?
+
+# %%
+LossShaper()
+
+# %% [markdown]
+# Cross-entropy and focal divide by all pixels: their pull on one pixel does not change. Dice and Tversky divide by the
+# area of the class: the smaller it is, the harder they pull. But where the probability is near zero, so is their pull.
 
 # %% [markdown]
 # ## Combined, with class weights
@@ -651,6 +668,31 @@ plt.show()
 # Mind the scale: the average push is about twenty times the average pull here.
 
 # %% [markdown]
+# ### Push and pull yourself
+#
+# Four lanes that overlap. Set your guess, press *Release*; then *Reset* and *Play* to see the way there. A lane that
+# has two ids, or lanes that cross, are worth a try (*start*), and so is the model's number of dimensions (*space*).
+
+# %%
+EmbeddingSeparation()
+
+# %% [markdown]
+# > **Predict first.** One lane got two ids by mistake: *start* "one lane twice". Will the loss leave its points
+# > together?
+
+# %%
+twice = EmbeddingPlayground(start="one lane twice")
+together = twice.state()
+twice.step(300)
+apart = twice.state()
+print(f"means of the two ids: {np.linalg.norm(together.means[0] - together.means[1]):.2f} apart at first, ", end="")
+print(f"{np.linalg.norm(apart.means[0] - apart.means[1]):.2f} in the end")
+assert np.linalg.norm(apart.means[0] - apart.means[1]) > 2.9
+
+# %% [markdown]
+# No: it tears them apart as if they were two lanes. The loss believes the labels.
+
+# %% [markdown]
 # ## Let them go
 #
 # Follow the forces for 300 steps of plain gradient descent, as training would if it could move embeddings directly.
@@ -769,6 +811,18 @@ _, fitting = converge(start_32d, five_lanes, normalize=True, delta_var=0.2, delt
 print(f"not normalised: {free['distance']:.3f}; on the sphere with (0.2, 0.7): {fitting['distance']:.3f}")
 assert abs(stuck - floor) < 0.02  # the symptom: the floor, not zero
 assert free["distance"] < 0.01 and fitting["distance"] < 0.01  # the mends
+
+# %% [markdown]
+# ### All margins in your hand
+#
+# Every margin and weight, the sphere and the clustering radius on sliders. The presets are the classic failures; the
+# sentence says what clustering makes of each.
+#
+# > **Predict first.** Choose "on the sphere". Which of the three terms cannot fall, and where does it stop? Then raise
+# > *radius*: from which value on do lanes merge?
+
+# %%
+MarginsExplorer()
 
 # %% [markdown]
 # ## Trap: background that is not zero

@@ -64,6 +64,7 @@ from roadtopo_lib.labels import LANE_CLASS_IDS, LANE_MARKING, ROAD
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.metrics import LaneF1, polylines_from_instances
 from roadtopo_lib.pipeline import LaneSegmenter, lane_ids
+from roadtopo_lib.playground import FrameMoments
 from roadtopo_lib.postprocess import (
     MIN_CONFIDENCE,
     MIN_PIXELS_SHARE,
@@ -84,6 +85,7 @@ from roadtopo_lib.postprocess.road import SUPPORT
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.segformer import upsample_to
 from roadtopo_lib.viz import color_instances, color_semantic, overlay
+from roadtopo_lib.widgets import FrameEmbeddings, PostProcessingBench
 
 
 def show(rows, size):
@@ -935,6 +937,15 @@ plt.show()
 # Crosswalks (횡단보도) go through the same clustering, numbered from near to far. They get a centre, no curve.
 
 # %% [markdown]
+# ### A bench to try things on
+#
+# The same model on all test scenes of the course. Change the method, the radius, the smallest size and the row where
+# lanes are numbered. The times are those of your machine.
+
+# %%
+PostProcessingBench()
+
+# %% [markdown]
 # ### What the embeddings of this frame look like
 #
 # Thirty-two dimensions do not fit on paper. *PCA* (주성분 분석) finds the two directions in which the pixels spread
@@ -993,6 +1004,28 @@ assert 0.5 < within < 1 and noise[0] + 0.05 < noise[2] <= noise[1]
 # And DBSCAN with eps 0.3 works on the pixels because interpolation fills the gaps. Of the cells it drops a good part,
 # also where it asks for three neighbours in place of ten (the last number), since cells are few. It walks on our
 # strands, not on what the network learnt.
+
+# %% [markdown]
+# ### How they got there
+#
+# One frame at several moments of a training run, from random weights to the end. The pixels are those of the label, so
+# we see what the embeddings alone do. A lane lights up in both pictures when you choose it.
+#
+# > **Predict first.** Drag *steps trained* to 0. Are random weights a single clump, or already spread out?
+
+# %%
+FrameEmbeddings()
+
+# %% [markdown]
+# Spread out, and far: random weights tell places apart, not lanes. Training first draws everything together, and
+# then takes the lanes from each other.
+
+# %%
+moments = FrameMoments.load(samples())
+scores = [moments.separate(t, radius=delta_dist)[1].ari for t in range(len(moments.steps))]
+for step, score in zip(moments.steps, scores):
+    print(f"after {step:4d} steps: ARI {score:.2f}")
+assert scores[0] < 0.5 and scores[1] < 0.1 and scores[-1] > 0.9
 
 # %% [markdown]
 # ### What nearer means do to the plateau
