@@ -6,7 +6,7 @@
 #
 # **You need** notebook 1, and PyTorch. Attention is built from the beginning.
 #
-# **Time** to run: about two minutes on two CPU cores; less on a Colab T4 (estimated). To work through: two hours.
+# **Time** to run: two to three minutes on two CPU cores; less on a Colab T4 (estimated). To work through: two hours.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,

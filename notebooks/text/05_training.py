@@ -6,7 +6,7 @@
 #
 # **You need** notebooks 3 and 4: what the model gives out and what the losses ask for.
 #
-# **Time** to run: about a minute and a half on two CPU cores; less on a Colab T4 (estimated). To work through: two
+# **Time** to run: about two minutes on two CPU cores; less on a Colab T4 (estimated). To work through: two
 # hours.
 
 # %% [markdown] tags=["colab"]

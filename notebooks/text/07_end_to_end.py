@@ -7,7 +7,7 @@
 #
 # **You need** notebooks 1 to 6.
 #
-# **Time** to run: about two minutes on two CPU cores; about the same on a Colab T4 (estimated).
+# **Time** to run: about three minutes on two CPU cores; about the same on a Colab T4 (estimated).
 # To work through: two to three hours.
 
 # %% [markdown] tags=["colab"]
