@@ -461,15 +461,16 @@ plt.show()
 # In a running notebook these sliders crop, mirror and recolour the scene by hand. Watch the sentence above the pictures
 # while you do. Then switch to separate draws.
 #
-# > **Predict first.** Two separate draws crop a little differently, and one of them may mirror. How large is the share
-# > of the instance pixels that still fit the image?
+# > **Predict first.** The masks then take a crop and a flip of their own. How large is the share of the instance pixels
+# > that still fit the image?
 
 # %%
 AugmentationInStep(index=SCENE)
 
 # %% [markdown]
-# Separately drawn, hardly any. A lane is a few pixels wide, so masks need not be off by much to miss it. We meet this
-# trap again below, in code.
+# It changes from draw to draw: the wide crosswalk, most of the labelled pixels here, often overlaps itself. Lanes are
+# a few pixels wide and hardly ever do; try a scene that has lanes only, such as sample 10. A relative of this trap
+# follows below, in code.
 
 # %% [markdown]
 # ### Which random numbers?

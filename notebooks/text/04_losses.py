@@ -64,7 +64,7 @@ from roadtopo_lib.losses import (
     weights_from_counts,
 )
 from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.playground import EmbeddingPlayground
+from roadtopo_lib.playground import EmbeddingPlayground, Margins
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.viz import color_semantic
 from roadtopo_lib.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
@@ -306,8 +306,8 @@ assert_close(tversky(probabilities, target, 0.5, 0.5, smooth=0.5), soft_dice(pro
 # %% [markdown]
 # ### Shape them yourself
 #
-# Below, an image of 1000 pixels with a rare class. Its pixels get a probability for being what they are; drag it, and
-# make the class rarer. Right: the pull on one of them, minus the gradient by its logit.
+# Below, an image of 1000 pixels, some of a rare class. These get a *probability* for being what they are, all others
+# are *right* with another. Right: the pull on one rare pixel, minus the gradient by its logit for the rare class.
 #
 # > **Predict first.** Make the class rarer and rarer. Which losses pull a single pixel harder then, which as before?
 
@@ -315,8 +315,9 @@ assert_close(tversky(probabilities, target, 0.5, 0.5, smooth=0.5), soft_dice(pro
 LossShaper()
 
 # %% [markdown]
-# Cross-entropy and focal divide by all pixels: their pull on one pixel does not change. Dice and Tversky divide by the
-# area of the class: the smaller it is, the harder they pull. But where the probability is near zero, so is their pull.
+# Cross-entropy and focal divide by all pixels: their pull on one pixel does not change. Dice and Tversky compare with
+# the area painted and the true area. So they pull harder on a small class, yet much harder only if few other pixels are
+# painted by mistake: set *others right* to 0.99 and to 0.5. Near probability 0 and near 1 both pulls vanish.
 
 # %% [markdown]
 # ## Combined, with class weights
@@ -670,8 +671,9 @@ plt.show()
 # %% [markdown]
 # ### Push and pull yourself
 #
-# Four lanes that overlap. Set your guess, press *Release*; then *Reset* and *Play* to see the way there. A lane that
-# has two ids, or lanes that cross, are worth a try (*start*), and so is the model's number of dimensions (*space*).
+# Four lanes that overlap. Set your guess, press *Release*; then *Reset* and *Play* to see the way there. Other starts
+# are worth a try, and so is the model's number of dimensions (*space*). The sentence also says what *clustering*
+# (notebook 1) would make of the points: it gathers what lies within a *radius* of a centre, here δ_dist.
 
 # %%
 EmbeddingSeparation()
@@ -815,14 +817,28 @@ assert free["distance"] < 0.01 and fitting["distance"] < 0.01  # the mends
 # %% [markdown]
 # ### All margins in your hand
 #
-# Every margin and weight, the sphere and the clustering radius on sliders. The presets are the classic failures; the
-# sentence says what clustering makes of each.
+# Every margin and weight, the sphere and the clustering radius on sliders. Solid circle: δ_var; dotted: the radius;
+# grey: the unit sphere. Flattened, 32 dimensions bring means nearer on paper than they are; trust the numbers, or
+# choose 2-D. *ARI*, the adjusted Rand index, is 1 where clusters and lanes agree, near 0 where they do by chance only.
 #
-# > **Predict first.** Choose "on the sphere". Which of the three terms cannot fall, and where does it stop? Then raise
-# > *radius*: from which value on do lanes merge?
+# The presets are two that work and several that go wrong, some of them in 2-D only.
+#
+# > **Predict first.** Choose "on the sphere": the means end 1.58 apart, not 3. Which radius still finds five lanes:
+# > 0.5, 1.5 or 2.0?
 
 # %%
 MarginsExplorer()
+
+# %%
+sphere = EmbeddingPlayground(lanes=5, points=40, dim=32, spread=1.0, margins=Margins(normalize=True))
+sphere.step(300)
+found = {radius: sphere.clusters(radius).count for radius in (0.5, 1.5, 2.0)}
+print(found)
+assert found == {0.5: 5, 1.5: 5, 2.0: 1} and 1.57 < sphere.state().smallest_gap < 1.59
+
+# %% [markdown]
+# The first two. Only half the distance of the means, 0.79, is safe in every direction; beyond it the margins promise
+# nothing, and here clustering is lucky up to the distance itself.
 
 # %% [markdown]
 # ## Trap: background that is not zero

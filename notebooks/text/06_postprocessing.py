@@ -939,11 +939,11 @@ plt.show()
 # %% [markdown]
 # ### A bench to try things on
 #
-# The same model on all test scenes of the course. Change the method, the radius, the smallest size and the row where
+# The same model, on all test scenes of the course. Change the method, the radius, the smallest size and the row where
 # lanes are numbered. The times are those of your machine.
 
 # %%
-PostProcessingBench()
+PostProcessingBench(segmenter)
 
 # %% [markdown]
 # ### What the embeddings of this frame look like
@@ -1008,10 +1008,11 @@ assert 0.5 < within < 1 and noise[0] + 0.05 < noise[2] <= noise[1]
 # %% [markdown]
 # ### How they got there
 #
-# One frame at several moments of a training run, from random weights to the end. The pixels are those of the label, so
-# we see what the embeddings alone do. A lane lights up in both pictures when you choose it.
+# Another scene, the first of the bench, at eight moments of another training with the preset's settings, from random
+# weights to the end. The pixels are those of the label, so we see what the embeddings alone do. A lane lights up in
+# both pictures when you choose it.
 #
-# > **Predict first.** Drag *steps trained* to 0. Are random weights a single clump, or already spread out?
+# > **Predict first.** Drag *steps trained* to 0. Are the embeddings of random weights a single clump, or spread out?
 
 # %%
 FrameEmbeddings()

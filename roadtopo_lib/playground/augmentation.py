@@ -38,7 +38,7 @@ class Augmentation:
             raise ValueError(f"expected factors of at least 0, got {self}")
 
     def move(self, picture: np.ndarray) -> np.ndarray:
-        """Crop and flip: (H, W) ids by nearest neighbour, or (H, W, 3) uint8 by area; the same size as before."""
+        """Crop and flip: (H, W) ids by nearest neighbour, or (H, W, 3) uint8 bilinearly; the same size as before."""
         height, width = picture.shape[:2]
         rows, columns = max(1, round(self.size * height)), max(1, round(self.size * width))
         top, left = round(self.top * (height - rows)), round(self.left * (width - columns))

@@ -26,7 +26,7 @@ STARTS = ("random", "crossing", "one lane twice")
 """Where points begin: in random clouds; on lines that cross; or lanes 1 and 2 as two ids in one and the same cloud."""
 
 RATE = 0.1
-"""Step length. The pull on a point is at most 2 · RATE of its way back to the margin: never over the mark."""
+"""Step length at weights up to 1: two means go at most 8 · RATE of the way to their margin at once, never over it."""
 
 TERMS = ("variance", "distance", "regularization")
 
@@ -202,7 +202,7 @@ class EmbeddingPlayground:
     def step(self, n: int = 1) -> None:
         """Moves all points n times."""
         for _ in range(n):
-            move = RATE * self._descent()[0]
+            move = self.rate() * self._descent()[0]
             # Far too strong a weight may throw points off; a point moves at most one unit a step.
             length = torch.linalg.vector_norm(move, dim=2, keepdim=True)
             self._x = self._on_sphere(self._x + move / length.clamp(min=1))
@@ -230,6 +230,10 @@ class EmbeddingPlayground:
             plane=self._plane.copy(),
             smallest_gap=float(gaps.min()) if len(gaps) else math.inf,
         )
+
+    def rate(self) -> float:
+        """Step length: shorter where a large weight would throw points over the mark."""
+        return RATE / max(1.0, self.margins.alpha, self.margins.beta)
 
     def floor(self) -> float:
         """What the distance term cannot fall below: 0, or on the sphere ``floor_on_sphere``."""
@@ -354,19 +358,21 @@ def _verdict(lanes: np.ndarray, labels: np.ndarray, radius: float, gap: float, r
     said = []
     if merged:
         if radius > NEARLY * gap / 2:
-            why = f"radius {radius:.2f} exceeds half the smallest gap, {gap / 2:.2f}"
+            why = f"radius {radius:.2f} exceeds half the distance of the nearest means, {gap / 2:.2f}"
         else:
-            why = f"points stray up to {reach:.2f} from their mean, and the smallest gap is {gap:.2f}"
+            why = f"points stray up to {reach:.2f} from their mean, and the nearest means are {gap:.2f} apart"
         said.append(f"merged {merged} lanes: {why}")
     if split:
         said.append(f"split {split} {_lanes(split)}: radius {radius:.2f}, yet points stray up to {reach:.2f}")
     if lost >= 0.01:
-        said.append(f"left {lost:.0%} of the points without a cluster")
+        said.append(
+            f"left {lost:.0%} of the points without a cluster: radius {radius:.2f}, yet points stray up to {reach:.2f}"
+        )
     if said:
         return "; ".join(said)
     found = f"all {count} {_lanes(count)} found"
     if radius > NEARLY * gap / 2:
-        return f"{found}, although radius {radius:.2f} exceeds half the smallest gap, {gap / 2:.2f}"
+        return f"{found}, although radius {radius:.2f} exceeds half the distance of the nearest means, {gap / 2:.2f}"
     if NEARLY * radius < reach:
         return f"{found}, although radius {radius:.2f} leaves out points up to {reach:.2f} from their mean"
     return f"{found}: radius {radius:.2f} covers {reach:.2f} and stays below half of {gap:.2f}"

@@ -48,7 +48,7 @@ class Panel:
     """
 
     def __init__(self, size: tuple[float, float] = PANEL_SIZE) -> None:
-        self.figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+        self.figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="none")
         self._canvas = FigureCanvasAgg(self.figure)
         # Fixed margins, in inches: a layout that adapts would shift the picture when a tick label grows.
         self.figure.subplots_adjust(0.62 / size[0], 0.48 / size[1], 1 - 0.12 / size[0], 1 - 0.32 / size[1])
@@ -270,7 +270,7 @@ def on_change(action: Callable[[], None], *controls: widgets.Widget) -> None:
 def _written(text: str, width: int) -> np.ndarray:
     """A strip of words, wrapped to the width: (height, width, 3) uint8 RGB."""
     lines = textwrap.wrap(text, width=max(20, width // 7))
-    figure = Figure(figsize=(width / DPI, (len(lines) * 17 + 8) / DPI), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(width / DPI, (len(lines) * 17 + 8) / DPI), dpi=DPI, facecolor="white", layout="none")
     canvas = FigureCanvasAgg(figure)
     figure.text(8 / width, 0.5, "\n".join(lines), va="center", fontsize=9.5)
     canvas.draw()

@@ -27,7 +27,7 @@ class AugmentationInStep(Board):
         self._pictures = [PicturePanel(size, 3.2) for _ in range(3)]
         self.panels = list(self._pictures)
         self._index = slider("sample (number)", index, 0, len(self.dataset) - 1, 1)
-        self._size = slider("crop side (%)", 100, 30, 100, 1)
+        self._size = slider("crop side (%)", 80, 30, 100, 1)
         self._left = slider("from left (%)", 50, 0, 100, 1)
         self._top = slider("from top (%)", 50, 0, 100, 1)
         self._flip = switch("mirror left and right")
@@ -57,8 +57,8 @@ class AugmentationInStep(Board):
         shown = chosen.recolor(chosen.move(image))
         over = np.where(moved[..., None] > 0, color_instances(moved), shown)
         self._pictures[0].draw(shown, "image")
-        self._pictures[1].draw(color_semantic(of_masks.move(semantic)), "semantic mask")
-        self._pictures[2].draw(over.astype(np.uint8), "instances over the image")
+        self._pictures[1].draw(color_semantic(of_masks.move(semantic)), "classes (a colour is a class)")
+        self._pictures[2].draw(over.astype(np.uint8), "instances (a colour is an id)")
         self.words = f"{agreement:.0%} of the instance pixels bear the id that belongs to what the image shows there."
         if self._separately.value:
             self.words += " Two calls are two draws: the masks took a crop and a flip of their own."

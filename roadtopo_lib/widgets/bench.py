@@ -1,6 +1,7 @@
 """Post-processing bench: the settings between embeddings and numbered lanes, on real outputs of a trained model."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -24,12 +25,12 @@ class PostProcessingBench(Board):
 
     title = "Post-processing bench"
 
-    def __init__(self, segmenter: LaneSegmenter | None = None, folder=None) -> None:
+    def __init__(self, segmenter: LaneSegmenter | None = None, folder: str | Path | None = None) -> None:
         super().__init__()
         data = samples() if segmenter is None or folder is None else None
         self.segmenter = segmenter or LaneSegmenter.from_checkpoint(data / "tiny.safetensors")
         files = list_images(folder or data / "test" / "images")
-        self._predictions: dict = {}
+        self._predictions: dict[Path, tuple[np.ndarray, dict, float]] = {}
         size = read_image(files[0]).shape[:2]
         self._overlay, self._ids = PicturePanel(size), PicturePanel(size)
         self.panels = [self._overlay, self._ids]
@@ -61,10 +62,11 @@ class PostProcessingBench(Board):
         self._ids.draw(paint(image, result["lane_instances"]), "pixels of each lane", row)
         self.words = (
             f"{lanes} lanes and {crosswalks} crosswalks. The network took {network_ms:.0f} ms, post-processing with "
-            f"{self._method.value} {own_ms:.0f} ms. Lanes are numbered by where their curves meet the dashed row."
+            f"{self._method.value} {own_ms:.0f} ms. Lanes are numbered by where their curves, continued if need be, "
+            "meet the dashed row."
         )
 
-    def _predict(self, file) -> tuple[np.ndarray, dict, float]:
+    def _predict(self, file: Path) -> tuple[np.ndarray, dict, float]:
         """Image, the network's outputs and its time in ms; each frame passes the network once."""
         if file not in self._predictions:
             image = read_image(file)

@@ -24,9 +24,12 @@ class CloudPanel(Panel):
         self.axes.set_ylabel("second direction (embedding units)", fontsize=8)
         self.axes.grid(alpha=0.2)
         self._points = [
-            self.axes.plot([], [], MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], ms=4, mew=0)[0]
+            self.axes.plot(
+                [], [], MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], ms=4, mew=0, label=f"lane {i + 1}"
+            )[0]
             for i in range(lanes)
         ]
+        self.axes.legend(frameon=False, fontsize=8, loc="upper right", title="true lane", title_fontsize=8)
         self._title = self.finding()
         self.moving(*self._points, self._title)
 
@@ -77,9 +80,9 @@ class FrameEmbeddings(Board):
         """Sets the artists and the words."""
         moment, lit = self._moment.value, self._lane.value
         ids, cloud = self.moments.separate(moment, self._radius.value, self._method.value)
+        count, lanes, gap = int(ids.max()), self.moments.lanes, self.moments.smallest_gap(moment)
         if lit is not None:
             ids = np.where(self.moments.instance_mask == lit, ids, 0)
-        count, lanes, gap = int(cloud.clusters.max(initial=0)), self.moments.lanes, self.moments.smallest_gap(moment)
         steps, radius, method = self.moments.steps[moment], self._radius.value, self._method.value
         self._road.draw(paint(self.moments.image, ids), f"{count} instances found, {len(lanes)} are there")
         self._cloud.draw(cloud.xy, cloud.lanes, lanes, lit, f"After {steps} steps: ARI {cloud.ari:.2f}")

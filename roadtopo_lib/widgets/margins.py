@@ -7,6 +7,9 @@ from roadtopo_lib.widgets.separation import STEPS_PER_TICK, STEPS_TO_CONVERGE, L
 FIRST_STEPS = 40
 """Steps before the first picture after a slider moved: the hand wants to see at once which way things go."""
 
+OWN = "my own"
+"""What the list of presets says once a slider has been moved."""
+
 POINTS, SPREAD = 40, 1.0
 """Points a lane, and their spread at the start in embedding units."""
 
@@ -43,7 +46,7 @@ class MarginsExplorer(Board):
         self.playground.step(STEPS_TO_CONVERGE)
         self._layout, self._terms = LayoutPanel(), TermsPanel()
         self.panels = [self._layout, self._terms]
-        self._preset = choice("preset", list(FAILURES), preset)
+        self._preset = choice("preset", [*FAILURES, OWN], preset)
         self._lanes = slider("lanes (number)", lanes, 2, 8, 1)
         self._dim = choice("space", [("32-D, projected", 32), ("2-D", 2)])
         self._margins = {
@@ -82,6 +85,7 @@ class MarginsExplorer(Board):
         """Takes the margins from the controls and lets the points follow, from where they are."""
         if self._quiet:
             return
+        self._preset.value = OWN
         self._take_margins()
         self.playground.step(FIRST_STEPS)
         self.update()
@@ -94,6 +98,8 @@ class MarginsExplorer(Board):
 
     def choose_preset(self) -> None:
         """Sets all controls as a preset says, and starts anew."""
+        if self._preset.value == OWN:
+            return
         margins, radius = FAILURES[self._preset.value]
         self._quiet = True
         try:
@@ -148,6 +154,7 @@ class MarginsExplorer(Board):
     def _own_radius(self) -> None:
         """A hand on the radius: it follows the margins no longer."""
         if not self._quiet:
+            self._preset.value = OWN
             self._quiet, self._follow.value = True, False
             self._quiet = False
             self.update()

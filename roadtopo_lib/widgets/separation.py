@@ -92,10 +92,11 @@ class TermsPanel(Panel):
             name: self.axes.plot([], [], TERM_STYLES[name], color=color, lw=1.8, label=name)[0]
             for name, color in TERM_COLORS.items()
         }
-        (self._floor,) = self.axes.plot([], [], "-.", color="black", lw=1.2, label="floor of distance on the sphere")
+        (self._floor,) = self.axes.plot([], [], "-.", color="black", lw=1.2)
+        self._floor_name = self.axes.text(0, 0, "floor of distance on the sphere", fontsize=8, va="bottom", ha="right")
         self.axes.legend(frameon=False, fontsize=8, loc="upper right")
         self._title = self.finding()
-        self.moving(*self._lines.values(), self._floor, self._title)
+        self.moving(*self._lines.values(), self._floor, self._floor_name, self._title)
 
     def draw(self, playground: EmbeddingPlayground) -> None:
         """Sets all artists."""
@@ -108,11 +109,13 @@ class TermsPanel(Panel):
             most = max(most, values.max())
         floor = playground.floor()
         self._floor.set_data([0, 10**7], [floor, floor])
-        self._floor.set_visible(floor > 0)
+        for artist in (self._floor, self._floor_name):
+            artist.set_visible(floor > 0)
         # Limits grow by doubling, so that a new background is rarely needed.
         right = 50 * 2 ** max(0, math.ceil(math.log2(max(1, len(history)) / 50)))
         top = _round_up(max(most, floor))
         self.set_limits(0, right, -0.03 * top, top)
+        self._floor_name.set_position((0.98 * right, floor + 0.01 * top))
         last = history[-1]
         self._title.set_text(
             f"variance {last['variance']:.3f}, distance {last['distance']:.3f}, reg. {last['regularization']:.2f}"
@@ -141,7 +144,7 @@ class EmbeddingSeparation(Board):
         self.panels = [self._layout, self._terms]
         self._lanes = slider("lanes (number)", lanes, 2, MAX_LANES, 1)
         self._points = slider("points per lane", points, 10, 200, 10)
-        self._spread = slider("spread (units)", 0.6, 0.0, 1.5, 0.1)
+        self._spread = slider("spread (units)", 0.6, 0.1, 1.5, 0.1)
         self._start = choice("start", STARTS)
         self._dim = choice("space", [("2-D", 2), ("32-D, projected", 32)])
         self._guess = slider("my guess (units)", 1.0, 0.0, 5.0, 0.1)
@@ -163,6 +166,7 @@ class EmbeddingSeparation(Board):
 
     def advance(self, steps: int) -> None:
         """Steps, and shows."""
+        self._answer = ""
         self.playground.step(steps)
         self.update()
 
@@ -203,10 +207,11 @@ class EmbeddingSeparation(Board):
         self._terms.draw(self.playground)
         margins, state = self.playground.margins, self.playground.state()
         found = self.playground.clusters()
+        push = f"dashed delta_dist = {margins.delta_dist:g}, two of which must not overlap"
         self.words = (
-            f"Circles around each mean: solid delta_var = {margins.delta_var:g}, where the pull ends; dashed "
-            f"delta_dist = {margins.delta_dist:g}, two of which must not overlap. Step {state.step}: {found.verdict}."
-            f"{self._answer}"
+            f"Circles around each mean: solid delta_var = {margins.delta_var:g}, where the pull ends; "
+            f"{push if self.playground.dim == 2 else 'projected, means look nearer than they are'}. "
+            f"Step {state.step}, clustering: {found.verdict}.{self._answer}"
         )
 
 

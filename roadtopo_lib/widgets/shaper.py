@@ -63,6 +63,7 @@ class LossShaper(Board):
         self._gamma = slider("focal gamma", 2.0, 0.0, 5.0, 0.1)
         self._alpha = slider("Tversky alpha", 0.3, 0.0, 1.0, 0.05)
         self._beta = slider("Tversky beta", 0.7, 0.0, 1.0, 0.05)
+        self._others.disabled = True
         self._curves = self._compute()
         on_change(self.update, self._at)
         on_change(
@@ -79,6 +80,7 @@ class LossShaper(Board):
 
     def recompute(self) -> None:
         """New curves from the controls."""
+        self._others.disabled = self._moved.value != "one pixel"  # else none stays behind
         self._curves = self._compute()
         self.update()
 

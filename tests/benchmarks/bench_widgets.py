@@ -84,7 +84,9 @@ def main() -> None:
                 notebook = opened(browser, lab, call)
                 taken = slider_to_picture(notebook.board(), label)
                 middle, slow = statistics.median(taken), sorted(taken)[int(0.9 * MOVES)]
-                print(f"{call:24s} {label:20s} {middle:4.0f} ms median, {slow:4.0f} ms at 90 % (target 100)", flush=True)
+                print(
+                    f"{call:24s} {label:20s} {middle:4.0f} ms median, {slow:4.0f} ms at 90 % (target 100)", flush=True
+                )
                 notebook.close()
             browser.close()
     finally:

@@ -79,7 +79,7 @@ def test_separation_takes_lanes_points_space_and_start(lab, open_notebook):
     assert "all 6 lanes found" in board.wait_for_words("Step 300:")
     board.choose("start", "one lane twice")
     words = board.wait_for_words("Step 0:")
-    assert number(r"smallest gap, (\d\.\d\d)", words) < 0.3  # two ids in one cloud
+    assert number(r"nearest means, (\d\.\d\d)", words) < 0.3  # two ids in one cloud
 
 
 def test_margins_explorer_says_what_the_sphere_and_the_radius_do(lab, open_notebook):
@@ -89,11 +89,13 @@ def test_margins_explorer_says_what_the_sphere_and_the_radius_do(lab, open_noteb
     board.check("L2-normalise (unit sphere)")
     words = board.wait_for_words("On the unit sphere")
     assert number(r"never falls below (\d+\.\d\d)", words) == pytest.approx(floor_on_sphere(5, 1.5), abs=0.01)
-    board.wait_for_words("radius 1.50 exceeds half the smallest gap, 0.79")  # the regular simplex: 1.58 apart
+    board.wait_for_words(
+        "radius 1.50 exceeds half the distance of the nearest means, 0.79"
+    )  # the regular simplex: 1.58 apart
     board.choose("preset", "on the sphere, margins that fit")
     assert "On the unit sphere" not in board.wait_for_words("all 5 lanes found: radius 0.70 covers 0.20")
     board.choose("preset", "radius too large")
-    board.wait_for_words("merged 5 lanes: radius 3.50 exceeds half the smallest gap")
+    board.wait_for_words("merged 5 lanes: radius 3.50 exceeds half the distance of the nearest means")
     before = board.picture()
     board.drag("radius (units)", 0.3)
     board.wait_for_words("5 clusters for 5 lanes, ARI 1.00")

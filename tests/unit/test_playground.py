@@ -21,7 +21,6 @@ from roadtopo_lib.playground import (
     floor_on_sphere,
     loss_curves,
 )
-from roadtopo_lib.playground.separation import RATE
 from roadtopo_lib.playground.shaping import PIXELS
 
 
@@ -86,7 +85,7 @@ class TestSeparation:
             assert state.loss == pytest.approx(playground.history[-1]["loss"], abs=1e-5)
             for name, value in state.terms.items():
                 assert value == pytest.approx(playground.history[-1][name], abs=1e-5)
-            expected = torch.from_numpy(state.points + RATE * state.forces)
+            expected = torch.from_numpy(state.points + playground.rate() * state.forces)
             expected = nn.functional.normalize(expected, dim=1) if normalize else expected
             playground.step()
             np.testing.assert_allclose(playground.state().points, expected, atol=1e-5)
@@ -114,6 +113,12 @@ class TestSeparation:
         assert playground.state().smallest_gap > wide + 1
         playground.set_margins(normalize=True)
         assert np.allclose(np.linalg.norm(playground.state().points, axis=1), 1, atol=1e-5)
+
+    @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 3.0])
+    def test_the_push_stops_at_its_margin_whatever_its_weight(self, beta):
+        playground = EmbeddingPlayground(lanes=2, margins=Margins(beta=beta))
+        playground.step(600)
+        assert playground.state().smallest_gap == pytest.approx(3.0, abs=0.02)
 
     @pytest.mark.parametrize("weights", [{"alpha": 1e3}, {"beta": 1e3}, {"gamma": 1e3}, {"delta_dist": 1e3}])
     def test_absurd_weights_stay_finite(self, weights):
@@ -145,7 +150,10 @@ class TestSeparation:
     @pytest.mark.parametrize(
         ("name", "part"),
         [
-            ("radius too large", r"merged 5 lanes: radius 3.50 exceeds half the smallest gap, 1\.\d\d"),
+            (
+                "radius too large",
+                r"merged 5 lanes: radius 3.50 exceeds half the distance of the nearest means, 1\.\d\d",
+            ),
             ("radius too small", "without a cluster|split"),
             ("no push", "merged [2-5] lanes"),
         ],
