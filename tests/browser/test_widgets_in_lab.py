@@ -34,16 +34,16 @@ def changed(before: np.ndarray, after: np.ndarray) -> float:
 def test_separation_steps_converges_resets_and_judges_the_guess(lab, open_notebook):
     notebook = open_notebook(lab.write("separation.ipynb", IMPORT, "EmbeddingSeparation()")).run_all()
     board = notebook.board()
-    board.wait_for_words("Step 0:")
+    board.wait_for_words("Step 0,")
     first = board.picture()
     board.click("Step")
-    board.wait_for_words("Step 1:")
+    board.wait_for_words("Step 1,")
     assert changed(first, board.picture()) > 0.001
     board.click("Converge")
-    words = board.wait_for_words("Step 301:")
+    words = board.wait_for_words("Step 301,")
     assert "all 4 lanes found" in words
     board.click("Reset")
-    board.wait_for_words("Step 0:")
+    board.wait_for_words("Step 0,")
     np.testing.assert_array_equal(board.picture(), first)
     board.press("my guess (units)", "ArrowRight", times=20)
     board.click("Release")
@@ -55,7 +55,7 @@ def test_separation_steps_converges_resets_and_judges_the_guess(lab, open_notebo
 def test_separation_plays_and_pauses(lab, open_notebook):
     notebook = open_notebook(lab.write("play.ipynb", IMPORT, "EmbeddingSeparation()")).run_all()
     board = notebook.board()
-    board.wait_for_words("Step 0:")
+    board.wait_for_words("Step 0,")
     board.watch()
     board.play()
     time.sleep(4)
@@ -76,9 +76,9 @@ def test_separation_takes_lanes_points_space_and_start(lab, open_notebook):
     board.press("lanes (number)", "ArrowRight", times=2)
     board.choose("space", "32-D, projected")
     board.click("Converge")
-    assert "all 6 lanes found" in board.wait_for_words("Step 300:")
+    assert "all 6 lanes found" in board.wait_for_words("Step 300,")
     board.choose("start", "one lane twice")
-    words = board.wait_for_words("Step 0:")
+    words = board.wait_for_words("Step 0,")
     assert number(r"nearest means, (\d\.\d\d)", words) < 0.3  # two ids in one cloud
 
 
@@ -181,17 +181,17 @@ def test_cells_run_twice_out_of_order_and_after_a_restart(lab, open_notebook):
     notebook.run_all()
     time.sleep(1)
     notebook.board(0).click("Step")
-    notebook.board(0).wait_for_words("Step 1:")
+    notebook.board(0).wait_for_words("Step 1,")
     notebook.restart()
     notebook.run_all()
-    notebook.board(0).wait_for_words("Step 0:", timeout=60)
+    notebook.board(0).wait_for_words("Step 0,", timeout=60)
     notebook.board(1).wait_for_words("ARI 1.00", timeout=60)
 
 
 def test_a_minute_of_wild_dragging_breaks_nothing(lab, open_notebook):
     notebook = open_notebook(lab.write("soak.ipynb", IMPORT, "EmbeddingSeparation()", "MarginsExplorer()")).run_all()
     board = notebook.board(1)
-    notebook.board(0).wait_for_words("Step 0:")
+    notebook.board(0).wait_for_words("Step 0,")
     notebook.board(0).play()
     rng, end = random.Random(0), time.monotonic() + SOAK_SECONDS
     labels = board.root.locator(".widget-slider .widget-label").all_inner_texts()
