@@ -34,10 +34,11 @@ lint: setup  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The notebooks' cells depend on each other: loadscope keeps a file in one process. No test may need a network.
+# The notebooks' cells depend on each other: loadscope keeps a file in one process. The slowest files start first, so
+# that no process waits for another's long one at the end. No test may need a network.
 pytest: setup  ## run the tests and the notebooks, with coverage
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests \
-		$(if $(NOTEBOOKS),--nbval $(NOTEBOOKS)) -n $(JOBS) --dist loadscope \
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser \
+		$(if $(NOTEBOOKS),--nbval $(NOTEBOOKS)) tests -n $(JOBS) --dist loadscope --no-loadscope-reorder \
 		--cov=roadtopo_lib --cov-report=term-missing:skip-covered --cov-fail-under=85
 
 lab: setup  ## open the course in JupyterLab

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.metrics import adjusted_rand_score
 
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import LANE_CLASS_IDS
 from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.playground.separation import stable_plane
+from roadtopo_lib.playground.separation import adjusted_rand_index, smallest_gap, stable_plane
 from roadtopo_lib.postprocess import LanePostProcessor
 
 MAX_POINTS = 1500
@@ -30,13 +29,11 @@ class Cloud:
     Attributes:
         xy: (N, 2) their embeddings around their centre, projected onto a plane, see ``stable_plane``.
         lanes: (N,) true instance id of each.
-        clusters: (N,) the id that clustering gave each, 0 = none.
-        ari: adjusted Rand index of clusters against lanes, over all lane pixels of the image.
+        ari: ``adjusted_rand_index`` of clusters against lanes, over all lane pixels of the image.
     """
 
     xy: np.ndarray
     lanes: np.ndarray
-    clusters: np.ndarray
     ari: float
 
 
@@ -132,21 +129,17 @@ class FrameMoments:
         lanes_only = np.zeros_like(self.semantic_mask, dtype=np.int64)
         lanes_only.ravel()[self.pixels] = LANE_CLASS_IDS[0]
         ids = processor.process(lanes_only, self.embeddings[moment], self.first_row)["lane_instances"]
-        true, found = self.instance_mask.ravel()[self.pixels], ids.ravel()[self.pixels].astype(np.int64)
-        # A pixel of no cluster stands alone.
-        alone = np.where(found == 0, found.max(initial=0) + 1 + np.arange(len(found)), found)
+        found = ids.ravel()[self.pixels].astype(np.int64) - 1  # id 0, no lane, becomes label −1
         cloud = Cloud(
             xy=self._project(moment),
             lanes=self.instance_mask.ravel()[self._shown].astype(np.int64),
-            clusters=ids.ravel()[self._shown].astype(np.int64),
-            ari=float(adjusted_rand_score(true, alone)),
+            ari=adjusted_rand_index(self.instance_mask.ravel()[self.pixels], found),
         )
         return ids, cloud
 
     def smallest_gap(self, moment: int) -> float:
         """Distance of the two nearest lane means, in embedding units; infinite for fewer than two lanes."""
-        gaps = torch.pdist(torch.from_numpy(self._means(moment)))
-        return float(gaps.min()) if len(gaps) else float("inf")
+        return smallest_gap(torch.from_numpy(self._means(moment)))
 
     def _vectors(self, moment: int, pixels: np.ndarray) -> np.ndarray:
         """Embeddings at flat pixel indices: (N, D)."""

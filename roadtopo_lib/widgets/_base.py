@@ -31,7 +31,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """A lane has its own shape as well as its own colour."""
 
 PALETTE_COLORS = 128
-"""Colours of a picture on its way to the browser: a third of the bytes, and nobody sees the difference."""
+"""Colours of a picture on its way to the browser: fewer bytes, which counts where the kernel is far away."""
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -136,6 +136,7 @@ class Board:
         panels: the pictures, in the order of the still picture.
         box: the whole, an ipywidgets box.
         words: what the widget says about its state; plain text.
+        contrast: a control and a value. The still picture shows what that value would change, below what is there.
     """
 
     title = "widget"
@@ -143,6 +144,7 @@ class Board:
     def __init__(self) -> None:
         self.panels: list[Panel] = []
         self.words = ""
+        self.contrast: tuple[widgets.Widget, object] | None = None
         self._line = widgets.HTML()
         self.box = widgets.VBox()
 
@@ -169,12 +171,19 @@ class Board:
         self._line.value = f'<div role="status" style="font-size: 14px; line-height: 1.4">{self.words}</div>'
 
     def still(self) -> np.ndarray:
-        """The still picture: all panels side by side, the words above; (height, width, 3) uint8 RGB."""
-        self.draw()
-        return self.compose([panel.pixels() for panel in self.panels])
+        """The picture for where no kernel runs: what is there, and the contrast; (height, width, 3) uint8 RGB."""
+        rows = [self.row()]
+        control, other = self.contrast or (None, None)
+        if control and control.value != other:
+            own, control.value = control.value, other
+            rows.append(self.row())
+            control.value = own
+        return np.concatenate(rows)
 
-    def compose(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Pictures side by side under the words."""
+    def row(self) -> np.ndarray:
+        """All panels side by side as they are now, under the words; (height, width, 3) uint8 RGB."""
+        self.draw()
+        pictures = [panel.pixels() for panel in self.panels]
         tallest = max(len(picture) for picture in pictures)
         pictures = [np.pad(p, ((0, tallest - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures]
         row = np.concatenate(pictures, axis=1)

@@ -24,8 +24,7 @@ class AugmentationInStep(Board):
         self.dataset = dataset or LaneInstanceDataset(samples(), "train")
         self._read(index)
         size = self._files[0].shape[:2]
-        self._pictures = [PicturePanel(size, 3.2) for _ in range(3)]
-        self.panels = list(self._pictures)
+        self.panels = [PicturePanel(size, 3.2) for _ in range(3)]
         self._index = slider("sample (number)", index, 0, len(self.dataset) - 1, 1)
         self._size = slider("crop side (%)", 80, 30, 100, 1)
         self._left = slider("from left (%)", 50, 0, 100, 1)
@@ -34,6 +33,7 @@ class AugmentationInStep(Board):
         self._colors = [slider(f"{name} (×)", 1.0, 0.0, 2.0, 0.05) for name in ("brightness", "contrast", "saturation")]
         self._separately = switch("trap: draw for the masks separately")
         self._draws = 0
+        self.contrast = self._separately, True
         on_change(self._other_sample, self._index)
         on_change(self.update, self._size, self._left, self._top, self._flip, *self._colors, self._separately)
         self.arrange(
@@ -56,9 +56,9 @@ class AugmentationInStep(Board):
         agreement = in_step(moved, chosen.move(instance))
         shown = chosen.recolor(chosen.move(image))
         over = np.where(moved[..., None] > 0, color_instances(moved), shown)
-        self._pictures[0].draw(shown, "image")
-        self._pictures[1].draw(color_semantic(of_masks.move(semantic)), "classes (a colour is a class)")
-        self._pictures[2].draw(over.astype(np.uint8), "instances (a colour is an id)")
+        self.panels[0].draw(shown, "image")
+        self.panels[1].draw(color_semantic(of_masks.move(semantic)), "classes (a colour is a class)")
+        self.panels[2].draw(over.astype(np.uint8), "instances (a colour is an id)")
         self.words = f"{agreement:.0%} of the instance pixels bear the id that belongs to what the image shows there."
         if self._separately.value:
             self.words += " Two calls are two draws: the masks took a crop and a flip of their own."
@@ -77,5 +77,4 @@ class AugmentationInStep(Board):
         self.update()
 
     def _read(self, index: int) -> None:
-        image, semantic, instance = self.dataset.read(index)
-        self._files = image, semantic, instance.astype(np.int32).astype(np.uint16)
+        self._files = self.dataset.read(index)

@@ -20,7 +20,7 @@ class PostProcessingBench(Board):
 
     Args:
         segmenter: a trained model; default ``data_samples/tiny.safetensors``.
-        folder: images to choose from; default the course's test samples.
+        folder: images to choose from, all of one size; default the course's test samples.
     """
 
     title = "Post-processing bench"

@@ -14,9 +14,14 @@ DIMMED, PAINTED = 0.45, 0.75
 
 
 class CloudPanel(Panel):
-    """Lane pixels in a plane of the embedding space that shows their lanes side by side."""
+    """Lane pixels in a plane of the embedding space that shows their lanes side by side.
 
-    def __init__(self, reach: float, lanes: int) -> None:
+    Args:
+        reach: half the side of the picture, in embedding units.
+        lanes: true instance ids, left to right.
+    """
+
+    def __init__(self, reach: float, lanes: list[int]) -> None:
         super().__init__()
         self.axes.set_aspect("equal", adjustable="box")
         self.set_limits(-reach, reach, -reach, reach)
@@ -25,16 +30,24 @@ class CloudPanel(Panel):
         self.axes.grid(alpha=0.2)
         self._points = [
             self.axes.plot(
-                [], [], MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], ms=4, mew=0, label=f"lane {i + 1}"
+                [], [], MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], ms=4, mew=0, label=f"lane {lane}"
             )[0]
-            for i in range(lanes)
+            for i, lane in enumerate(lanes)
         ]
-        self.axes.legend(frameon=False, fontsize=8, loc="upper right", title="true lane", title_fontsize=8)
+        self.axes.legend(frameon=False, fontsize=8, loc="upper left", title="true lane", title_fontsize=8)
         self._title = self.finding()
         self.moving(*self._points, self._title)
 
     def draw(self, xy: np.ndarray, lane_of: np.ndarray, lanes: list[int], lit: int | None, finding: str) -> None:
-        """Sets the points of each lane; all but the lit one fade."""
+        """Sets the points of each lane; all but the lit one fade.
+
+        Args:
+            xy: (N, 2) in embedding units.
+            lane_of: (N,) instance id of each point.
+            lanes: as at the start.
+            lit: an id, or ``None`` for all.
+            finding: the title.
+        """
         for points, lane in zip(self._points, lanes, strict=True):
             own = xy[lane_of == lane]
             points.set_data(own[:, 0], own[:, 1])
@@ -56,7 +69,7 @@ class FrameEmbeddings(Board):
         self.moments = moments or FrameMoments.load(samples())
         lanes = self.moments.lanes
         self._road = PicturePanel(self.moments.image.shape[:2])
-        self._cloud = CloudPanel(self.moments.reach, len(lanes))
+        self._cloud = CloudPanel(self.moments.reach, lanes)
         self.panels = [self._road, self._cloud]
         last = len(self.moments.steps) - 1
         self._moment = widgets.SelectionSlider(
@@ -73,6 +86,7 @@ class FrameEmbeddings(Board):
         )
         self._radius = slider("radius (units)", 1.5, 0.1, 5.0, 0.1)
         self._method = choice("method", METHODS)
+        self.contrast = self._moment, 0
         on_change(self.update, self._moment, self._lane, self._radius, self._method)
         self.arrange([[self._moment], [self._lane], [self._radius, self._method]])
 

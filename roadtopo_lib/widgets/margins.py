@@ -1,5 +1,9 @@
 """Margins explorer: what each margin and weight does to the layout, to the loss and to the clusters found."""
 
+import copy
+
+import numpy as np
+
 from roadtopo_lib.playground import FAILURES, EmbeddingPlayground
 from roadtopo_lib.widgets._base import Board, button, choice, clock, on_change, slider, switch
 from roadtopo_lib.widgets.separation import STEPS_PER_TICK, STEPS_TO_CONVERGE, LayoutPanel, TermsPanel
@@ -122,6 +126,20 @@ class MarginsExplorer(Board):
             self._lanes.value, POINTS, self._dim.value, SPREAD, margins=before.margins, seed=before.seed
         )
         self.update()
+
+    def still(self) -> np.ndarray:
+        """What is there, and below it the same margins on the unit sphere; (height, width, 3) uint8 RGB."""
+        own = self.playground
+        rows = [self.row()]
+        if not own.margins.normalize:
+            self.playground = copy.deepcopy(own)
+            self.playground.set_margins(normalize=True)
+            self.playground.reset()
+            self.playground.step(STEPS_TO_CONVERGE)
+            rows.append(self.row())
+            self.playground = own
+            self.draw()
+        return np.concatenate(rows)
 
     def draw(self) -> None:
         """Sets the artists and the words; the radius slider shows what is in use."""

@@ -193,25 +193,27 @@ class EmbeddingSeparation(Board):
         self.update()
 
     def still(self) -> np.ndarray:
-        """Where the points are, and where they end."""
-        settled = copy.deepcopy(self.playground)
-        settled.step(STEPS_TO_CONVERGE)
-        end = LayoutPanel()
-        end.draw(settled)
+        """Where the points are, and below where they end; (height, width, 3) uint8 RGB."""
+        own = self.playground
+        now = self.row()
+        self.playground = copy.deepcopy(own)
+        self.playground.step(STEPS_TO_CONVERGE)
+        end = self.row()
+        self.playground = own
         self.draw()
-        return self.compose([self._layout.pixels(), end.pixels()])
+        return np.concatenate([now, end])
 
     def draw(self) -> None:
         """Sets the artists and the words."""
         self._layout.draw(self.playground)
         self._terms.draw(self.playground)
-        margins, state = self.playground.margins, self.playground.state()
+        margins, step = self.playground.margins, len(self.playground.history) - 1
         found = self.playground.clusters()
         push = f"dashed delta_dist = {margins.delta_dist:g}, two of which must not overlap"
         self.words = (
             f"Circles around each mean: solid delta_var = {margins.delta_var:g}, where the pull ends; "
             f"{push if self.playground.dim == 2 else 'projected, means look nearer than they are'}. "
-            f"Step {state.step}, clustering: {found.verdict}.{self._answer}"
+            f"Step {step}, clustering: {found.verdict}.{self._answer}"
         )
 
 

@@ -64,6 +64,7 @@ class LossShaper(Board):
         self._alpha = slider("Tversky alpha", 0.3, 0.0, 1.0, 0.05)
         self._beta = slider("Tversky beta", 0.7, 0.0, 1.0, 0.05)
         self._others.disabled = True
+        self.contrast = self._share, 0.1
         self._curves = self._compute()
         on_change(self.update, self._at)
         on_change(
@@ -89,7 +90,7 @@ class LossShaper(Board):
         curves, at = self._curves, self._at.value
         pull = {name: float(np.interp(at, curves.probability, values)) for name, values in curves.pull.items()}
         strongest = max(pull, key=pull.get)
-        self._loss.draw(curves.loss, curves.probability, at, f"{curves.rare} rare pixels of 1000")
+        self._loss.draw(curves.loss, curves.probability, at, f"{curves.rare} of 1000 pixels rare")
         self._pull.draw(curves.pull, curves.probability, at, f"At {at:.2f} {strongest} pulls hardest")
         told = ", ".join(f"{name} {value:.2f}" for name, value in pull.items())
         self.words = (

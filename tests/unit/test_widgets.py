@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from roadtopo_lib import widgets
 from roadtopo_lib.course import samples
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.playground import Augmentation, in_step
@@ -21,14 +22,7 @@ from roadtopo_lib.widgets import (
 )
 from roadtopo_lib.widgets._base import VIEW, Panel
 
-BOARDS = [
-    AugmentationInStep,
-    EmbeddingSeparation,
-    FrameEmbeddings,
-    LossShaper,
-    MarginsExplorer,
-    PostProcessingBench,
-]
+BOARDS = [getattr(widgets, name) for name in widgets.__all__]
 OLD_CONTROLS = {
     "IntSlider",
     "FloatSlider",
@@ -74,13 +68,21 @@ class TestEveryWidget:
         assert picture.height >= 200
         assert len(bundle["image/png"]) < 200_000
 
-    def test_the_still_picture_shows_what_the_panels_show_and_says_the_words(self, boards, name):
+    def test_the_still_picture_begins_with_what_is_there_under_the_words(self, boards, name):
         board = boards[name]
-        still = board.still()
+        row, still = board.row(), board.still()
         panels = [panel.pixels() for panel in board.panels]
-        strip = len(still) - max(len(panel) for panel in panels)
-        np.testing.assert_array_equal(still[strip : strip + len(panels[0]), : panels[0].shape[1]], panels[0])
-        assert (still[:strip] < 128).any()  # words, dark on white
+        tallest = max(len(panel) for panel in panels)
+        assert (still[: len(row) - tallest] < 128).any()  # words, dark on white
+        np.testing.assert_array_equal(still[len(row) - tallest : len(row)], row[-tallest:])
+        np.testing.assert_array_equal(row[-tallest:][: len(panels[0]), : panels[0].shape[1]], panels[0])
+
+    def test_the_still_picture_leaves_the_widget_as_it_was(self, boards, name):
+        board = boards[name]
+        before = [w.value for w in inside(board.box) if hasattr(w, "value") and not isinstance(w, ipywidgets.HTML)]
+        board.still()
+        after = [w.value for w in inside(board.box) if hasattr(w, "value") and not isinstance(w, ipywidgets.HTML)]
+        assert after == before
 
     def test_every_control_is_labelled_and_known_to_ipywidgets_7(self, boards, name):
         controls = [w for w in inside(boards[name].box) if isinstance(w, ipywidgets.DOMWidget)]
@@ -96,6 +98,26 @@ class TestEveryWidget:
         boards[name].draw()
         for panel, picture in zip(boards[name].panels, before, strict=True):
             np.testing.assert_array_equal(panel.pixels(), picture)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("EmbeddingSeparation", "Step 300, clustering: all 4 lanes found"),
+        ("MarginsExplorer", "On the unit sphere 5 means cannot"),
+        ("LossShaper", "at probability 0.30"),
+        ("AugmentationInStep", "Two calls are two draws"),
+        ("FrameEmbeddings", "After 0 steps"),
+    ],
+)
+def test_the_still_picture_goes_on_with_the_contrast(boards, name, said, monkeypatch):
+    board, words = boards[name], []
+    monkeypatch.setattr(board, "row", lambda: (type(board).row(board), words.append(board.words))[0])
+    still = board.still()
+    assert said in words[1]
+    assert len(words) == 2
+    assert words[0] != words[1]
+    assert len(still) > 1.8 * len(type(board).row(board))
 
 
 class TestPanel:
