@@ -12,6 +12,7 @@ import yaml
 from roadtopo_lib.checkpoint import write_text_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
+ACTIVATIONS = ("gelu", "relu")
 BACKBONES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 AMP_MODES = ("auto", "off", "fp16", "bf16")
 CLUSTERING_METHODS = ("fast", "meanshift", "dbscan")
@@ -33,6 +34,7 @@ class LaneSegmentationConfig:
         num_classes: semantic classes, at least 2.
         embedding_dim: length of a pixel's embedding, at least 1.
         normalize_embeddings: project embeddings onto the unit sphere. The margins must then fit on it, see Raises.
+        activation: of the encoder, ``"gelu"`` or ``"relu"``, for random weights; others bring their own.
         semantic_weight: weight of the semantic loss, >= 0.
         instance_weight: weight of the discriminative loss, >= 0.
         ce_weight: weight of cross-entropy within the semantic loss, >= 0.
@@ -80,6 +82,7 @@ class LaneSegmentationConfig:
     num_classes: int = NUM_CLASSES
     embedding_dim: int = 32
     normalize_embeddings: bool = False
+    activation: str = "gelu"
 
     semantic_weight: float = 1.0
     instance_weight: float = 0.5
@@ -156,6 +159,7 @@ class LaneSegmentationConfig:
     def _check_ranges(self) -> None:
         for name, choices in (
             ("backbone", BACKBONES),
+            ("activation", ACTIVATIONS),
             ("amp", AMP_MODES),
             ("clustering", CLUSTERING_METHODS),
             ("class_weights", (None, *CLASS_WEIGHT_METHODS)),
@@ -203,10 +207,13 @@ class LaneSegmentationConfig:
             return cls(backbone=name)
         # From random weights there is nothing to preserve: the encoder learns at the full rate, and that rate is high.
         # Minutes of training are too few to overfit, so nothing is augmented but by mirroring; instances are learnt
-        # sooner than classes, so their loss weighs less; the road lies below the upper quarter of the image.
+        # sooner than classes, so their loss weighs less; the road lies below the upper quarter of the image. A step
+        # with ReLU takes a CPU about 5 % less time than with GELU; scores came out alike (two sets of 200 scenes: mIoU
+        # 0.660 and 0.658 against 0.661 and 0.657, lane F1 0.737 and 0.742 against 0.744 and 0.728).
         return cls(
             backbone="tiny",
             pretrained=False,
+            activation="relu",
             instance_weight=0.1,
             lr=3e-3,
             encoder_lr_scale=1.0,

@@ -22,6 +22,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
 from roadtopo_lib.checkpoint import load_weights, save_weights
+from roadtopo_lib.config import ACTIVATIONS
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 logger = logging.getLogger(__name__)
@@ -70,9 +71,12 @@ class SegFormerModel(nn.Module):
             id or local folder of the same architecture. The classifier is new whenever its class count differs.
         normalize_embeddings: project embeddings onto the unit sphere. Off by default: with the paper's margins the
             push term could then never be satisfied (means on a unit sphere are at most 2 apart, 3 are asked for).
+        activation: of the encoder's feed-forward networks, ``"gelu"`` (the paper's) or ``"relu"``, which costs less on
+            a CPU; for random weights only, others bring the one they were trained with.
 
     Raises:
-        ValueError: unknown backbone, ``pretrained=True`` for ``"tiny"``, or weights of another architecture.
+        ValueError: unknown backbone or activation, ``pretrained=True`` for ``"tiny"``, or weights of another
+            architecture.
         ConnectionError: weights that are neither on disk nor within reach.
 
     Reference:
@@ -86,10 +90,13 @@ class SegFormerModel(nn.Module):
         embedding_dim: int = 32,
         pretrained: bool | str = True,
         normalize_embeddings: bool = False,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         if backbone not in ARCHITECTURES:
             raise ValueError(f"backbone is {backbone!r}, expected one of {tuple(ARCHITECTURES)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")
         if num_classes < 2 or embedding_dim < 1:
             raise ValueError(f"expected num_classes >= 2 and embedding_dim >= 1, got {num_classes} and {embedding_dim}")
         self.backbone = backbone
@@ -98,9 +105,10 @@ class SegFormerModel(nn.Module):
         self.normalize_embeddings = normalize_embeddings
 
         if pretrained is False:
-            network = SegformerForSemanticSegmentation(_architecture(backbone, num_classes))
+            network = SegformerForSemanticSegmentation(_architecture(backbone, num_classes, activation))
         else:
             network = _load_pretrained(backbone, num_classes, pretrained)
+        self.activation = network.config.hidden_act
         self.encoder = network.segformer
         self.semantic_head = DecodeHead(network.config)
         self.semantic_head.load_state_dict(network.decode_head.state_dict())
@@ -216,6 +224,7 @@ class SegFormerModel(nn.Module):
             "num_classes": self.num_classes,
             "embedding_dim": self.embedding_dim,
             "normalize_embeddings": self.normalize_embeddings,
+            "activation": self.activation,
         }
 
     def save(self, path: str | Path, **info: object) -> None:
@@ -325,9 +334,10 @@ def upsample_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def _architecture(backbone: str, num_classes: int) -> SegformerConfig:
+def _architecture(backbone: str, num_classes: int, activation: str) -> SegformerConfig:
     return SegformerConfig(
         **ARCHITECTURES[backbone],
+        hidden_act=activation,
         num_labels=num_classes,
         semantic_loss_ignore_index=IGNORE_INDEX,
         # Too small a model to be regularised away, and minutes of training are too few to overfit.

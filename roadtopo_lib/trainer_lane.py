@@ -286,7 +286,12 @@ def train_lane_model(
     val_set = LaneInstanceDataset(data, "val", build_transform(config, train=False), config.seed, config.num_classes)
     torch.manual_seed(config.seed)
     model = SegFormerModel(
-        config.backbone, config.num_classes, config.embedding_dim, config.pretrained, config.normalize_embeddings
+        config.backbone,
+        config.num_classes,
+        config.embedding_dim,
+        config.pretrained,
+        config.normalize_embeddings,
+        config.activation,
     )
     weights = None
     if config.class_weights is not None:

@@ -41,6 +41,7 @@ def test_a_file_holds_only_what_differs(tmp_path):
     "wrong",
     [
         {"backbone": "b6"},
+        {"activation": "silu"},
         {"lr": 0},
         {"lr": "fast"},
         {"lr": math.nan},

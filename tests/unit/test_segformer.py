@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from transformers import SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from roadtopo_lib.checkpoint import save_weights
 from roadtopo_lib.segformer import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, SegFormerModel, hub_id
 
 
@@ -146,6 +147,35 @@ def test_pretrained_weights_load_from_a_folder_and_only_the_classifier_is_new(tm
     for name, value in cityscapes_like.state_dict().items():
         if name not in different:
             torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+
+
+class TestActivation:
+    def test_it_is_saved_with_the_model_and_decides_what_the_model_answers(self, model, tmp_path):
+        relu = SegFormerModel("tiny", pretrained=False, activation="relu").eval()
+        torch.nn.init.normal_(relu.encoder.stages[0].blocks[0].mlp.fc2.weight)  # zero at first: nothing would show
+        relu.save(tmp_path / "relu.safetensors")
+        loaded = SegFormerModel.load(tmp_path / "relu.safetensors")
+        same_weights = SegFormerModel("tiny", pretrained=False).eval()
+        same_weights.load_state_dict(relu.state_dict())
+        images = torch.rand(1, 3, 64, 64)
+        assert loaded.activation == "relu"
+        torch.testing.assert_close(loaded(images), relu(images), rtol=0, atol=0)
+        assert not torch.allclose(same_weights(images)["logits"], relu(images)["logits"])
+
+    def test_a_file_that_does_not_name_one_holds_gelu(self, model, tmp_path):
+        settings = model.config_dict()
+        assert settings.pop("activation") == "gelu"
+        save_weights(tmp_path / "old.safetensors", model.state_dict(), settings)
+        assert SegFormerModel.load(tmp_path / "old.safetensors").activation == "gelu"
+
+    def test_pretrained_weights_bring_their_own(self, tmp_path):
+        config = SegFormerModel("tiny", pretrained=False, activation="relu").encoder.config
+        SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+        assert SegFormerModel("tiny", pretrained=str(tmp_path), activation="gelu").activation == "relu"
+
+    def test_an_unknown_one_is_refused(self):
+        with pytest.raises(ValueError, match="activation is 'silu', expected one of"):
+            SegFormerModel("tiny", pretrained=False, activation="silu")
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):

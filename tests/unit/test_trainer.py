@@ -373,6 +373,15 @@ def test_bf16_autocast_trains_to_finite_losses(data, monkeypatch):
     assert math.isfinite(trainer.train_epoch(loaders(data, CONFIG)[0]))
 
 
+def test_a_run_trains_the_model_that_the_config_describes(data, tmp_path):
+    described = {"embedding_dim": 8, "normalize_embeddings": True, "delta_dist": 0.6, "delta_var": 0.2}
+    for activation in ("gelu", "relu"):
+        config = CONFIG.replace(epochs=1, activation=activation, **described)
+        model = train_lane_model(config, data, tmp_path / activation, device="cpu").model
+        assert (model.activation, model.embedding_dim, model.normalize_embeddings) == (activation, 8, True)
+        assert SegFormerModel.load(tmp_path / activation / "best.safetensors").config_dict() == model.config_dict()
+
+
 def test_a_run_is_never_overwritten_unless_asked(data, tmp_path):
     config = CONFIG.replace(epochs=1)
     train_lane_model(config, data, tmp_path / "run", device="cpu")
