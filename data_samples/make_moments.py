@@ -30,7 +30,7 @@ files = [plain.read(i) for i in FRAMES]
 inputs = torch.stack([image_to_tensor(resize(*file, seed=0)[0]) for file in files])  # (F, 3, H, W)
 
 torch.manual_seed(config.seed)
-model = SegFormerModel(config.backbone, pretrained=False)
+model = SegFormerModel(config.backbone, pretrained=False, activation=config.activation)
 trainer = LaneSegmentationTrainer(model, config=config)
 trainer.scheduler = build_scheduler(trainer.optimizer, len(loader) * config.epochs, config.warmup_fraction)
 steps, embeddings, done = [], [], 0

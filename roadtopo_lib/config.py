@@ -63,6 +63,8 @@ class LaneSegmentationConfig:
             aspect ratio is near that of ``image_size``, and cuts others down to it.
         flip_probability: chance of a horizontal flip, 0..1.
         color_jitter: strength of brightness, contrast, saturation (this) and hue (a tenth of it) changes, 0..1.
+        repeat_threshold: classes in fewer than this share of the images are drawn more often, 0..1; 0 draws all images
+            alike. See ``dataset.repeat_factors``.
         num_workers: processes that load data; 0 loads in the main process.
         seed: the one integer from which every random draw follows.
         clustering: ``"fast"``, ``"meanshift"`` or ``"dbscan"``.
@@ -114,6 +116,7 @@ class LaneSegmentationConfig:
     crop_scale: float = 0.5
     flip_probability: float = 0.5
     color_jitter: float = 0.3
+    repeat_threshold: float = 0.0
     num_workers: int = 0
     seed: int = 0
 
@@ -173,7 +176,7 @@ class LaneSegmentationConfig:
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in ("embedding_dim", "epochs", "batch_size", "accumulation_steps", "patience", "max_instances"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("warmup_fraction", "flip_probability", "color_jitter", "reference_row"):
+        for name in ("warmup_fraction", "flip_probability", "color_jitter", "repeat_threshold", "reference_row"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         _require(0 <= self.crop_top <= 0.9, "crop_top", self.crop_top, "between 0 and 0.9")
         _require(0 < self.crop_scale <= 1, "crop_scale", self.crop_scale, "more than 0 and at most 1")
@@ -223,6 +226,7 @@ class LaneSegmentationConfig:
             crop_top=0.25,
             crop_scale=1.0,
             color_jitter=0.0,
+            repeat_threshold=0.5,
         )
 
     @classmethod

@@ -14,6 +14,7 @@ from roadtopo_lib.dataset import (
     build_transform,
     read_image,
     read_instance_mask,
+    repeat_factors,
     rgb_to_instance_ids,
 )
 
@@ -168,6 +169,45 @@ def test_the_shuffle_depends_on_seed_and_epoch():
     assert order(0, 0) != order(1, 0)
     assert sorted(order(0, 0)) == list(range(50))
     assert list(EpochSampler(4, shuffle=False)) == [0, 1, 2, 3]
+
+
+class TestRepeatFactorSampling:
+    @pytest.fixture
+    def rare(self, tmp_path):
+        """Eight images of road and unlabelled pixels; four show a lane marking, two of these a crosswalk as well."""
+        for number in range(8):
+            semantic = np.ones(SIZE, np.uint8)
+            semantic[0] = 255
+            semantic[10:12] = 2 if number < 4 else 1
+            semantic[20:30] = 3 if number < 2 else 1
+            write_sample(tmp_path, f"s{number}", np.zeros((*SIZE, 3), np.uint8), semantic, np.zeros(SIZE, np.uint8))
+        return LaneInstanceDataset(
+            tmp_path, "train", build_transform(LaneSegmentationConfig(image_size=(32, 32)), True)
+        )
+
+    def test_the_factor_is_that_of_the_rarest_class(self, rare):
+        wanted = [np.sqrt(0.8 / 0.25)] * 2 + [np.sqrt(0.8 / 0.5)] * 2 + [1.0] * 4
+        np.testing.assert_allclose(repeat_factors(rare, 0.8), wanted)
+        np.testing.assert_allclose(repeat_factors(rare, 0.25), 1.0)
+
+    def test_draws_follow_the_factors_and_an_epoch_keeps_its_length(self):
+        repeats = np.array([1.0, 1.0, 1.5, 3.0])
+        sampler, drawn = EpochSampler(4, seed=0, repeats=repeats), []
+        for epoch in range(4000):
+            sampler.epoch = epoch
+            order = list(sampler)
+            assert len(order) == len(sampler) == 4
+            drawn += order
+        np.testing.assert_allclose(np.bincount(drawn) / len(drawn), repeats / repeats.sum(), atol=0.015)
+        assert order == list(sampler)  # by seed and epoch alone
+
+    def test_only_training_repeats(self, rare):
+        config = LaneSegmentationConfig(image_size=(32, 32), batch_size=8, repeat_threshold=0.8)
+        loader = build_loader(rare, config, shuffle=True)
+        np.testing.assert_allclose(loader.sampler.repeats, repeat_factors(rare, 0.8))
+        assert build_loader(rare, config, shuffle=False).sampler.repeats is None
+        assert build_loader(rare, config.replace(repeat_threshold=0.0), shuffle=True).sampler.repeats is None
+        assert len(next(iter(loader))["image_path"]) == 8
 
 
 def test_colour_changes_leave_the_masks_alone(root):
