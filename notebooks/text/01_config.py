@@ -180,8 +180,8 @@ for name, value in outputs.items():
 
 # %%
 CHAPTERS = {
-    "2 dataset": "image_size crop_top crop_scale flip_probability color_jitter num_workers seed",
-    "3 model": "backbone pretrained num_classes embedding_dim normalize_embeddings",
+    "2 dataset": "image_size crop_top crop_scale flip_probability color_jitter repeat_threshold num_workers seed",
+    "3 model": "backbone pretrained num_classes embedding_dim normalize_embeddings activation",
     "4 losses": "semantic_weight instance_weight ce_weight dice_weight class_weights ignore_index "
     "delta_var delta_dist alpha beta gamma max_instances",
     "5 training": "lr encoder_lr_scale betas weight_decay warmup_fraction epochs batch_size accumulation_steps "
@@ -276,6 +276,7 @@ show_defaults(
         "crop_scale": "smallest share of the area that a random crop keeps: less is more variety; 1 keeps all",
         "flip_probability": "how often an image is mirrored: left bends become right bends",
         "color_jitter": "how far brightness, contrast and colours vary: the weather must not matter",
+        "repeat_threshold": "images with a class rarer than this share are drawn more often; 0 draws all alike",
         "num_workers": "processes that load images beside the training: raise it when the GPU waits",
         "seed": "all random draws follow from it: change it to see how much of a result is luck",
     }
@@ -294,6 +295,7 @@ show_defaults(
         "num_classes": "logits for each pixel, one a class",
         "embedding_dim": "numbers in each pixel's embedding: more room to keep lanes apart, more memory",
         "normalize_embeddings": "scales every embedding to length 1: the margins must then fit, see below",
+        "activation": "the bend between the encoder's layers: GELU as published, or ReLU, which is cheaper on a CPU",
     }
 )
 
@@ -566,7 +568,8 @@ for name, value in asdict(tiny).items():
 #   little *augmentation* (데이터 증강), the random changes that make an image look new.
 # * **The image is small and its top is cut off** (`crop_top`): the sky costs as much time as the road.
 # * **Instances weigh less** (`instance_weight`): in this short run they are learnt sooner than the classes.
-# * **Few steps** need a larger share of them to warm up.
+# * **Rare classes come more often** (`repeat_threshold`): few images show a crosswalk (notebook 2).
+# * **ReLU** (`activation`) bends like the published GELU, and costs a CPU less.
 
 # %% [markdown]
 # The most visible difference is the number of parameters. On torch's `meta` device a model has shapes but no memory,

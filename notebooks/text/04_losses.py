@@ -64,7 +64,7 @@ from roadtopo_lib.losses import (
     weights_from_counts,
 )
 from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.playground import EmbeddingPlayground, Margins
+from roadtopo_lib.playground import LOSSES, EmbeddingPlayground, Margins, loss_curves
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.viz import color_semantic
 from roadtopo_lib.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
@@ -1061,6 +1061,17 @@ check("push_floor", push_floor)
 # ## What we claimed
 
 # %%
+# The widgets: pulls on a rare pixel, of 30 in 1000 pixels and of one, as the other pixels are right with 0.5 and 0.99
+pulls = {(n, right): loss_curves(n / 1000, right).pull for n in (30, 1) for right in (0.5, 0.99)}
+rise = {(name, right): (pulls[1, right][name] / pulls[30, right][name])[20] for name in LOSSES for right in (0.5, 0.99)}
+assert all(math.isclose(rise[name, right], 1) for name in ("cross-entropy", "focal") for right in (0.5, 0.99))
+assert all(1 < rise[name, 0.5] < 1.2 and rise[name, 0.99] > 4 for name in ("Dice", "Tversky"))
+for name in ("Dice", "Tversky"):
+    assert all(pull[name][[0, -1]].max() < 0.1 * pull[name].max() for pull in pulls.values())
+assert round(sphere.state().smallest_gap / 2, 2) == 0.79
+assert len(EmbeddingSeparation().playground.state().means) == 4
+
+# The rest
 assert 0.15 < float(p_true[0, 0, 1]) < 0.25  # "a fifth"
 assert lazy_accuracy > 0.85 and len(scenes) == 48
 assert soft_dice(half, one_percent, smooth=0.0)[1] < 0.02

@@ -1008,9 +1008,9 @@ assert 0.5 < within < 1 and noise[0] + 0.05 < noise[2] <= noise[1]
 # %% [markdown]
 # ### How they got there
 #
-# Another scene, the first of the bench, at eight moments of another training with the preset's settings, from random
-# weights to the end. The pixels are those of the label, so we see what the embeddings alone do. A lane lights up in
-# both pictures when you choose it.
+# Another scene, the first of the bench, at eight moments of another training, from random weights to the end. The
+# pixels are those of the label, so we see what the embeddings alone do. A lane lights up in both pictures when you
+# choose it.
 #
 # > **Predict first.** Drag *steps trained* to 0. Are the embeddings of random weights a single clump, or spread out?
 
@@ -1294,7 +1294,7 @@ for way, row in KINDS:
         pictures = numbered(0 * frame["image"], frame["true"]), numbered(frame["image"], mask)
         rows.append(list(zip(pictures, ["truth", f"{way}: {row}"])))
 assert len(rows) >= 4
-for ax, lane in zip(show(rows, (10, 2.1 * len(rows))).flat, outlined):
+for ax, lane in zip(show(rows, (8.4, 1.75 * len(rows))).flat, outlined):
     ax.set_ylim(255, 70)
     if not lane[0, 0]:  # "wrong order" is about no single lane
         ax.contour(lane, [0.5], colors="white", linewidths=1)
@@ -1441,6 +1441,7 @@ check("number_lanes", number_lanes)
 # What the text above states of measured numbers, asserted. First radius and dimension:
 
 # %%
+assert len(moments.steps) == 8
 assert (radius, lowest, highest, 2 * delta_dist - 2 * delta_var) == (1.5, 0.5, 2.5, 2)
 assert plateau.min() < 0.7 and plateau.max() > 2.5  # wider than promised
 lane0 = x32[truth32 == 0]
