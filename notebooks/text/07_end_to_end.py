@@ -177,7 +177,7 @@ assert code == 0
 assert short["miou"] < 0.45
 
 # %% [markdown]
-# Poor, as it must be after seconds of training. `make run` trains on 2200 scenes; the README says what that reaches. A
+# Poor, as it must be after seconds of training. `make run` trains on 2100 scenes; the README says what that reaches. A
 # model made in the same way, from 2700 scenes, lies in `data_samples`, and serves wherever a good one is needed below.
 
 # %% [markdown]
@@ -1270,7 +1270,7 @@ assert (benchmarks.TUSIMPLE_PIXEL_THRESHOLD, benchmarks.TUSIMPLE_MATCH_THRESHOLD
 assert (right.sum(), round(tusimple.accuracy(), 1), tusimple.fn()) == (8, 0.8, 1)
 assert [boundary_band(*size) for size in sizes] == [11, 23, 29] and day["boundary_band_px"] == [11]
 assert round(max(memory.values()), 1) == 1.4
-assert (TRAIN_SCENES, len(SEEDS), len(true_masks), len(ROADS), NUM_CLASSES) == (2200, 160, 24, 80, 6)
+assert (TRAIN_SCENES, len(SEEDS), len(true_masks), len(ROADS), NUM_CLASSES) == (2100, 160, 24, 80, 6)
 assert SECOND_VIEW_SCALE == 1.35 and 2.7 < 1 + SECOND_VIEW_SCALE**2 < 3  # "nearly three times"
 assert min(history, key=lambda row: row["val_loss"])["val_loss"] > 1.4 * history[-1]["train_loss"]  # "leans on"
 assert all(np.ptp(pairs) < np.ptp(apart) < np.ptp(groups) for groups, apart, pairs in (spans[:3], spans[3:]))
