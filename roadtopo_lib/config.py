@@ -213,8 +213,8 @@ class LaneSegmentationConfig:
         # sooner than classes, so their loss weighs less; the road lies below the upper quarter of the image. A step
         # with ReLU takes a CPU about 5 % less time than with GELU; scores came out alike (two sets of 200 scenes: mIoU
         # 0.660 and 0.658 against 0.661 and 0.657, lane F1 0.737 and 0.742 against 0.744 and 0.728). Few images show a
-        # crosswalk; drawing these more often took mIoU from 0.649 to 0.657, and to 0.602 from 0.582 where night and rain
-        # are among the scenes.
+        # crosswalk; drawing these more often took mIoU from 0.649 to 0.657, and from 0.582 to 0.602 where night and
+        # rain are among the scenes.
         return cls(
             backbone="tiny",
             pretrained=False,

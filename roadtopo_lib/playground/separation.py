@@ -128,16 +128,21 @@ class Clusters:
     """What clustering makes of a state.
 
     Attributes:
+        lanes: (C·N,) true lane of each point.
         labels: (C·N,) cluster of each point, -1 = none.
         count: number of clusters.
-        ari: ``adjusted_rand_index`` against the true lanes, at most 1.
         verdict: one sentence on what went right or wrong, and why.
     """
 
+    lanes: np.ndarray
     labels: np.ndarray
     count: int
-    ari: float
     verdict: str
+
+    @property
+    def ari(self) -> float:
+        """``adjusted_rand_index`` against the true lanes, at most 1."""
+        return adjusted_rand_index(self.lanes, self.labels)
 
 
 @dataclass
@@ -260,9 +265,9 @@ class EmbeddingPlayground:
         means = self._x.mean(dim=1)  # (C, D)
         reach = float(torch.linalg.vector_norm(self._x - means[:, None], dim=2).max())
         return Clusters(
+            lanes=lanes,
             labels=labels,
             count=int(labels.max(initial=-1)) + 1,
-            ari=adjusted_rand_index(lanes, labels),
             verdict=_verdict(lanes, labels, radius, smallest_gap(means), reach),
         )
 

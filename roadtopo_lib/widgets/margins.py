@@ -6,7 +6,7 @@ import numpy as np
 
 from roadtopo_lib.playground import FAILURES, EmbeddingPlayground
 from roadtopo_lib.widgets._base import Board, button, choice, clock, on_change, slider, switch
-from roadtopo_lib.widgets.separation import STEPS_PER_TICK, STEPS_TO_CONVERGE, LayoutPanel, TermsPanel
+from roadtopo_lib.widgets.separation import STEPS_PER_TICK, STEPS_TO_CONVERGE, LayoutPanel, TermsPanel, terms_in_words
 
 FIRST_STEPS = 40
 """Steps before the first picture after a slider moved: the hand wants to see at once which way things go."""
@@ -150,6 +150,7 @@ class MarginsExplorer(Board):
         self._terms.draw(self.playground)
         found, floor = self.playground.clusters(self.radius), self.playground.floor()
         self.words = f"{found.count} clusters for {self.playground.lanes} lanes, ARI {found.ari:.2f}: {found.verdict}."
+        self.words += f" {terms_in_words(self.playground).capitalize()}."
         if floor > 0:
             self.words += (
                 f" On the unit sphere {self.playground.lanes} means cannot all be 2 · delta_dist ="

@@ -95,8 +95,8 @@ class TermsPanel(Panel):
         (self._floor,) = self.axes.plot([], [], "-.", color="black", lw=1.2)
         self._floor_name = self.axes.text(0, 0, "floor of distance on the sphere", fontsize=8, va="bottom", ha="right")
         self.axes.legend(frameon=False, fontsize=8, loc="upper right")
-        self._title = self.finding()
-        self.moving(*self._lines.values(), self._floor, self._floor_name, self._title)
+        self.finding().set_text("Terms of the loss")  # the values are in the words: text costs time in every picture
+        self.moving(*self._lines.values(), self._floor, self._floor_name)
 
     def draw(self, playground: EmbeddingPlayground) -> None:
         """Sets all artists."""
@@ -116,10 +116,6 @@ class TermsPanel(Panel):
         top = _round_up(max(most, floor))
         self.set_limits(0, right, -0.03 * top, top)
         self._floor_name.set_position((0.98 * right, floor + 0.01 * top))
-        last = history[-1]
-        self._title.set_text(
-            f"variance {last['variance']:.3f}, distance {last['distance']:.3f}, reg. {last['regularization']:.2f}"
-        )
 
 
 class EmbeddingSeparation(Board):
@@ -213,8 +209,14 @@ class EmbeddingSeparation(Board):
         self.words = (
             f"Circles around each mean: solid delta_var = {margins.delta_var:g}, where the pull ends; "
             f"{push if self.playground.dim == 2 else 'projected, means look nearer than they are'}. "
-            f"Step {step}, clustering: {found.verdict}.{self._answer}"
+            f"Step {step}, {terms_in_words(self.playground)}. Clustering: {found.verdict}.{self._answer}"
         )
+
+
+def terms_in_words(playground: EmbeddingPlayground) -> str:
+    """The three terms of the loss as they are now, unweighted."""
+    last = playground.history[-1]
+    return ", ".join(f"{name} {last[name]:.3f}" for name in TERM_COLORS)
 
 
 def _arrows(state: State, xy: np.ndarray, forces: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from conftest import BROWSER_OPTIONS, Lab, Notebook, browser_path
 from roadtopo_lib.playground import EmbeddingPlayground
 
 PLAY_SECONDS = 10
-MOVES = 20
+MOVES = 9
+"""All to the right: a value taken back may give the same picture, which is not sent again."""
 PLAYED = ("EmbeddingSeparation()", "EmbeddingSeparation(lanes=5, points=200)", "MarginsExplorer()")
 MOVED = (
     ("EmbeddingSeparation()", "spread (units)"),
@@ -52,10 +53,10 @@ def slider_to_picture(board, label: str) -> list[float]:
     """Milliseconds from a key on a slider to the first new picture."""
     board.handle(label).focus()
     taken = []
-    for move in range(MOVES):
+    for _ in range(MOVES):
         board.watch()
         began = board.page.evaluate("performance.now()")
-        board.page.keyboard.press("ArrowLeft" if move % 2 else "ArrowRight")
+        board.page.keyboard.press("ArrowRight")
         deadline = time.monotonic() + 5
         while not board.picture_times() and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -83,9 +84,9 @@ def main() -> None:
             for call, label in MOVED:
                 notebook = opened(browser, lab, call)
                 taken = slider_to_picture(notebook.board(), label)
-                middle, slow = statistics.median(taken), sorted(taken)[int(0.9 * MOVES)]
+                middle, slow = statistics.median(taken), max(taken)
                 print(
-                    f"{call:24s} {label:20s} {middle:4.0f} ms median, {slow:4.0f} ms at 90 % (target 100)", flush=True
+                    f"{call:24s} {label:20s} {middle:4.0f} ms median, {slow:4.0f} ms at most (target 100)", flush=True
                 )
                 notebook.close()
             browser.close()

@@ -103,7 +103,7 @@ class TestEveryWidget:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("EmbeddingSeparation", "Step 300, clustering: all 4 lanes found"),
+        ("EmbeddingSeparation", "Clustering: all 4 lanes found"),
         ("MarginsExplorer", "On the unit sphere 5 means cannot"),
         ("LossShaper", "at probability 0.30"),
         ("AugmentationInStep", "Two calls are two draws"),
