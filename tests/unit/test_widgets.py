@@ -302,3 +302,15 @@ class TestBench:
         before = pictures(board)
         control(board, "reference row (%)").value = 60
         assert pictures(board) != before
+
+
+def test_a_slider_that_answers_with_a_rounding_error_is_no_hand_on_it():
+    board = MarginsExplorer(preset="on the sphere, margins that fit")
+    words = board.words
+    for label in ("delta_dist (units)", "radius (units)"):
+        control(board, label).value += 1e-15
+    assert board.words == words
+    assert control(board, "preset").value == "on the sphere, margins that fit"
+    control(board, "delta_dist (units)").value += 0.05
+    assert control(board, "preset").value == "my own"
+    assert board.words != words
