@@ -8,8 +8,11 @@ Only the core of ``ipywidgets``, and of that only what versions 7.7.1 (Colab) an
 """
 
 import base64
+import functools
 import io
+import math
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
@@ -34,6 +37,22 @@ PALETTE_COLORS = 128
 """Colours of a picture on its way to the browser: fewer bytes, which counts where the kernel is far away."""
 
 VIEW = "application/vnd.jupyter.widget-view+json"
+
+_TURN = threading.RLock()
+"""Held by whoever changes a board or draws: JupyterLab 4.4 and newer lets controls answer in a thread of their own, a
+subshell of the kernel, and those it has not heard from there still in the main thread. One for all boards, since
+matplotlib is not made for threads."""
+
+
+def in_turn(action: Callable) -> Callable:
+    """The same function, waiting while another thread is in one."""
+
+    @functools.wraps(action)
+    def waiting(*args: object, **kwargs: object) -> object:
+        with _TURN:
+            return action(*args, **kwargs)
+
+    return waiting
 
 
 class Panel:
@@ -163,6 +182,7 @@ class Board:
         """Sets the artists and ``self.words``."""
         raise NotImplementedError
 
+    @in_turn
     def update(self) -> None:
         """Draws and shows everything."""
         self.draw()
@@ -189,6 +209,7 @@ class Board:
         row = np.concatenate(pictures, axis=1)
         return np.concatenate([_written(f"{self.title} · {self.words}", row.shape[1]), row])
 
+    @in_turn
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
         """The live widget where a kernel runs, the still picture elsewhere."""
         return {
@@ -254,7 +275,7 @@ def button(name: str, action: Callable[[], None], help_text: str = "") -> widget
     made = widgets.Button(
         description=name, tooltip=help_text or name, layout=widgets.Layout(width="auto", min_width="70px")
     )
-    made.on_click(lambda _: action())
+    made.on_click(in_turn(lambda _: action()))
     return made
 
 
@@ -262,6 +283,7 @@ def clock(tick: Callable[[], None], interval: int = 40) -> widgets.Play:
     """The browser's clock, a control with a button to play: calls ``tick`` every ``interval`` milliseconds."""
     play = widgets.Play(min=0, max=1_000_000, interval=interval, layout=widgets.Layout(width="auto"))
 
+    @in_turn
     def on_value(change: dict) -> None:
         if change["new"] > change["old"]:  # its stop button sets it back to 0, which is no tick
             tick()
@@ -271,9 +293,19 @@ def clock(tick: Callable[[], None], interval: int = 40) -> widgets.Play:
 
 
 def on_change(action: Callable[[], None], *controls: widgets.Widget) -> None:
-    """Calls ``action`` when any of these controls gets another value."""
+    """Calls ``action`` when any of these controls gets another value.
+
+    A slider that is set to 0.7 answers from the browser with 0.7000000000000001: that is no other value.
+    """
+
+    @in_turn
+    def on_value(change: dict) -> None:
+        before, now = change["old"], change["new"]
+        if not (isinstance(now, float) and math.isclose(before, now)):
+            action()
+
     for control in controls:
-        control.observe(lambda _: action(), "value")
+        control.observe(on_value, "value")
 
 
 def _written(text: str, width: int) -> np.ndarray:

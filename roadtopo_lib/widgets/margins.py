@@ -1,7 +1,6 @@
 """Margins explorer: what each margin and weight does to the layout, to the loss and to the clusters found."""
 
 import copy
-import math
 
 import numpy as np
 
@@ -88,10 +87,7 @@ class MarginsExplorer(Board):
 
     def settle(self) -> None:
         """Takes the margins from the controls and lets the points follow, from where they are."""
-        margins = self.playground.margins
-        same = all(math.isclose(control.value, getattr(margins, name)) for name, control in self._margins.items())
-        # A slider in the browser may answer 0.7 with 0.7000000000000001: that is no hand on it.
-        if self._quiet or (same and self._normalize.value == margins.normalize):
+        if self._quiet:
             return
         self._preset.value = OWN
         self._take_margins()
@@ -148,7 +144,7 @@ class MarginsExplorer(Board):
     def draw(self) -> None:
         """Sets the artists and the words; the radius slider shows what is in use."""
         self._quiet, before = True, self._quiet
-        self._shown_radius = self._radius.value = self.radius
+        self._radius.value = self.radius
         self._quiet = before
         self._layout.draw(self.playground, self.radius, arrows=False)
         self._terms.draw(self.playground)
@@ -176,7 +172,7 @@ class MarginsExplorer(Board):
 
     def _own_radius(self) -> None:
         """A hand on the radius: it follows the margins no longer."""
-        if not self._quiet and not math.isclose(self._radius.value, self._shown_radius):
+        if not self._quiet:
             self._preset.value = OWN
             self._quiet, self._follow.value = True, False
             self._quiet = False

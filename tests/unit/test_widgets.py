@@ -2,6 +2,8 @@
 
 import base64
 import io
+import threading
+import time
 
 import ipywidgets
 import numpy as np
@@ -20,7 +22,7 @@ from roadtopo_lib.widgets import (
     MarginsExplorer,
     PostProcessingBench,
 )
-from roadtopo_lib.widgets._base import VIEW, Panel
+from roadtopo_lib.widgets._base import VIEW, Panel, button, clock, on_change, slider
 
 BOARDS = [getattr(widgets, name) for name in widgets.__all__]
 OLD_CONTROLS = {
@@ -138,6 +140,70 @@ class TestPanel:
         before = panel.pixels()
         panel.set_limits(0, 50, 0, 50)
         assert (panel.pixels() != before).any()
+
+
+def in_another_thread(action) -> threading.Thread:
+    """Started, as the kernel does for a control that answers on a subshell."""
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+class TestThreads:
+    """JupyterLab lets some controls answer in another thread than the rest; they must wait for each other."""
+
+    def test_controls_wait_for_each_other(self):
+        running, most = [], []
+
+        def action() -> None:
+            running.append(1)
+            time.sleep(0.05)
+            most.append(len(running))
+            running.pop()
+
+        hand, play, press = slider("x", 0.0, 0.0, 1.0, 0.1), clock(action), button("go", action)
+        on_change(action, hand)
+        moves = (lambda: setattr(hand, "value", 0.5), lambda: setattr(play, "value", 3), press.click)
+        for thread in [in_another_thread(move) for move in moves]:
+            thread.join()
+        assert most == [1, 1, 1]
+
+    def test_a_preset_chosen_while_the_points_settle_waits_for_them(self, monkeypatch):
+        alone, board = (MarginsExplorer() for _ in range(2))
+        control(alone, "preset").value = "on the sphere, margins that fit"
+        began, step = threading.Event(), board.playground.step
+
+        def slow(steps: int) -> None:
+            for _ in range(steps):
+                step(1)
+                began.set()
+                time.sleep(0.001)
+
+        monkeypatch.setattr(board.playground, "step", slow)
+        settling = in_another_thread(lambda: setattr(control(board, "L2-normalise (unit sphere)"), "value", True))
+        assert began.wait(10)
+        control(board, "preset").value = "on the sphere, margins that fit"
+        settling.join()
+        assert board.words == alone.words
+        assert pictures(board) == pictures(alone)
+
+    def test_the_still_picture_waits_for_the_clock(self, monkeypatch):
+        board = EmbeddingSeparation()
+        began, done, step = threading.Event(), [], board.playground.step
+
+        def slow(steps: int) -> None:
+            began.set()
+            time.sleep(0.1)
+            step(steps)
+            done.append(steps)
+
+        monkeypatch.setattr(board.playground, "step", slow)
+        monkeypatch.setattr(board, "still", lambda: done.copy() or pytest.fail("drawn in the middle of a step"))
+        monkeypatch.setattr(widgets._base, "png", lambda _: b"")
+        ticking = in_another_thread(lambda: control(board, "Step").click())
+        assert began.wait(10)
+        board._repr_mimebundle_()
+        ticking.join()
 
 
 class TestSeparation:
