@@ -38,8 +38,12 @@ WATCH_MESSAGES = """
 const session = jupyterapp.shell.currentWidget.sessionContext;
 await session.ready;
 window.said = [];
+window.busy = new Set();
 session.iopubMessage.connect((_, message) => {
-    if (["stream", "error"].includes(message.header.msg_type)) window.said.push(JSON.stringify(message.content));
+    const {header, parent_header, content} = message;
+    if (["stream", "error"].includes(header.msg_type)) window.said.push(JSON.stringify(content));
+    if (header.msg_type === "status" && content.execution_state === "busy") window.busy.add(parent_header.msg_id);
+    if (header.msg_type === "status" && content.execution_state === "idle") window.busy.delete(parent_header.msg_id);
 });
 """
 WATCH_PICTURES = """
@@ -184,6 +188,13 @@ class Notebook:
         """A new kernel, without the dialog."""
         self._do("await jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart();")
 
+    def settle(self) -> None:
+        """Waits until the kernel has answered everything, in all its threads."""
+        self._do(
+            "await jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code: ''}).done;"
+        )
+        self.page.wait_for_function("window.busy.size === 0", timeout=1000 * CELL_SECONDS)
+
     @property
     def said(self) -> list[str]:
         """Everything that the kernel printed or raised, from wherever.
@@ -293,8 +304,13 @@ class BoardInPage:
 
 @pytest.fixture
 def open_notebook(browser, lab):
-    """Opens notebooks; afterwards none may have printed, raised or thrown anything."""
+    """Opens notebooks; afterwards none may have printed, raised or thrown anything, nor the server have failed.
+
+    Only what the server writes meanwhile counts. Every page has its kernel before it is closed: one closed while
+    JupyterLab still connects leaves a traceback of the server's own.
+    """
     opened: list[Notebook] = []
+    before = len(lab.log)
 
     def open_one(name: str, width: int = 1280) -> Notebook:
         opened.append(Notebook(browser, lab, name, width))
@@ -302,6 +318,9 @@ def open_notebook(browser, lab):
 
     yield open_one
     for notebook in opened:
+        notebook.settle()
         said, errors = notebook.said, notebook.errors
         notebook.close()
         assert not [*said, *errors], f"printed: {said}; thrown: {errors}"
+    log = lab.log[before:]
+    assert "Traceback" not in log, log[log.index("Traceback") :][:2000]

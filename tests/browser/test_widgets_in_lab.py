@@ -93,7 +93,10 @@ def test_margins_explorer_says_what_the_sphere_and_the_radius_do(lab, open_noteb
         "radius 1.50 exceeds half the distance of the nearest means, 0.79"
     )  # the regular simplex: 1.58 apart
     board.choose("preset", "on the sphere, margins that fit")
-    assert "On the unit sphere" not in board.wait_for_words("all 5 lanes found: radius 0.70 covers")
+    assert "On the unit sphere" not in board.wait_for_words("all 5 lanes found: radius 0.70 covers 0.20")
+    notebook.settle()
+    assert "radius 0.70 covers 0.20" in board.words  # the sliders' answers are no hand on them
+    assert board.control("preset").locator("select").input_value() == "on the sphere, margins that fit"
     board.choose("preset", "radius too large")
     board.wait_for_words("merged 5 lanes: radius 3.50 exceeds half the distance of the nearest means")
     before = board.picture()
@@ -205,7 +208,7 @@ def test_a_minute_of_wild_dragging_breaks_nothing(lab, open_notebook):
     board.wait_for_words("ARI 1.00: all", timeout=30)
 
 
-def test_a_notebook_that_is_not_running_shows_the_still_picture(lab, browser):
+def test_a_notebook_that_is_not_running_shows_the_still_picture(lab, open_notebook):
     import nbformat
 
     from roadtopo_lib.widgets import MarginsExplorer
@@ -213,12 +216,9 @@ def test_a_notebook_that_is_not_running_shows_the_still_picture(lab, browser):
     data = MarginsExplorer()._repr_mimebundle_()
     data.pop("application/vnd.jupyter.widget-view+json")
     cell = nbformat.v4.new_code_cell("MarginsExplorer()", outputs=[nbformat.v4.new_output("display_data", data)])
-    page = browser.new_page()
-    page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/{lab.write('still.ipynb', cell)}?token=only-for-this-test&reset")
-    picture = page.locator(".jp-OutputArea-output img")
+    picture = open_notebook(lab.write("still.ipynb", cell)).page.locator(".jp-OutputArea-output img")
     picture.wait_for(timeout=60_000)
     assert picture.bounding_box()["width"] > 800
-    page.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
