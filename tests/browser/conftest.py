@@ -190,9 +190,7 @@ class Notebook:
 
     def settle(self) -> None:
         """Waits until the kernel has answered everything, in all its threads."""
-        self._do(
-            "await jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code: ''}).done;"
-        )
+        self._do("await jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code: ''}).done;")
         self.page.wait_for_function("window.busy.size === 0", timeout=1000 * CELL_SECONDS)
 
     @property
