@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 import numpy as np
+import traitlets
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -35,6 +36,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 PALETTE_COLORS = 128
 """Colours of a picture on its way to the browser: fewer bytes, which counts where the kernel is far away."""
+
+PICTURES_PER_UPDATE = 3
+"""While the clock runs, the second panel and the words follow with every third picture: nobody reads faster, and it
+leaves the time to what moves."""
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -149,7 +154,8 @@ class PicturePanel(Panel):
 class Board:
     """A widget of the course: ``self.panels`` beside controls, and a line of words.
 
-    A subclass fills ``panels``, calls ``arrange`` with its controls, and draws in ``draw``.
+    A subclass fills ``panels``, calls ``arrange`` with its controls, and draws in ``draw``; one with a clock draws its
+    first panel in ``draw_motion``.
 
     Attributes:
         panels: the pictures, in the order of the still picture.
@@ -165,6 +171,7 @@ class Board:
         self.words = ""
         self.contrast: tuple[widgets.Widget, object] | None = None
         self._line = widgets.HTML()
+        self._pictures = 0  # of the clock's, so far
         self.box = widgets.VBox()
 
     def arrange(self, rows: Sequence[Sequence[widgets.Widget]]) -> None:
@@ -189,6 +196,19 @@ class Board:
         for panel in self.panels:
             panel.show()
         self._line.value = f'<div role="status" style="font-size: 14px; line-height: 1.4">{self.words}</div>'
+
+    def draw_motion(self) -> None:
+        """Sets the artists of the first panel."""
+        raise NotImplementedError
+
+    def next_picture(self) -> None:
+        """One picture of an animation: the first panel, and at times the rest. ``update`` when it stops."""
+        self._pictures += 1
+        if self._pictures % PICTURES_PER_UPDATE == 0:
+            self.update()
+        else:
+            self.draw_motion()
+            self.panels[0].show()
 
     def still(self) -> np.ndarray:
         """The picture for where no kernel runs: what is there, and the contrast; (height, width, 3) uint8 RGB."""
@@ -279,16 +299,34 @@ def button(name: str, action: Callable[[], None], help_text: str = "") -> widget
     return made
 
 
-def clock(tick: Callable[[], None], interval: int = 40) -> widgets.Play:
-    """The browser's clock, a control with a button to play: calls ``tick`` every ``interval`` milliseconds."""
-    play = widgets.Play(min=0, max=1_000_000, interval=interval, layout=widgets.Layout(width="auto"))
+class _Play(widgets.Play):
+    """A clock whose ticks are not sent back to the browser: one message less for every picture."""
+
+    value = traitlets.CInt(0).tag(sync=True, echo_update=False)
+
+
+def clock(tick: Callable[[], None], rest: Callable[[], None], interval: int = 40) -> widgets.Play:
+    """The browser's clock, a control with a button to play.
+
+    Args:
+        tick: called every ``interval`` milliseconds, or as often as it is done.
+        rest: called when the clock stops.
+        interval: in milliseconds.
+    """
+    play = _Play(min=0, max=1_000_000, interval=interval, layout=widgets.Layout(width="auto"))
 
     @in_turn
     def on_value(change: dict) -> None:
         if change["new"] > change["old"]:  # its stop button sets it back to 0, which is no tick
             tick()
 
+    @in_turn
+    def on_playing(change: dict) -> None:
+        if not change["new"]:
+            rest()
+
     play.observe(on_value, "value")
+    play.observe(on_playing, "playing" if play.has_trait("playing") else "_playing")  # ipywidgets 8, 7
     return play
 
 

@@ -6,7 +6,14 @@ import numpy as np
 
 from roadtopo_lib.playground import FAILURES, EmbeddingPlayground
 from roadtopo_lib.widgets._base import Board, button, choice, clock, on_change, slider, switch
-from roadtopo_lib.widgets.separation import STEPS_PER_TICK, STEPS_TO_CONVERGE, LayoutPanel, TermsPanel, terms_in_words
+from roadtopo_lib.widgets.separation import (
+    STEPS_PER_TICK,
+    STEPS_TO_CONVERGE,
+    LayoutPanel,
+    TermsPanel,
+    row_of,
+    terms_in_words,
+)
 
 FIRST_STEPS = 40
 """Steps before the first picture after a slider moved: the hand wants to see at once which way things go."""
@@ -73,7 +80,7 @@ class MarginsExplorer(Board):
                 [*self._margins.values(), self._normalize],
                 [self._radius, self._follow],
                 [
-                    clock(self._tick),
+                    clock(self._tick, self.update),
                     button("Restart", self.restart, "from random points, without converging: play to watch"),
                     button("Converge", self.converge, f"{STEPS_TO_CONVERGE} steps at once"),
                 ],
@@ -129,24 +136,25 @@ class MarginsExplorer(Board):
 
     def still(self) -> np.ndarray:
         """What is there, and below it the same margins on the unit sphere; (height, width, 3) uint8 RGB."""
-        own = self.playground
         rows = [self.row()]
-        if not own.margins.normalize:
-            self.playground = copy.deepcopy(own)
-            self.playground.set_margins(normalize=True)
-            self.playground.reset()
-            self.playground.step(STEPS_TO_CONVERGE)
-            rows.append(self.row())
-            self.playground = own
-            self.draw()
+        if not self.playground.margins.normalize:
+            sphere = copy.deepcopy(self.playground)
+            sphere.set_margins(normalize=True)
+            sphere.reset()
+            sphere.step(STEPS_TO_CONVERGE)
+            rows.append(row_of(self, sphere))
         return np.concatenate(rows)
 
-    def draw(self) -> None:
-        """Sets the artists and the words; the radius slider shows what is in use."""
+    def draw_motion(self) -> None:
+        """Sets the artists of the points; the radius slider shows what is in use."""
         self._quiet, before = True, self._quiet
         self._radius.value = self.radius
         self._quiet = before
         self._layout.draw(self.playground, self.radius, arrows=False)
+
+    def draw(self) -> None:
+        """Sets the artists and the words."""
+        self.draw_motion()
         self._terms.draw(self.playground)
         found, floor = self.playground.clusters(self.radius), self.playground.floor()
         self.words = f"{found.count} clusters for {self.playground.lanes} lanes, ARI {found.ari:.2f}: {found.verdict}."
@@ -180,4 +188,4 @@ class MarginsExplorer(Board):
 
     def _tick(self) -> None:
         self.playground.step(STEPS_PER_TICK)
-        self.update()
+        self.next_picture()

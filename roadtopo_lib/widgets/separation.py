@@ -43,10 +43,10 @@ class LayoutPanel(Panel):
         self._push = self._line_set("0.45", "--")
         self._radius = self._line_set("#AA3377", ":")
         self._arrows = self._line_set("0.3", "-", 0.8)
-        self._title = self.finding()
+        self.finding().set_text("Points, means and margins")
         self._sphere = self._line_set("0.6", "-", 2.5)
         circles = (self._sphere, self._push, self._radius, self._pull)
-        self.moving(*self._points, *circles, self._arrows, *self._means, self._title)
+        self.moving(*self._points, *circles, self._arrows, *self._means)
 
     def _line_set(self, color: str, style: str, width: float = 1.0) -> LineCollection:
         lines = LineCollection([], colors=color, linestyles=style, linewidths=width)
@@ -67,13 +67,14 @@ class LayoutPanel(Panel):
             own = xy[state.lanes == lane]  # empty beyond the last lane
             self._points[lane].set_data(own[:, 0], own[:, 1])
             self._means[lane].set_data(means[lane : lane + 1, 0], means[lane : lane + 1, 1])
+            for artist in (self._points[lane], self._means[lane]):
+                artist.set_visible(lane < playground.lanes)
         # Projected, means look nearer than they are: circles that do not overlap in 32-D would seem to.
         push = margins.delta_dist if playground.dim == 2 else None
         for circles, size in ((self._pull, margins.delta_var), (self._push, push), (self._radius, radius)):
             circles.set_segments(means[:, None] + size * CIRCLE if size else [])  # (C, 49, 2)
         self._sphere.set_segments(CIRCLE[None] if margins.normalize else [])
         self._arrows.set_segments(_arrows(state, xy, forces) if arrows else [])
-        self._title.set_text(f"Step {state.step}: nearest means {_length(state.smallest_gap)} apart")
         # Limits in steps of a quarter: new ones cost a full drawing.
         reach = max(np.abs(xy).max(), np.abs(means).max() + max(margins.delta_var, push or 0), 0.5)
         extent = 1.25 ** math.ceil(math.log(1.02 * reach, 1.25))
@@ -95,7 +96,7 @@ class TermsPanel(Panel):
         (self._floor,) = self.axes.plot([], [], "-.", color="black", lw=1.2)
         self._floor_name = self.axes.text(0, 0, "floor of distance on the sphere", fontsize=8, va="bottom", ha="right")
         self.axes.legend(frameon=False, fontsize=8, loc="upper right")
-        self.finding().set_text("Terms of the loss")  # the values are in the words: text costs time in every picture
+        self.finding().set_text("Terms of the loss")
         self.moving(*self._lines.values(), self._floor, self._floor_name)
 
     def draw(self, playground: EmbeddingPlayground) -> None:
@@ -149,7 +150,7 @@ class EmbeddingSeparation(Board):
         self.arrange(
             [
                 [
-                    clock(lambda: self.advance(STEPS_PER_TICK)),
+                    clock(self._tick, self.update),
                     button("Step", lambda: self.advance(1), "one step of gradient descent"),
                     button("Converge", lambda: self.advance(STEPS_TO_CONVERGE), f"{STEPS_TO_CONVERGE} steps at once"),
                     button("Reset", self.restart, "back to the start"),
@@ -159,6 +160,11 @@ class EmbeddingSeparation(Board):
                 [self._guess, button("Release", self.release, "runs to the end and shows the answer")],
             ]
         )
+
+    def _tick(self) -> None:
+        self._answer = ""
+        self.playground.step(STEPS_PER_TICK)
+        self.next_picture()
 
     def advance(self, steps: int) -> None:
         """Steps, and shows."""
@@ -190,18 +196,17 @@ class EmbeddingSeparation(Board):
 
     def still(self) -> np.ndarray:
         """Where the points are, and below where they end; (height, width, 3) uint8 RGB."""
-        own = self.playground
-        now = self.row()
-        self.playground = copy.deepcopy(own)
-        self.playground.step(STEPS_TO_CONVERGE)
-        end = self.row()
-        self.playground = own
-        self.draw()
-        return np.concatenate([now, end])
+        end = copy.deepcopy(self.playground)
+        end.step(STEPS_TO_CONVERGE)
+        return np.concatenate([self.row(), row_of(self, end)])
+
+    def draw_motion(self) -> None:
+        """Sets the artists of the points."""
+        self._layout.draw(self.playground)
 
     def draw(self) -> None:
         """Sets the artists and the words."""
-        self._layout.draw(self.playground)
+        self.draw_motion()
         self._terms.draw(self.playground)
         margins, step = self.playground.margins, len(self.playground.history) - 1
         found = self.playground.clusters()
@@ -211,6 +216,15 @@ class EmbeddingSeparation(Board):
             f"{push if self.playground.dim == 2 else 'projected, means look nearer than they are'}. "
             f"Step {step}, {terms_in_words(self.playground)}. Clustering: {found.verdict}.{self._answer}"
         )
+
+
+def row_of(board: Board, other: EmbeddingPlayground) -> np.ndarray:
+    """What a board would show of another simulation, see ``Board.row``; it keeps its own."""
+    own, board.playground = board.playground, other
+    row = board.row()
+    board.playground = own
+    board.draw()
+    return row
 
 
 def terms_in_words(playground: EmbeddingPlayground) -> str:
@@ -235,7 +249,3 @@ def _round_up(value: float) -> float:
     """The next of 1, 2, 5, 10, 20, ... that leaves some room above."""
     power = 10 ** math.floor(math.log10(1.1 * value))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= 1.1 * value)
-
-
-def _length(value: float) -> str:
-    return "–" if math.isinf(value) else f"{value:.2f}"

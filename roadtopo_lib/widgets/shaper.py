@@ -1,5 +1,7 @@
 """Loss shaper: what each semantic loss pays for a probability, and how hard it pulls."""
 
+import math
+
 import numpy as np
 
 from roadtopo_lib.playground import LOSSES, MOVED, LossCurves, loss_curves
@@ -40,9 +42,8 @@ class CurvesPanel(Panel):
         self._cursor.set_xdata([at, at])
         low = min(0.0, *(values.min() for values in curves.values()))
         high = max(values.max() for values in curves.values())
-        # In steps of a factor √2, so that a small change does not shake the axis.
-        top = 2 ** (np.ceil(2 * np.log2(high)) / 2)
-        self.set_limits(0, 1, -0.05 * top if low > -0.01 * top else 1.1 * low, 1.05 * top)
+        top = _stepped(high)
+        self.set_limits(0, 1, -0.05 * top if low > -0.01 * top else -1.05 * _stepped(-low), 1.05 * top)
         self._title.set_text(finding)
 
 
@@ -107,3 +108,8 @@ class LossShaper(Board):
             alpha=self._alpha.value,
             beta=self._beta.value,
         )
+
+
+def _stepped(value: float) -> float:
+    """The next power of √2: an axis must not shake, nor its background be drawn anew, with every small change."""
+    return 2 ** (math.ceil(2 * math.log2(value)) / 2)

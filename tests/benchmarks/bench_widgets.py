@@ -16,19 +16,21 @@ from conftest import BROWSER_OPTIONS, Lab, Notebook, browser_path
 from roadtopo_lib.playground import EmbeddingPlayground
 
 PLAY_SECONDS = 10
-MOVES = 9
-"""All to the right: a value taken back may give the same picture, which is not sent again."""
+MOVES = 7
+"""All one way: a value taken back may give the same picture, which is not sent again."""
 PLAYED = ("EmbeddingSeparation()", "EmbeddingSeparation(lanes=5, points=200)", "MarginsExplorer()")
 MOVED = (
     ("EmbeddingSeparation()", "spread (units)"),
     ("MarginsExplorer()", "delta_dist (units)"),
     ("MarginsExplorer()", "radius (units)"),
-    ("FrameEmbeddings()", "radius (units)"),
+    ("FrameEmbeddings()", "steps trained"),
     ("LossShaper()", "probability"),
     ("LossShaper()", "focal gamma"),
     ("AugmentationInStep()", "crop side (%)"),
     ("PostProcessingBench()", "reference row (%)"),
 )
+LEFT = {"steps trained"}
+"""Sliders that begin at their right end."""
 
 
 def opened(browser, lab: Lab, call: str) -> Notebook:
@@ -40,7 +42,7 @@ def opened(browser, lab: Lab, call: str) -> Notebook:
 
 
 def frames_per_second(board) -> float:
-    """Pictures a second while the clock plays."""
+    """Pictures of the first panel a second while the clock plays."""
     board.watch()
     board.play()
     time.sleep(PLAY_SECONDS)
@@ -56,7 +58,7 @@ def slider_to_picture(board, label: str) -> list[float]:
     for _ in range(MOVES):
         board.watch()
         began = board.page.evaluate("performance.now()")
-        board.page.keyboard.press("ArrowRight")
+        board.page.keyboard.press("ArrowLeft" if label in LEFT else "ArrowRight")
         deadline = time.monotonic() + 5
         while not board.picture_times() and time.monotonic() < deadline:
             time.sleep(0.005)

@@ -48,6 +48,11 @@ def control(board, description: str) -> ipywidgets.Widget:
     return found
 
 
+def the_clock(board) -> ipywidgets.Play:
+    (play,) = [w for w in inside(board.box) if isinstance(w, ipywidgets.Play)]
+    return play
+
+
 def pictures(board) -> list[bytes]:
     return [bytes(panel.image.value) for panel in board.panels]
 
@@ -90,8 +95,8 @@ class TestEveryWidget:
         controls = [w for w in inside(boards[name].box) if isinstance(w, ipywidgets.DOMWidget)]
         controls = [w for w in controls if type(w).__name__ not in ("Box", "VBox", "HTML", "Image")]
         assert controls
-        assert {type(w).__name__ for w in controls} <= OLD_CONTROLS
-        assert all(w.description for w in controls if type(w).__name__ != "Play")
+        assert {w._model_name.removesuffix("Model") for w in controls} <= OLD_CONTROLS  # what the browser must know
+        assert all(w.description for w in controls if not isinstance(w, ipywidgets.Play))
 
     def test_drawing_twice_gives_the_same_picture(self, boards, name):
         if name == "PostProcessingBench":
@@ -161,7 +166,7 @@ class TestThreads:
             most.append(len(running))
             running.pop()
 
-        hand, play, press = slider("x", 0.0, 0.0, 1.0, 0.1), clock(action), button("go", action)
+        hand, play, press = slider("x", 0.0, 0.0, 1.0, 0.1), clock(action, action), button("go", action)
         on_change(action, hand)
         moves = (lambda: setattr(hand, "value", 0.5), lambda: setattr(play, "value", 3), press.click)
         for thread in [in_another_thread(move) for move in moves]:
@@ -213,7 +218,7 @@ class TestSeparation:
         control(board, "Step").click()
         assert board.playground.state().step == 1
         assert all(a != b for a, b in zip(before, pictures(board), strict=True))
-        (play,) = [w for w in inside(board.box) if type(w).__name__ == "Play"]
+        play = the_clock(board)
         play.value = 1
         assert board.playground.state().step == 4
         play.value = 0  # its stop button
@@ -222,6 +227,29 @@ class TestSeparation:
         assert "all 4 lanes found" in board.words
         control(board, "Reset").click()
         assert pictures(board) == before
+
+    @pytest.mark.parametrize("kind", [EmbeddingSeparation, MarginsExplorer])
+    def test_points_move_with_every_tick_the_rest_with_every_third_and_at_the_end(self, kind):
+        board = kind()
+        if kind is MarginsExplorer:
+            control(board, "space").value = 2  # in 32-D the plane to look at turns a little with every picture
+            control(board, "Restart").click()
+        play = the_clock(board)
+        moved, followed = [], []
+        for tick in range(1, 6):
+            before, words = pictures(board), board.words
+            play.value = tick
+            after = pictures(board)
+            moved.append(after[0] != before[0])
+            followed.append((after[1] != before[1], board.words != words))
+        assert moved == [True] * 5
+        assert followed == [(False, False), (False, False), (True, True), (False, False), (False, False)]
+        resting, words = pictures(board), board.words
+        for playing in (True, False):
+            setattr(play, "playing" if play.has_trait("playing") else "_playing", playing)
+        assert pictures(board)[0] == resting[0]
+        assert pictures(board)[1] != resting[1]
+        assert board.words != words
 
     def test_a_guess_is_held_against_what_comes(self):
         board = EmbeddingSeparation()
