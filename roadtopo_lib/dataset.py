@@ -306,9 +306,14 @@ def repeat_factors(dataset: LaneInstanceDataset, threshold: float) -> np.ndarray
     Returns:
         (len(dataset),) float64, each at least 1.
 
+    Raises:
+        ValueError: ``threshold`` out of range.
+
     Reference:
         A. Gupta, P. Dollár, R. Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019.
     """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold}, expected more than 0 and at most 1")
     holds = np.zeros((len(dataset), dataset.num_classes), dtype=bool)  # image × class
     for row, path in zip(holds, dataset.semantic_paths, strict=True):
         present = np.unique(read_semantic_mask(path, dataset.num_classes))

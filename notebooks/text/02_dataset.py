@@ -685,9 +685,10 @@ for epoch in range(100):
     drawn += list(sampler)
 print(f"crosswalk in {has_crosswalk.mean():.0%} of the files, in {has_crosswalk[drawn].mean():.0%} of those drawn")
 assert len(drawn) == 100 * len(raw) and has_crosswalk[drawn].mean() > 1.2 * has_crosswalk.mean()
+assert np.bincount(drawn, minlength=len(raw))[factors == 1].mean() < 100
 
 # %% [markdown]
-# An epoch is no longer than before, so all other images come a little less often.
+# An epoch is no longer than before, so images that show no rare class come less often.
 
 # %% [markdown]
 # ## Your own data set

@@ -178,7 +178,8 @@ assert short["miou"] < 0.45
 
 # %% [markdown]
 # Poor, as it must be after seconds of training. `make run` trains on 2100 scenes; the README says what that reaches. A
-# model made in the same way, from 2700 scenes, lies in `data_samples`, and serves wherever a good one is needed below.
+# model of the same size that saw more, 2700 scenes, lies in `data_samples`, where a README tells what else differs; it
+# serves wherever a good one is needed below.
 
 # %% [markdown]
 # ### 4. Infer

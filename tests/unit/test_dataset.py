@@ -189,6 +189,9 @@ class TestRepeatFactorSampling:
         wanted = [np.sqrt(0.8 / 0.25)] * 2 + [np.sqrt(0.8 / 0.5)] * 2 + [1.0] * 4
         np.testing.assert_allclose(repeat_factors(rare, 0.8), wanted)
         np.testing.assert_allclose(repeat_factors(rare, 0.25), 1.0)
+        for wrong in (0.0, -0.1, 1.1, float("nan")):
+            with pytest.raises(ValueError, match="threshold"):
+                repeat_factors(rare, wrong)
 
     def test_draws_follow_the_factors_and_an_epoch_keeps_its_length(self):
         repeats = np.array([1.0, 1.0, 1.5, 3.0])
