@@ -569,7 +569,7 @@ for name, value in asdict(tiny).items():
 # * **The image is small and its top is cut off** (`crop_top`): the sky costs as much time as the road.
 # * **Instances weigh less** (`instance_weight`): in this short run they are learnt sooner than the classes.
 # * **Rare classes come more often** (`repeat_threshold`): few images show a crosswalk (notebook 2).
-# * **ReLU** (`activation`) bends like the published GELU, and costs a CPU less (notebook 3 measures it).
+# * **ReLU** (`activation`) bends like the published GELU, and costs a CPU less (notebook 3).
 
 # %% [markdown]
 # The most visible difference is the number of parameters. On torch's `meta` device a model has shapes but no memory,
