@@ -46,7 +46,7 @@ def frames_per_second(board) -> float:
     board.watch()
     board.play()
     time.sleep(PLAY_SECONDS)
-    board.play()
+    board.pause()
     times = board.picture_times()
     return 1000 * (len(times) - 1) / (times[-1] - times[0])
 

@@ -273,8 +273,12 @@ class BoardInPage:
         self.control(label).locator("input[type=checkbox]").click()
 
     def play(self) -> None:
-        """Presses the first button of the clock, play; once more pauses."""
-        self.root.locator(".widget-play button").first.click()
+        """Starts the clock."""
+        self.root.locator(".widget-play button:has(.fa-play)").click()
+
+    def pause(self) -> None:
+        """Stops the clock: the same button in ipywidgets 8, one of its own in 7."""
+        self.root.locator(".widget-play button:has(.fa-pause)").click()
 
     def picture(self, index: int = 0) -> np.ndarray:
         """What the browser shows: (H, W, 3) uint8."""

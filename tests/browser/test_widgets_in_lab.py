@@ -59,11 +59,11 @@ def test_separation_plays_and_pauses(lab, open_notebook):
     board.watch()
     board.play()
     time.sleep(4)
-    board.play()
+    board.pause()
     times = board.picture_times()
     frames_per_second = (len(times) - 1) / (times[-1] - times[0]) * 1000
     assert frames_per_second >= MIN_FRAMES_PER_SECOND
-    time.sleep(0.5)
+    notebook.settle()
     resting = board.words
     time.sleep(0.5)
     assert board.words == resting
@@ -75,6 +75,7 @@ def test_separation_takes_lanes_points_space_and_start(lab, open_notebook):
     board = notebook.board()
     board.press("lanes (number)", "ArrowRight", times=2)
     board.choose("space", "32-D, projected")
+    notebook.settle()  # a slider's last move is sent when the one before is answered; a click would overtake it
     board.click("Converge")
     assert "all 6 lanes found" in board.wait_for_words("Step 300,")
     board.choose("start", "one lane twice")
@@ -156,7 +157,8 @@ def test_frame_separates_as_training_goes_on(lab, open_notebook):
     assert changed(road, board.picture(0)) > 0.003
     assert changed(cloud, board.picture(1)) > 0.01
     board.drag("radius (units)", 0.98)
-    assert "finds 1 instances" in board.wait_for_words("radius 4.9")
+    # Where exactly the end of the track lies differs between ipywidgets 7 and 8.
+    assert number(r"with radius (\d\.\d)", board.wait_for_words("finds 1 instances")) > 4.6
 
 
 def test_bench_renumbers_and_reclusters(lab, open_notebook):
@@ -202,7 +204,7 @@ def test_a_minute_of_wild_dragging_breaks_nothing(lab, open_notebook):
         board.drag(rng.choice(labels), rng.random(), steps=15)
         if rng.random() < 0.2:
             board.check("L2-normalise (unit sphere)")
-    notebook.board(0).play()
+    notebook.board(0).pause()
     board.choose("preset", "no push")
     board.choose("preset", "the paper's")
     board.wait_for_words("ARI 1.00: all", timeout=30)
