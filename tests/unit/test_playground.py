@@ -255,6 +255,15 @@ class TestFrame:
         assert moments.smallest_gap(1) == pytest.approx(3 * math.sqrt(2), rel=0.02)
         assert moments.smallest_gap(0) < 0.1
 
+    def test_embeddings_are_read_in_the_rows_of_their_pixels(self):
+        rows, instance = np.arange(40), np.zeros((40, 60), dtype=np.uint16)
+        instance[8:20], instance[24:40] = 1, 2
+        semantic = np.where(instance > 0, 2, 0).astype(np.uint8)
+        embeddings = np.zeros((1, 2, 32, 60), dtype=np.float32)
+        embeddings[0, 0] = rows[8:, None]  # the map begins at row 8 and tells every pixel's row
+        moments = FrameMoments(np.zeros((40, 60, 3), np.uint8), semantic, instance, embeddings, np.array([0]), 8)
+        assert moments.smallest_gap(0) == pytest.approx(rows[24:].mean() - rows[8:20].mean(), abs=1e-4)
+
     def test_a_radius_beyond_the_gap_joins_them(self):
         assert synthetic_moments().separate(1, radius=6.0)[1].ari < 0.5
 
