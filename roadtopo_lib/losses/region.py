@@ -66,7 +66,8 @@ class _OverlapLoss(nn.Module):
         valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
         target = target.flatten(1)  # (B, H·W)
         probabilities = probabilities.flatten(2)  # (B, C, H·W)
-        if not valid.all():  # most batches are labelled everywhere and spared this pass over the largest tensor
+        # Most batches are labelled everywhere and spared this pass over the largest tensor.
+        if self.ignore_index is not None and not valid.all():
             probabilities = probabilities * valid[:, None]
 
         # Soft counts of each image and class, (B, C). No one-hot truth: its true class's probability is all that a

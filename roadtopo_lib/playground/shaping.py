@@ -76,11 +76,11 @@ def loss_curves(
     moving = 1 if moved == "one pixel" else rare
     criteria = {
         "cross-entropy": nn.CrossEntropyLoss(),
-        "Dice": DiceLoss(per_image=True),
-        "focal": FocalLoss(gamma=gamma),
-        "Tversky": TverskyLoss(alpha=alpha, beta=beta, per_image=True),
+        "Dice": DiceLoss(ignore_index=None, per_image=True),
+        "focal": FocalLoss(ignore_index=None, gamma=gamma),
+        "Tversky": TverskyLoss(ignore_index=None, alpha=alpha, beta=beta, per_image=True),
     }
-    # One image for each probability, (P, 2, 1, PIXELS): all four losses are means over the images.
+    # One image for each probability, (P, 2, 1, PIXELS).
     count = len(probability)
     foreground = torch.full((count, PIXELS), 1 - rest, dtype=torch.float64)
     foreground[:, :rare] = others
@@ -90,8 +90,7 @@ def loss_curves(
     target[..., :rare] = 1
     loss, pull = {}, {}
     for name, criterion in criteria.items():
-        (gradient,) = torch.autograd.grad(criterion(logits, target), logits)
-        pull[name] = -1000 * count * gradient[:, 1, 0, 0].numpy()
-        with torch.no_grad():
-            loss[name] = np.array([criterion(logits[i : i + 1], target[i : i + 1]).item() for i in range(count)])
+        of_images = torch.vmap(lambda x, y, criterion=criterion: criterion(x[None], y[None]))(logits, target)  # (P,)
+        (gradient,) = torch.autograd.grad(of_images.sum(), logits)
+        loss[name], pull[name] = of_images.detach().numpy(), -1000 * gradient[:, 1, 0, 0].numpy()
     return LossCurves(probability, loss, pull, rare)

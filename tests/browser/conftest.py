@@ -49,8 +49,7 @@ session.iopubMessage.connect((_, message) => {
 WATCH_PICTURES = """
 (image) => {
     window.pictures = [];
-    new MutationObserver(() => window.pictures.push(performance.now()))
-        .observe(image, {attributes: true, attributeFilter: ["src"]});
+    image.onload = () => window.pictures.push(performance.now());
 }
 """
 
@@ -296,7 +295,7 @@ class BoardInPage:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
     def watch(self, index: int = 0) -> None:
-        """Notes the time of every new picture from here on."""
+        """Notes the time when every new picture is loaded, from here on."""
         self.root.locator("img").nth(index).evaluate(WATCH_PICTURES)
 
     def picture_times(self) -> list[float]:

@@ -22,7 +22,7 @@ from roadtopo_lib.widgets import (
     MarginsExplorer,
     PostProcessingBench,
 )
-from roadtopo_lib.widgets._base import VIEW, Panel, button, clock, on_change, slider
+from roadtopo_lib.widgets._base import VIEW, Panel, PicturePanel, button, clock, on_change, slider
 
 BOARDS = [getattr(widgets, name) for name in widgets.__all__]
 OLD_CONTROLS = {
@@ -147,6 +147,27 @@ class TestPanel:
         assert (panel.pixels() != before).any()
 
 
+def test_a_picture_panel_shows_the_picture_whole_below_its_title_and_dashes_one_row():
+    panel, color = PicturePanel((100, 200)), (10, 200, 30)
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:] = color
+    picture[50:] = 255 - np.array(color)
+    panel.draw(picture, "finding", row=20)
+    shown = panel.pixels()
+    upper, lower = (shown == color).all(axis=2), (shown == picture[50, 0]).all(axis=2)
+    rows, columns = np.nonzero(upper.any(axis=1) | lower.any(axis=1))[0], np.nonzero(lower.any(axis=0))[0]
+    height, width = len(rows), len(columns)
+    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (height, width)
+    assert width / height == pytest.approx(2, rel=0.01)
+    assert (shown[: rows.min()] < 128).any(), "no title"
+    assert lower.sum() == height // 2 * width
+    dashed = np.nonzero((shown[rows][:, columns] == 255).all(axis=2))
+    assert dashed[0].mean() / height == pytest.approx(0.2, abs=0.01)
+    assert len(dashed[0]) == pytest.approx(width, rel=0.05)  # two pixels high, half of the width
+    panel.draw(picture, "finding")
+    assert not (panel.pixels()[rows][:, columns] == 255).all(axis=2).any()
+
+
 def in_another_thread(action) -> threading.Thread:
     """Started, as the kernel does for a control that answers on a subshell."""
     thread = threading.Thread(target=action)
@@ -243,7 +264,7 @@ class TestSeparation:
             moved.append(after[0] != before[0])
             followed.append((after[1] != before[1], board.words != words))
         assert moved == [True] * 5
-        assert followed == [(False, False), (False, False), (True, True), (False, False), (False, False)]
+        assert followed == [(n == 3, n == 3) for n in range(1, 6)]
         resting, words = pictures(board), board.words
         for playing in (True, False):
             setattr(play, "playing" if play.has_trait("playing") else "_playing", playing)
