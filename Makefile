@@ -35,7 +35,7 @@ lint: setup  ## check style and formatting
 	$(BIN)/ruff format --check .
 
 # The notebooks' cells depend on each other: loadscope keeps a file in one process. The slowest files start first, so
-# that no process waits for another's long one at the end; folders are named one by one, since pytest 8 would take
+# that no process waits for another's long one at the end; folders are named one by one, since pytest 8.4 takes
 # `tests` after `tests/browser` for done. No test may need a network.
 pytest: setup  ## run the tests and the notebooks, with coverage
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser \

@@ -145,7 +145,7 @@ class PicturePanel(Panel):
         self.figure.subplots_adjust(0.02 / inches, 0.02 / height, 1 - 0.02 / inches, 1 - 0.3 / height)
         self.axes.set_axis_off()
         box = self.axes.get_window_extent()
-        self._left, self._width, self._height = round(box.x0), round(box.width), round(box.height)
+        self._left, self._bottom, self._width, self._height = (round(v) for v in box.bounds)
         self._picture = np.zeros((self._height, self._width, 3), np.uint8)
         self._title = self.finding()
         self.moving(self._title)
@@ -160,9 +160,9 @@ class PicturePanel(Panel):
         self._title.set_text(finding)
 
     def pixels(self) -> np.ndarray:
-        """The title as matplotlib draws it, and the picture put below: its ``imshow`` takes 18 ms, this 1."""
+        """The title as matplotlib draws it, and the picture put below: its ``imshow`` takes 18 ms."""
         canvas = super().pixels()
-        top = len(canvas) - round(0.02 * DPI) - self._height
+        top = len(canvas) - self._bottom - self._height
         canvas[top : top + self._height, self._left : self._left + self._width] = self._picture
         return canvas
 

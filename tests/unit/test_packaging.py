@@ -156,6 +156,9 @@ def test_make_test_checks_style_formatting_tests_coverage_and_every_notebook(tmp
         assert part in commands
     assert "--nbval notebooks/01_config.ipynb notebooks/02_dataset.ipynb" in commands
     assert "--dist loadscope" in commands
+    # Folder by folder: one that the Makefile does not name would never be run.
+    for folder in {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py")}:
+        assert f" {folder} " in commands
     assert "--nbval" not in make("test", f"VENV={tmp_path}", "NOTEBOOKS=")
 
 

@@ -249,6 +249,7 @@ class TestFrame:
         ids, after = moments.separate(1, radius=1.5)
         assert after.ari == 1
         np.testing.assert_array_equal(ids, moments.instance_mask)
+        assert set(after.lanes) == {1, 2, 3}
         means = np.stack([after.xy[after.lanes == lane].mean(axis=0) for lane in (1, 2, 3)])
         nearest = 1 + np.linalg.norm(after.xy[:, None] - means, axis=2).argmin(axis=1)
         np.testing.assert_array_equal(nearest, after.lanes)  # every point is shown with its own lane

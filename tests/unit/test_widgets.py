@@ -110,7 +110,10 @@ class TestEveryWidget:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("EmbeddingSeparation", "Clustering: all 4 lanes found"),
+        (
+            "EmbeddingSeparation",
+            "Step 300, variance 0.000, distance 0.000, regularization 2.321. Clustering: all 4 lanes found",
+        ),
         ("MarginsExplorer", "On the unit sphere 5 means cannot"),
         ("LossShaper", "at probability 0.30"),
         ("AugmentationInStep", "Two calls are two draws"),
