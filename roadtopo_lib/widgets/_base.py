@@ -359,6 +359,8 @@ def on_change(action: Callable[[], None], *controls: widgets.Widget) -> None:
             action()
 
     for control in controls:
+        # A value that comes from the browser waits, too: a drawing must not see it change half way.
+        control.set_state = in_turn(control.set_state)
         control.observe(on_value, "value")
 
 

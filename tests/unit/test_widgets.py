@@ -216,6 +216,23 @@ class TestThreads:
         assert board.words == alone.words
         assert pictures(board) == pictures(alone)
 
+    def test_a_value_from_the_browser_waits_for_the_drawing(self, monkeypatch):
+        board = AugmentationInStep()
+        trap, drawing, seen = control(board, "trap: draw for the masks separately"), threading.Event(), []
+
+        def slow() -> None:
+            drawing.set()
+            seen.append(trap.value)
+            time.sleep(0.1)
+            seen.append(trap.value)
+
+        monkeypatch.setattr(board, "draw", slow)
+        updating = in_another_thread(board.update)
+        assert drawing.wait(10)
+        trap.set_state({"value": True})  # what a message from the browser calls
+        updating.join()
+        assert seen == [False, False, True, True]
+
     def test_the_still_picture_waits_for_the_clock(self, monkeypatch):
         board = EmbeddingSeparation()
         began, done, step = threading.Event(), [], board.playground.step
