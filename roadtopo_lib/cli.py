@@ -7,11 +7,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from roadtopo_lib import __version__
 
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
 """What wrong input raises; anything else is a bug of ours and keeps its traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a line in one line, without the usage that ``--help`` shows."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 a failed health check (``doctor``), 2 wrong input.
+
+    Raises:
+        SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -29,19 +40,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EXPECTED_ERRORS as error:
         if arguments.debug:
             raise
-        print(f"road-topology: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"road-topology: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks.
+
+    A ``DataLoader`` raises the error of a worker process anew, with that process's traceback in the message: what the
+    error itself says stands behind its name, at the end.
+    """
+    text = str(error)
+    if "in DataLoader worker process" in text:
+        text = text.rpartition(f"\n{type(error).__name__}: ")[2]
+    return " ".join(text.split())
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    debug = {"action": "store_true", "help": "show the traceback of an error"}
+    common = Parser(add_help=False)
+    common.add_argument("--debug", **debug, default=argparse.SUPPRESS)  # unless given, what stands in front counts
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="road-topology", description="Separates lanes and crosswalks into instances.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--debug", **debug)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     train = _task(commands, "train", "train a model", common)
@@ -124,11 +149,13 @@ def print_epoch(trainer, row: dict) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from roadtopo_lib.dataset import LaneInstanceDataset
-    from roadtopo_lib.pipeline import LaneSegmenter, evaluate, locate_split, write_json
+    from roadtopo_lib.pipeline import LaneSegmenter, check_writable, evaluate, locate_split, write_json
 
     root, split = locate_split(arguments.data, arguments.split)
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
     dataset = LaneInstanceDataset(root, split, num_classes=segmenter.model.num_classes)
+    if arguments.output is not None:
+        check_writable(arguments.output)
     scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True)
     print_scores(scores)
     if arguments.output is not None:

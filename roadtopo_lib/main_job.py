@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from roadtopo_lib.cli import print_epoch, print_scores
+from roadtopo_lib.cli import EXPECTED_ERRORS, one_line, print_epoch, print_scores
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.pipeline import LaneSegmenter, evaluate, infer_to_files, write_json
@@ -39,12 +39,19 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def main() -> int:
-    """Does the job; see the module's text."""
+    """Does the job; see the module's text. Returns the exit code: 0 done, 2 what lies there is in the way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes and epochs, for a quick trial")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
-    run(arguments.out, arguments.scale)
+    try:
+        run(arguments.out, arguments.scale)
+    except EXPECTED_ERRORS as error:
+        if arguments.debug:
+            raise
+        print(f"main_job: {one_line(error)}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -57,6 +64,9 @@ def run(out: Path, scale: float = 1.0) -> dict:
 
     Returns:
         What ``metrics.json`` holds.
+
+    Raises:
+        ValueError: scenes of another job lie there, more or others than this one's; says what to delete.
     """
     keep_freed_memory()
     seconds: dict[str, float] = {}
@@ -67,9 +77,14 @@ def run(out: Path, scale: float = 1.0) -> dict:
     train, val, test_day, test_all = (
         max(8, round(scale * n)) for n in (TRAIN_SCENES, VAL_SCENES, DAY_TEST_SCENES, ALL_TEST_SCENES)
     )
-    write_dataset(data["day"], {"train": train, "val": val}, TRAIN_SIZE, TRAIN_SEED, "day", amodal=True)
-    write_dataset(data["test"], {"test": test_day}, TEST_SIZE, DAY_TEST_SEED, "day", amodal=True)
-    write_dataset(data["all"], {"test": test_all}, TEST_SIZE, ALL_TEST_SEED, "all", amodal=True)
+    try:
+        write_dataset(data["day"], {"train": train, "val": val}, TRAIN_SIZE, TRAIN_SEED, "day", amodal=True)
+        write_dataset(data["test"], {"test": test_day}, TEST_SIZE, DAY_TEST_SEED, "day", amodal=True)
+        write_dataset(data["all"], {"test": test_all}, TEST_SIZE, ALL_TEST_SEED, "all", amodal=True)
+    except ValueError as error:
+        # All at once: where one is of another job, the others most likely are, too.
+        in_the_way = " and ".join(str(folder) for folder in data.values() if folder.exists())
+        raise ValueError(f"{error}; delete {in_the_way}, then run this again") from None
     seconds["render"] = time.perf_counter() - started
 
     step(f"2/4  Training the tiny preset on {train} scenes, from random weights")

@@ -1,7 +1,7 @@
 """From a checkpoint and an image to separated lanes, and the scores of that over a data set."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -28,6 +28,8 @@ from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.viz import overlay
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
+UNWRITTEN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", *VIDEO_SUFFIXES)
+"""Who names an output so wants a file of a kind that is not written here, and no folder of that name."""
 SECOND_VIEW_SCALE = 1.35
 """Chosen on scenes of development; see ``LaneSegmenter``."""
 
@@ -72,19 +74,23 @@ class LaneSegmenter:
     def from_checkpoint(cls, path: str | Path, device: str | torch.device | None = None) -> "LaneSegmenter":
         """Loads a file written during training; the settings it was trained with travel inside.
 
+        A file that ``SegFormerModel.save`` wrote without them is taken to have been trained with the preset of its
+        size; for other settings use ``LaneSegmenter(SegFormerModel.load(path), config)``.
+
         Args:
             path: ``best.safetensors`` or ``last.safetensors`` of a run, or ``results/model.safetensors``.
             device: default CUDA if there is one, else CPU.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a model of this library, or damaged.
+            ValueError: not a model of this library, damaged, or with another number of classes than its settings.
         """
-        model = SegFormerModel.load(path)
         _, _, info = load_weights(path)
         if "training" not in info:
-            raise ValueError(f"{path}: holds a model but no training settings; expected a file written by the trainer")
-        return cls(model, LaneSegmentationConfig.from_dict(info["training"]), device)
+            model = SegFormerModel.load(path)
+            return cls(model, _preset_of(model), device)
+        config = LaneSegmentationConfig.from_dict(info["training"])
+        return cls(SegFormerModel.load(path, num_classes=config.num_classes), config, device)
 
     def __call__(self, image: np.ndarray | str | Path) -> dict | list[dict]:
         """Separates the lanes and crosswalks of one image, or of every image in a folder.
@@ -141,8 +147,14 @@ class LaneSegmenter:
         semantic = np.full((height, width), BACKGROUND, dtype=np.int64)
         semantic[top:] = logits[0].max(dim=0).indices.cpu().numpy()  # argmax takes seven times as long on a CPU
         confidence = np.zeros((height, width), dtype=np.float32)
-        confidence[top:] = logits[0].softmax(dim=0)[list(LANE_CLASS_IDS)].sum(dim=0).cpu().numpy()
-        embeddings = outputs["embeddings"][0].float().cpu().numpy()  # (D, h, w), read at lane pixels only
+        lanes = [i for i in LANE_CLASS_IDS if i < logits.shape[1]]  # a model may know fewer classes than the table
+        confidence[top:] = logits[0].softmax(dim=0)[lanes].sum(dim=0).cpu().numpy()
+        embeddings = outputs["embeddings"].float()  # (1, D, h, w), read at lane pixels only
+        # A small image is enlarged for the network; a quarter of that may still be larger than the image.
+        size = (min(embeddings.shape[2], height - top), min(embeddings.shape[3], width))
+        if embeddings.shape[2:] != size:
+            embeddings = upsample_to(embeddings, size)  # downwards, at the centres of the image's pixels
+        embeddings = embeddings[0].cpu().numpy()  # (D, h, w)
         return {"semantic_pred": semantic, "embeddings": embeddings, "first_row": top, "confidence": confidence}
 
     def _view(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
@@ -151,6 +163,16 @@ class LaneSegmenter:
         scale *= np.sqrt(np.prod(self.config.image_size) / (height * width))
         size = tuple(max(32, 32 * round(scale * side / 32)) for side in (width, height))
         return image_to_tensor(cv2.resize(image, size, interpolation=cv2.INTER_AREA))[None].to(self.device)
+
+
+def _preset_of(model: SegFormerModel) -> LaneSegmentationConfig:
+    """The preset of a model's size, with the model's own architecture."""
+    config = LaneSegmentationConfig.preset(model.backbone)
+    if model.normalize_embeddings:
+        # On the unit sphere the preset's margins have no room, half of them have, with two means in any dimension: for
+        # how many they must do is a question of training.
+        config = config.replace(delta_var=config.delta_var / 2, delta_dist=config.delta_dist / 2, max_instances=2)
+    return config.replace(pretrained=False, **model.config_dict())
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -196,7 +218,8 @@ def infer_to_files(
     """Separates lanes in an image, a folder or a video, and writes what was found.
 
     For each image NAME or frame: ``NAME_instances.png`` (16-bit ids: lanes 1..N left to right, then crosswalks),
-    ``NAME.json`` (counts, centres, polylines in pixels) and with ``visualize`` ``NAME_overlay.png``.
+    ``NAME.json`` (counts, centres, polylines in pixels) and with ``visualize`` ``NAME_overlay.png``. No image that is
+    read is ever written over.
 
     Args:
         segmenter: the model.
@@ -210,6 +233,7 @@ def infer_to_files(
 
     Raises:
         FileNotFoundError, ValueError: nothing to read, or not readable.
+        ValueError: an output of a kind that is not written, or one that is an input file; nothing is written then.
         PermissionError: the output folder cannot be written to.
     """
     source, output = Path(source), Path(output)
@@ -220,6 +244,7 @@ def infer_to_files(
             raise ValueError(f"{output}: {source} holds many images, so the output must be a folder")
         if not visualize and output.suffix.lower() != ".png":
             raise ValueError(f"{output}: instance ids would not survive JPEG, expected a name ending in .png")
+        _spare_inputs([source], [output, output.with_suffix(".json")])
         image = read_image(source)
         result = segmenter(image)
         picture = _rgb_png(overlay(image, result)) if visualize else all_instances(result).astype(np.uint16)
@@ -227,6 +252,12 @@ def infer_to_files(
         write_json(output.with_suffix(".json"), summary(result))
         yield output, result["lane_count"]
         return
+    if output.suffix.lower() in UNWRITTEN_SUFFIXES and not output.is_dir():
+        expected = ", ".join(IMAGE_SUFFIXES)
+        raise ValueError(f"{output}: expected a folder, or for one image a name ending in {expected}")
+    endings = ["_instances.png", ".json", "_overlay.png"][: 3 if visualize else 2]
+    files = _named_files(source)
+    _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
     for name, image in _named_images(source):
         result = segmenter(image)
         main = output / f"{name}_instances.png"
@@ -253,6 +284,21 @@ def summary(result: dict) -> dict:
 def write_json(path: str | Path, values: dict) -> None:
     """Writes JSON that appears complete or not at all."""
     write_text_atomic(path, json.dumps(values, indent=2) + "\n")
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuses a file that cannot be written, before the work that would be lost with it.
+
+    Raises:
+        IsADirectoryError: there is a folder of that name.
+        PermissionError: its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: this is a folder, expected the name of a file")
+    trial = path.with_name(f".{path.name}.trial")  # what already lies at the path itself stays
+    write_text_atomic(trial, "")
+    trial.unlink()
 
 
 def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]:
@@ -359,17 +405,27 @@ def all_instances(result: dict) -> np.ndarray:
     return np.where(lanes > 0, lanes, np.where(crosswalks > 0, crosswalks + result["lane_count"], 0)).astype(np.int32)
 
 
+def _named_files(source: Path) -> list[tuple[str, Path]]:
+    files = list_images(source) if source.is_dir() else [source]
+    twice = len({file.stem for file in files}) < len(files)
+    return [(file.name.replace(".", "_") if twice else file.stem, file) for file in files]
+
+
 def _named_images(source: Path) -> Iterator[tuple[str, np.ndarray]]:
-    if source.is_dir():
-        files = list_images(source)
-        twice = len({file.stem for file in files}) < len(files)
-        for file in files:
-            yield file.name.replace(".", "_") if twice else file.stem, read_image(file)
-    elif source.suffix.lower() in VIDEO_SUFFIXES:
+    if source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES:
         for number, frame in enumerate(read_video(source)):
             yield f"frame_{number:06d}", frame
-    else:
-        yield source.stem, read_image(source)
+        return
+    for name, file in _named_files(source):
+        yield name, read_image(file)
+
+
+def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Refuses to write over what is read, by whatever path it is named."""
+    read = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in read:
+            raise ValueError(f"{path}: would be written over an input image; choose another output")
 
 
 def _rgb_png(image: np.ndarray) -> np.ndarray:

@@ -149,11 +149,14 @@ def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
 
 def _read(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
     """Records of an earlier run; ValueError if it was another data set."""
-    meta = json.loads((out / META).read_text(encoding="utf-8"))
+    try:
+        meta = json.loads((out / META).read_text(encoding="utf-8"))
+        records = {f"{r['split']}/{r['name']}": r for r in meta["images"]}
+    except (ValueError, TypeError, KeyError):  # no text or JSON; a list, a number, other keys
+        raise ValueError(f"{out / META}: not a list of scenes, expected an empty folder or one of synth's") from None
     found = {key: meta.get(key) for key in settings}
     if found != settings:
         raise ValueError(f"{out} was written with other settings: found {found}, expected {settings}")
-    records = {f"{r['split']}/{r['name']}": r for r in meta["images"]}
     if (out / JOURNAL).exists():
         for line in (out / JOURNAL).read_text(encoding="utf-8").splitlines():
             try:

@@ -1,12 +1,14 @@
 """The main job, at a hundredth of its size: everything that it promises lands in the folder."""
 
 import json
+import sys
 
 import pytest
 
 from roadtopo_lib import main_job
 from roadtopo_lib.main_job import run
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.scenes import write_dataset
 
 
 def test_a_small_main_job_leaves_everything_it_promises(tmp_path, capsys):
@@ -38,3 +40,17 @@ def test_without_the_unix_module_the_job_says_nothing_about_memory(tmp_path, cap
 
 def test_training_and_test_scenes_have_different_seeds():
     assert len({main_job.TRAIN_SEED, main_job.DAY_TEST_SEED, main_job.ALL_TEST_SEED}) == 3
+
+
+def test_scenes_of_a_larger_job_are_refused_in_one_line_that_says_what_to_delete(tmp_path, capsys, monkeypatch):
+    write_dataset(tmp_path / "data", {"train": 9}, main_job.TRAIN_SIZE, main_job.TRAIN_SEED, "day", amodal=True)
+    monkeypatch.setattr(sys, "argv", ["main_job", "--out", str(tmp_path), "--scale", "0.001"])
+    assert main_job.main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("main_job: ")
+    assert error.count("\n") == 1
+    assert "already holds 9 train images, more than the 8 asked for" in error
+    assert f"delete {tmp_path / 'data'}, then run this again" in error
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--debug"])
+    with pytest.raises(ValueError, match="already holds 9 train images"):
+        main_job.main()

@@ -123,6 +123,28 @@ def test_other_aspects_and_small_images_are_accepted(segmenter):
         assert result["lane_centers"].shape == (0, 2)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (96, 128), (180, 180)])
+def test_images_far_below_the_working_size_are_accepted(size):
+    config = CONFIG.replace(image_size=(512, 1024))  # its embeddings, at a quarter, have more rows than the image
+    result = LaneSegmenter(BrightIsLane(), config, device="cpu")(np.full((*size, 3), 230, np.uint8))
+    assert result["lane_instances"].shape == size
+    assert (result["semantic_mask"] == LANE_MARKING).all()
+
+
+@pytest.mark.parametrize("side", [32, 34, 46])
+def test_the_tiny_preset_accepts_its_smallest_images(side):
+    config = LaneSegmentationConfig.preset("tiny")
+    result = LaneSegmenter(BrightIsLane(), config, device="cpu")(np.full((side, side, 3), 90, np.uint8))
+    assert result["lane_instances"].shape == (side, side)
+
+
+def test_lanes_of_a_small_image_stay_in_place():
+    image, _, instance = (array[::2, ::2] for array in striped_scene())  # (64, 128), embeddings of (128, 256)
+    result = LaneSegmenter(BrightIsLane(), CONFIG.replace(image_size=(512, 1024)), device="cpu")(image)
+    assert result["lane_count"] == 3
+    assert (result["lane_instances"] == instance)[instance > 0].mean() > 0.9
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -137,12 +159,47 @@ def test_arrays_that_are_no_rgb_image_are_refused(segmenter, image):
         segmenter(image)
 
 
-def test_a_checkpoint_brings_its_settings(checkpoint, tmp_path):
+def test_a_checkpoint_brings_its_settings(checkpoint):
     loaded = LaneSegmenter.from_checkpoint(checkpoint, device="cpu")
     assert loaded.config == CONFIG
-    SegFormerModel("tiny", pretrained=False).save(tmp_path / "bare.safetensors")
-    with pytest.raises(ValueError, match="no training settings"):
-        LaneSegmenter.from_checkpoint(tmp_path / "bare.safetensors")
+
+
+@pytest.mark.parametrize("normalize_embeddings", [False, True])
+def test_a_model_without_training_settings_gets_those_of_its_preset(tmp_path, normalize_embeddings):
+    settings = {
+        "num_classes": 3,
+        "embedding_dim": 2,
+        "activation": "gelu",
+        "normalize_embeddings": normalize_embeddings,
+    }
+    SegFormerModel("tiny", pretrained=False, **settings).save(tmp_path / "bare.safetensors")
+    config = LaneSegmenter.from_checkpoint(tmp_path / "bare.safetensors", device="cpu").config
+    assert {name: getattr(config, name) for name in settings} == settings
+    preset = LaneSegmentationConfig.preset("tiny")
+    assert (config.image_size, config.crop_top, config.pretrained) == (preset.image_size, preset.crop_top, False)
+    # Means on the unit sphere cannot be as far apart as the preset's margins want.
+    assert config.delta_dist == (0.75 if normalize_embeddings else 1.5)
+
+
+def test_training_settings_that_contradict_the_model_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    SegFormerModel("tiny", num_classes=4, pretrained=False).save(path, training=CONFIG.to_dict())
+    with pytest.raises(ValueError, match=r"model\.safetensors: the checkpoint has num_classes 4, the config says 6"):
+        LaneSegmenter.from_checkpoint(path)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4, 8])
+def test_a_model_may_have_fewer_or_more_classes_than_the_table(tmp_path, num_classes):
+    torch.manual_seed(0)
+    config = CONFIG.replace(num_classes=num_classes)
+    model = SegFormerModel("tiny", num_classes=num_classes, pretrained=False)
+    segmenter = LaneSegmenter(model, config, device="cpu")
+    image, semantic, instance = (array[::2, ::2] for array in striped_scene())
+    confidence = segmenter.predict(image)["confidence"]
+    assert confidence.any() == (num_classes > LANE_MARKING)
+    write_split(tmp_path, [(image, semantic.clip(max=num_classes - 1), instance)])
+    scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test", num_classes=num_classes), baselines=True)
+    assert len(scores["class_iou"]) == num_classes
 
 
 def test_files_and_folders_give_what_arrays_give(segmenter, tmp_path):

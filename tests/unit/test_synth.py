@@ -1,0 +1,18 @@
+"""What lies in a folder already: only a meta.json that synth has written is taken for one."""
+
+import pytest
+
+from roadtopo_lib.cli import main
+
+
+@pytest.mark.parametrize(
+    "text", [b"{bad", b"\xff\xfe", b"[]", b"3", b'{"seed": 0}', b'{"images": 3}', b'{"images": [{}]}']
+)
+def test_a_foreign_meta_json_is_refused_by_name(tmp_path, capsys, text):
+    (tmp_path / "meta.json").write_bytes(text)
+    assert main(["synth", "--out", str(tmp_path), "--train", "1", "--size", "64x96", "--workers", "1"]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "meta.json") in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "meta.json").read_bytes() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["meta.json"]
