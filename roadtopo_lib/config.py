@@ -72,7 +72,7 @@ class LaneSegmentationConfig:
 
     Raises:
         ValueError: a value outside its range, or ``normalize_embeddings`` with margins that no arrangement of
-            ``max_instances`` means on the unit sphere can satisfy.
+            ``max_instances`` means on the unit sphere can satisfy, as far as bounds for ``embedding_dim`` tell.
 
     Reference:
         B. De Brabandere et al., "Semantic Instance Segmentation with a Discriminative Loss Function", 2017
@@ -133,7 +133,7 @@ class LaneSegmentationConfig:
         self._check_types()
         self._check_ranges()
         if self.normalize_embeddings:
-            check_margins_on_sphere(self.delta_dist, self.max_instances)
+            check_margins_on_sphere(self.delta_dist, self.max_instances, self.embedding_dim)
 
     def _check_types(self) -> None:
         for field in fields(self):
@@ -281,22 +281,36 @@ class LaneSegmentationConfig:
         return replace(self, **changes)
 
 
-def check_margins_on_sphere(delta_dist: float, instances: int) -> None:
+def check_margins_on_sphere(delta_dist: float, instances: int, embedding_dim: int = 32) -> None:
     """Refuses a push margin that ``instances`` means on the unit sphere cannot satisfy.
 
-    K means on the unit sphere can all be at most sqrt(2K / (K - 1)) apart (the regular simplex), so the push term can
-    reach zero only if ``2 * delta_dist`` does not exceed that.
+    The push term can reach zero only if ``2 * delta_dist`` does not exceed what the nearest two of K means on the unit
+    sphere in D dimensions can be apart::
+
+        K <= D + 1          sqrt(2K / (K - 1)), the regular simplex
+        K >  D + 1          at most sqrt(2), attained up to K = 2D
+        K >  D + 1, D = 2   2 sin(pi / K), the regular polygon
+        K >  D + 1, D = 1   0: the "sphere" has two points
 
     Args:
         delta_dist: push margin, > 0.
         instances: K, the most instances in one image.
+        embedding_dim: D, >= 1.
 
     Raises:
         ValueError: the margin is out of reach; names the largest one that fits, rounded down to two decimals.
+
+    Reference:
+        R. A. Rankin, "The Closest Packing of Spherical Caps in n Dimensions", 1955 (the first two lines).
     """
     if instances < 2:
         return
-    reach = math.sqrt(2 * instances / (instances - 1))
+    if instances <= embedding_dim + 1:
+        reach = math.sqrt(2 * instances / (instances - 1))
+    elif embedding_dim > 2:
+        reach = math.sqrt(2)
+    else:
+        reach = 2 * math.sin(math.pi / instances) if embedding_dim == 2 else 0.0
     if 2 * delta_dist > reach:
         raise ValueError(
             f"delta_dist {delta_dist} cannot be reached with normalize_embeddings: {instances} means on the unit "

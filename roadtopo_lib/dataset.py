@@ -6,6 +6,8 @@ Layout on disk (each sample is one NAME in three folders)::
     root/{train,val,test}/semantic_masks/NAME.png     class id per pixel, single channel, 255 = unlabelled
     root/{train,val,test}/instance_masks/NAME.png     0 = no instance, 1..N; 8 or 16 bit grey, or RGB (a colour an id)
 
+Endings may be written in capitals.
+
 Files are decoded by Pillow, which names a file's pixel format and refuses a truncated file. OpenCV's ``imread`` with
 ``IMREAD_GRAYSCALE`` does neither: it turns RGB ids into luminances and divides 16-bit ids by 256, without a word.
 """
@@ -26,7 +28,11 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MASK_SUFFIXES = (".png",)
 SPLITS = ("train", "val", "test")
+
+GREY_16_BIT = ("I;16", "I;16B", "I")
+"""Pillow's names for 16-bit grey; older versions open it as 32-bit "I"."""
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """(image (H,W,3) uint8, semantic (H,W) uint8, instance (H,W) uint16, seed) → the same three, transformed alike."""
@@ -36,7 +42,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """Reads a photograph as it is meant to be seen.
 
     Args:
-        path: a JPEG or PNG file; grey, palette and alpha images become RGB, EXIF rotation is applied.
+        path: a JPEG or PNG file; grey, palette and alpha images become RGB, 16 bits become 8, EXIF rotation is applied.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -45,7 +51,12 @@ def read_image(path: str | Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: not an image, or truncated.
     """
-    return np.asarray(ImageOps.exif_transpose(_open(path)).convert("RGB"))
+    picture = ImageOps.exif_transpose(_open(path))
+    if picture.mode in GREY_16_BIT:
+        # Pillow scales 16-bit colours to 8 bits, but of 16-bit grey it would make white wherever it exceeds 255.
+        grey = np.rint(np.asarray(picture) / (65535 / 255)).clip(0, 255).astype(np.uint8)
+        return np.stack([grey] * 3, axis=2)
+    return np.asarray(picture.convert("RGB"))
 
 
 def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.ndarray:
@@ -89,7 +100,7 @@ def read_instance_mask(path: str | Path) -> np.ndarray:
             the background, and an instance would silently vanish.
     """
     picture = _open(path)
-    if picture.mode in ("L", "I;16", "I;16B", "I"):  # older Pillow opens 16-bit grey as 32-bit "I"
+    if picture.mode in ("L", *GREY_16_BIT):
         mask = np.asarray(picture)
         if mask.min(initial=0) < 0 or mask.max(initial=0) > np.iinfo(np.uint16).max:
             raise ValueError(f"{path}: instance ids {mask.min()}..{mask.max()} found, expected 0..65535")
@@ -198,7 +209,7 @@ class LaneInstanceDataset(Dataset):
 
     Raises:
         FileNotFoundError: missing root, split or folder; an image without a mask, or a mask without an image.
-        ValueError: no image at all, or two images of one name.
+        ValueError: no image at all, or two images or masks of one name.
     """
 
     def __init__(
@@ -359,31 +370,32 @@ def _list_samples(root: Path, split: str) -> tuple[list[Path], list[Path], list[
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder / name}: missing; a split needs images, semantic_masks, instance_masks")
 
-    images = sorted(p for p in (folder / "images").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    images = _files_by_stem(folder / "images", IMAGE_SUFFIXES)
     if not images:
         raise ValueError(f"{folder / 'images'}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    stems = [path.stem for path in images]
-    twice = [stem for stem, count in Counter(stems).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{folder / 'images'}: several images are named {twice[0]!r}; their masks cannot be told apart"
-        )
-
     masks = {}
     for kind in ("semantic_masks", "instance_masks"):
-        present = {path.stem for path in (folder / kind).iterdir() if path.suffix.lower() == ".png"}
-        missing = sorted(set(stems) - present)
+        present = _files_by_stem(folder / kind, MASK_SUFFIXES)
+        missing = sorted(images.keys() - present.keys())
         if missing:
             raise FileNotFoundError(
-                f"{folder / kind / (missing[0] + '.png')}: missing; {len(missing)} of {len(stems)} images lack it"
+                f"{folder / kind / (missing[0] + '.png')}: missing; {len(missing)} of {len(images)} images lack it"
             )
-        orphans = sorted(present - set(stems))
+        orphans = sorted(present.keys() - images.keys())
         if orphans:
-            raise FileNotFoundError(
-                f"{folder / kind / (orphans[0] + '.png')}: this mask has no image; {len(orphans)} such masks in all"
-            )
-        masks[kind] = [folder / kind / f"{stem}.png" for stem in stems]
-    return images, masks["semantic_masks"], masks["instance_masks"]
+            raise FileNotFoundError(f"{present[orphans[0]]}: this mask has no image; {len(orphans)} such masks in all")
+        masks[kind] = [present[stem] for stem in images]
+    return list(images.values()), masks["semantic_masks"], masks["instance_masks"]
+
+
+def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files with one of the endings, sorted, by their names without it."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    twice = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+    if twice:
+        kind = folder.name.replace("_", " ")
+        raise ValueError(f"{folder}: several {kind} are named {twice[0]!r}; nothing says which one is meant")
+    return {path.stem: path for path in files}
 
 
 def _open(path: str | Path) -> Image.Image:

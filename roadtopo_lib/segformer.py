@@ -11,11 +11,13 @@ Reference:
 """
 
 import copy
+import functools
 import logging
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
@@ -23,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from roadtopo_lib.checkpoint import load_weights, save_weights
 from roadtopo_lib.config import ACTIVATIONS
+from roadtopo_lib.doctor import ask_hub
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 logger = logging.getLogger(__name__)
@@ -134,7 +137,10 @@ class SegFormerModel(nn.Module):
                 training reads embeddings at labelled pixels only and never needs the (B, D, H, W) tensor.
 
         Returns:
-            ``logits`` (B, C, H, W) and ``embeddings`` (B, D, H, W), or both at (h, w).
+            ``logits`` (B, C, H, W) and ``embeddings`` (B, D, H, W), or both at (h, w). The large ones are the small
+            ones, interpolated bilinearly: reading the small ones at single pixels gives the same vectors. With
+            ``normalize_embeddings`` both have length 1, and what is read between two small ones has the direction of
+            the large one there, but is shorter.
 
         Raises:
             ValueError: images of another shape or type.
@@ -147,12 +153,13 @@ class SegFormerModel(nn.Module):
         features = self.encode(images)
         logits = self.semantic_head(features)  # (B, C, h, w)
         embeddings = self.embedding_head(features)  # (B, D, h, w)
+        if self.normalize_embeddings:
+            embeddings = F.normalize(embeddings, dim=1, eps=MIN_EMBEDDING_NORM)
         if upsample:
             logits = upsample_to(logits, size)  # (B, C, h, w) → (B, C, H, W)
             embeddings = upsample_to(embeddings, size)  # (B, D, h, w) → (B, D, H, W)
-        if self.normalize_embeddings:
-            # After upsampling: the mean of two unit vectors is shorter than one.
-            embeddings = F.normalize(embeddings, dim=1, eps=MIN_EMBEDDING_NORM)
+            if self.normalize_embeddings:  # again: the mean of two unit vectors is shorter than one
+                embeddings = F.normalize(embeddings, dim=1, eps=MIN_EMBEDDING_NORM)
         return {"logits": logits, "embeddings": embeddings}
 
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -354,10 +361,21 @@ def _load_pretrained(backbone: str, num_classes: int, source: bool | str) -> Seg
     # transformers prints a table of the replaced classifier, which is what we asked for.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    load = functools.partial(
+        SegformerForSemanticSegmentation.from_pretrained,
+        name,
+        num_labels=num_classes,
+        semantic_loss_ignore_index=IGNORE_INDEX,
+        ignore_mismatched_sizes=True,
+    )
     try:
-        network = SegformerForSemanticSegmentation.from_pretrained(
-            name, num_labels=num_classes, semantic_loss_ignore_index=IGNORE_INDEX, ignore_mismatched_sizes=True
-        )
+        try:
+            network = load(local_files_only=True)  # a folder, or downloaded before
+        except OSError:
+            # Ask once first: the hub's client tries six times, for half a minute, and prints every failure.
+            if Path(name).is_dir() or ask_hub(constants.ENDPOINT) is not None:
+                raise
+            network = load()
     except OSError as error:
         raise ConnectionError(
             f"cannot load the weights {name!r}: neither in a local folder nor reachable on the hub. Without a network, "

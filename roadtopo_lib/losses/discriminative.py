@@ -23,8 +23,9 @@ class DiscriminativeLoss(nn.Module):
         distance        1/(C(C−1)) Σ_{A≠B}          max(0, 2 δ_dist − ‖μ_A − μ_B‖)²
         regularization  1/C        Σ_c              ‖μ_c‖
 
-    Each is a mean over the images that have an instance; a batch without any gives zero, and zero gradients. Every
-    instance counts alike, however few pixels it has. Two equal means exert no force (no direction to push in).
+    Each is a mean over the images that have an instance; a batch without any, an empty batch too, gives zero, and zero
+    gradients. Every instance counts alike, however few pixels it has. Two equal means exert no force (no direction to
+    push in).
 
     Args:
         delta_var: pull margin, in units of the embedding space, >= 0.
@@ -71,10 +72,11 @@ class DiscriminativeLoss(nn.Module):
         """
         _check_inputs(embeddings, instance_mask)
         image, row, column = (instance_mask != NO_INSTANCE).nonzero(as_tuple=True)  # (N,) each
-        slot, instances = _number_instances(instance_mask[image, row, column], image, len(instance_mask))
+        ids = instance_mask[image, row, column].long()  # (N,), torch cannot sort uint16
+        slot, instances, most = _number_instances(ids, image, len(instance_mask))
         pixels = gather_embeddings(embeddings, image, row, column, instance_mask.shape[1:])  # (N, D)
 
-        shape = (len(instances), int(instances.max()))  # (B, K); rows of images with fewer instances end in empty slots
+        shape = (len(instances), most)  # (B, K); rows of images with fewer instances end in empty slots
         size = torch.bincount(slot, minlength=shape[0] * shape[1]).clamp(min=1)[:, None]  # (B·K, 1)
         means = pixels.new_zeros(len(size), pixels.shape[1]).index_add(0, slot, pixels) / size  # (B·K, D)
 
@@ -179,7 +181,7 @@ def _neighbours(position: Tensor, length: int, full_length: int, dtype: torch.dt
     return first, (first + 1).clamp(max=length - 1), place - first
 
 
-def _number_instances(ids: Tensor, image: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+def _number_instances(ids: Tensor, image: Tensor, batch_size: int) -> tuple[Tensor, Tensor, int]:
     """Numbers the instances of each image 0, 1, 2, ..., so that they index a table with K rows per image.
 
     Args:
@@ -188,16 +190,17 @@ def _number_instances(ids: Tensor, image: Tensor, batch_size: int) -> tuple[Tens
         batch_size: B.
 
     Returns:
-        Row of each pixel in the table, (N,) in 0..B·K-1, and the number of instances per image, (B,).
+        Row of each pixel in the table, (N,) in 0..B·K-1, the number of instances per image, (B,), and K, the largest.
     """
     values, index = torch.unique(ids, return_inverse=True)  # ids may be large and have gaps: (U,) and (N,)
     if len(values) and values[0] < 0:
         raise ValueError(f"instance_mask holds the id {values[0]}, expected 0 or more")
     entry = image * len(values) + index
-    present = torch.bincount(entry, minlength=batch_size * len(values)).view(batch_size, -1) > 0  # (B, U)
+    present = torch.bincount(entry, minlength=batch_size * len(values)).view(batch_size, len(values)) > 0  # (B, U)
     instances = present.sum(dim=1)
     number = present.cumsum(dim=1) - 1  # an id's place among those of its own image
-    return image * instances.max() + number.flatten()[entry], instances
+    most = int(instances.max()) if batch_size else 0
+    return image * most + number.flatten()[entry], instances, most
 
 
 def _check_inputs(embeddings: Tensor, instance_mask: Tensor) -> None:

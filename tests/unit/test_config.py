@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from roadtopo_lib.config import BACKBONES, LaneSegmentationConfig, check_margins_on_sphere, load_config
 
@@ -84,6 +85,50 @@ def test_the_margin_that_the_refusal_names_is_accepted(instances):
     with pytest.raises(ValueError, match="Use delta_dist <=") as refusal:
         check_margins_on_sphere(1.5, instances)
     check_margins_on_sphere(float(str(refusal.value).split("<= ")[1].split(",")[0]), instances)
+
+
+@pytest.mark.parametrize(
+    ("dim", "instances", "reach"),
+    [
+        (1, 2, 2.0),  # the two points of the "sphere"
+        (1, 3, 0.0),
+        (2, 3, math.sqrt(3)),  # a triangle: polygon and simplex alike
+        (2, 8, 2 * math.sin(math.pi / 8)),
+        (3, 4, math.sqrt(8 / 3)),  # the tetrahedron
+        (3, 6, math.sqrt(2)),  # the octahedron; with five points no pair is further apart, either
+        (3, 5, math.sqrt(2)),
+        (8, 8, math.sqrt(16 / 7)),
+    ],
+)
+def test_fewer_dimensions_leave_less_room_on_the_sphere(dim, instances, reach):
+    check_margins_on_sphere(reach / 2 * 0.999, instances, dim)
+    with pytest.raises(ValueError, match=f"{instances} means on the unit sphere are at most {reach:.2f} apart"):
+        check_margins_on_sphere(reach / 2 * 1.001 + 1e-9, instances, dim)
+
+
+@pytest.mark.parametrize(("dim", "instances"), [(2, 3), (2, 5), (2, 8), (3, 4), (3, 6), (4, 8)])
+def test_the_sphere_has_room_for_the_largest_margin_that_is_accepted_and_for_no_more(dim, instances):
+    """Points that repel each other, from ten starts: the best of them comes within 2 % of the bound, none beyond it."""
+    points = torch.randn(10, instances, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    optimizer = torch.optim.Adam([points], lr=0.03)
+    pair = torch.ones(instances, instances).triu(1).bool()
+    for sharpness in range(5, 305):  # the smooth minimum over the pairs comes ever closer to the minimum
+        on_sphere = torch.nn.functional.normalize(points, dim=2)
+        gaps = torch.linalg.vector_norm(on_sphere[:, :, None] - on_sphere[:, None], dim=3)[:, pair]  # (10, pairs)
+        optimizer.zero_grad()
+        (torch.logsumexp(-sharpness * gaps, dim=1) / sharpness).sum().backward()
+        optimizer.step()
+    reached = gaps.amin(dim=1).max().item()
+    check_margins_on_sphere(reached / 2 * 0.9999, instances, dim)
+    with pytest.raises(ValueError, match="cannot be reached"):
+        check_margins_on_sphere(reached / 2 * 1.02, instances, dim)
+
+
+def test_a_config_whose_embeddings_have_too_few_dimensions_for_its_margins_is_refused():
+    described = {"normalize_embeddings": True, "delta_dist": 0.7, "delta_var": 0.2, "max_instances": 8}
+    assert LaneSegmentationConfig(embedding_dim=7, **described).embedding_dim == 7
+    with pytest.raises(ValueError, match=r"8 means on the unit sphere are at most 0\.77 apart"):
+        LaneSegmentationConfig(embedding_dim=2, **described)
 
 
 def test_replace_checks_again():

@@ -64,6 +64,33 @@ def test_jpg_jpeg_and_png_images_are_found(tmp_path):
     assert len(LaneInstanceDataset(tmp_path, "train")) == 4
 
 
+def test_endings_may_be_written_in_capitals(root):
+    for folder, ending in (("images", "PNG"), ("semantic_masks", "PNG"), ("instance_masks", "Png")):
+        path = root / "train" / folder / "scene_1.png"
+        path.rename(path.with_suffix(f".{ending}"))
+    dataset = LaneInstanceDataset(root, "train")
+    assert [len(paths) for paths in (dataset.image_paths, dataset.semantic_paths, dataset.instance_paths)] == [6, 6, 6]
+    assert dataset[1]["image_path"].endswith("scene_1.PNG")
+    assert torch.equal((dataset[1]["image"][0] * 255).round().long(), dataset[1]["instance_mask"] * 20)
+
+
+def test_a_mask_without_an_image_is_named_as_it_is_written(root):
+    path = root / "train" / "instance_masks" / "scene_1.png"
+    path.with_name("lonely.PNG").write_bytes(path.read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"lonely\.PNG: this mask has no image"):
+        LaneInstanceDataset(root, "train")
+
+
+def test_two_masks_of_one_name_are_refused(root):
+    path = root / "train" / "instance_masks" / "scene_1.png"
+    other = path.with_suffix(".PNG")
+    other.write_bytes(path.read_bytes())
+    if other.samefile(path):
+        pytest.skip("this file system does not tell capitals apart")
+    with pytest.raises(ValueError, match="several instance masks are named 'scene_1'"):
+        LaneInstanceDataset(root, "train")
+
+
 def test_sixteen_bit_ids_are_read_whole_where_opencv_grayscale_divides_by_256(tmp_path):
     ids = np.array([[0, 1, 300], [65535, 2, 7]], np.uint16)
     Image.fromarray(ids).save(tmp_path / "m.png")
@@ -87,6 +114,16 @@ def test_colours_of_equal_luminance_stay_apart():
     colors = np.zeros((2, 2, 3), np.uint8)
     colors[0, 1], colors[1, 0] = (0, 0, 200), (77, 0, 0)
     assert len(np.unique(rgb_to_instance_ids(colors))) == 3
+
+
+def test_sixteen_bit_images_become_eight_bit_ones_in_grey_and_in_colour(tmp_path):
+    levels = np.linspace(0, 65535, 64 * 96).astype(np.uint16).reshape(SIZE)
+    Image.fromarray(levels).save(tmp_path / "grey.png")
+    cv2.imwrite(str(tmp_path / "colour.png"), np.stack([levels] * 3, axis=2))
+    for name, error in (("grey", 0.5), ("colour", 1.0)):  # colours are Pillow's: the upper byte, not the nearest
+        image = read_image(tmp_path / f"{name}.png")
+        assert (image.shape, image.dtype) == ((*SIZE, 3), np.uint8)
+        assert np.abs(image - levels[..., None] / 65535 * 255).max() <= error
 
 
 def test_exif_rotation_is_applied(tmp_path):

@@ -262,6 +262,20 @@ def test_the_order_of_images_changes_nothing():
     torch.testing.assert_close(other_gradient.flip(0), gradient)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32])
+def test_ids_may_be_of_any_integer_type(dtype):
+    embeddings, mask = random_batch(14, [[1, 2, 100], [], [2, 3]])
+    torch.testing.assert_close(
+        loss_and_gradient(embeddings.detach(), mask.to(dtype)), loss_and_gradient(embeddings.detach(), mask)
+    )
+
+
+def test_a_batch_of_no_image_costs_nothing_and_stays_attached():
+    loss, gradient = loss_and_gradient(torch.randn(0, 4, 2, 2), torch.zeros(0, 8, 8, dtype=torch.int64))
+    assert loss == 0
+    assert gradient.shape == (0, 4, 2, 2)
+
+
 def test_unlabelled_pixels_get_no_gradient():
     embeddings, mask = random_batch(12, [[1, 2], [3]])
     _, gradient = loss_and_gradient(embeddings.detach(), mask, delta_var=0.0, gamma=1.0)

@@ -1,5 +1,7 @@
 """The model's shapes, sizes, normalisation, groups and files."""
 
+import socket
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,8 @@ from transformers import SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from roadtopo_lib.checkpoint import save_weights
+from roadtopo_lib.losses import gather_embeddings
+from roadtopo_lib.postprocess import _embeddings_at
 from roadtopo_lib.segformer import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, SegFormerModel, hub_id
 
 
@@ -125,6 +129,24 @@ def test_normalised_embeddings_have_length_one():
         torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("size", [(64, 96), (45, 77)])
+def test_training_and_clustering_read_the_vectors_that_the_full_size_output_holds(normalize, size):
+    torch.manual_seed(0)
+    model = SegFormerModel("tiny", pretrained=False, normalize_embeddings=normalize).eval()
+    images = torch.rand(2, 3, *size)
+    mask = torch.randint(0, 4, (2, *size))
+    image, row, column = mask.nonzero(as_tuple=True)
+    full, quarter = (model(images, upsample=upsample)["embeddings"].detach() for upsample in (True, False))
+    pixels = mask[0].flatten().nonzero()[:, 0].numpy()
+    trained = gather_embeddings(quarter, image, row, column, size)
+    clustered = torch.from_numpy(_embeddings_at(quarter[0], pixels, size))
+    torch.testing.assert_close(clustered, trained[: len(pixels)], atol=1e-4, rtol=0)
+    if normalize:  # the same directions; the full-size ones have length 1 everywhere
+        trained = torch.nn.functional.normalize(trained)
+    torch.testing.assert_close(trained, full[image, :, row, column], atol=1e-5, rtol=0)
+
+
 def test_a_saved_model_comes_back_equal(model, tmp_path):
     model.save(tmp_path / "m.safetensors", note="x")
     loaded = SegFormerModel.load(tmp_path / "m.safetensors")
@@ -189,6 +211,58 @@ def test_without_a_network_one_sentence_says_what_to_do(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConnectionError, match=r"cannot load .*segformer-b0.*use backbone='tiny'.*FOLDER"):
         SegFormerModel("b0", pretrained=True)
+
+
+def save_as_if_published(folder, backbone):
+    """Writes what the hub would send for this size, with random weights."""
+    config = SegFormerModel(backbone, num_classes=19, pretrained=False).encoder.config
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of the hub's client, in a world where nobody forbids the network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_an_unreachable_hub_is_asked_once_and_quickly(hub_cache, monkeypatch, caplog):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits for another try"))
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/{filename}")
+    with pytest.raises(ConnectionError, match=r"cannot load .*segformer-b0.*use backbone='tiny'.*FOLDER"):
+        SegFormerModel("b0", pretrained=True)
+    assert [record.name for record in caplog.records] == ["roadtopo_lib.segformer"], "only the licence notice"
+
+
+def test_weights_that_were_downloaded_before_need_no_network(hub_cache, monkeypatch):
+    repository = hub_cache / f"models--{hub_id('b0').replace('/', '--')}"
+    save_as_if_published(repository / "snapshots" / ("a" * 40), "b0")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("asks the hub"))
+    assert SegFormerModel("b0", pretrained=True).backbone == "b0"
+
+
+def test_weights_that_are_not_on_disk_are_downloaded_where_the_hub_answers(hub_cache, tmp_path, monkeypatch):
+    save_as_if_published(tmp_path / "published", "b0")
+    load = SegformerForSemanticSegmentation.from_pretrained
+
+    def from_pretrained(name, local_files_only=False, **settings):
+        return load(name if local_files_only else tmp_path / "published", **settings, local_files_only=True)
+
+    monkeypatch.setattr(SegformerForSemanticSegmentation, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("roadtopo_lib.segformer.ask_hub", lambda endpoint: None)
+    assert SegFormerModel("b0", pretrained=True).backbone == "b0"
+
+
+def test_a_folder_without_weights_is_no_matter_for_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("roadtopo_lib.segformer.ask_hub", lambda endpoint: pytest.fail("asks the hub"))
+    with pytest.raises(ConnectionError, match="cannot load the weights"):
+        SegFormerModel("b0", pretrained=str(tmp_path))
 
 
 def test_loading_published_weights_states_their_licence(monkeypatch, caplog):
