@@ -43,10 +43,10 @@ TOLERANCE = 0.65
 OWN_SHARE = 0.3
 """A line of which less lies on the road's curve is not of this road and keeps its own."""
 
-SUPPORT = 0.4
-"""A line is dropped if its pixels cover less of its curve: a stray blob, not a line."""
+SUPPORT = 0.2
+"""A line is dropped if from its first pixel to its last it spans less of its curve: a stray blob, not a line."""
 
-SAME_LINE = 1.0
+SAME_LINE = 0.7
 """Two curves nearer than this, in line widths, are one line in two pieces."""
 
 SPACING = 2.0
@@ -141,7 +141,10 @@ def _fit_for_horizons(
 
 
 def curves_of_road(
-    lane_pixels: Sequence[np.ndarray], polylines: Sequence[np.ndarray], image_size: tuple[int, int]
+    lane_pixels: Sequence[np.ndarray],
+    polylines: Sequence[np.ndarray],
+    image_size: tuple[int, int],
+    support: float = SUPPORT,
 ) -> tuple[list[list[int]], list[np.ndarray]]:
     """Replaces the lanes' own curves by those of the road they share, where there is such a road.
 
@@ -153,6 +156,7 @@ def curves_of_road(
         lane_pixels: K arrays of flat pixel indices.
         polylines: the lanes' own curves, K arrays (M, 2) of (x, y).
         image_size: (H, W) in pixels.
+        support: a line that spans a smaller share of its curve is dropped, 0..1; 0 drops none.
 
     Returns:
         For each lane that remains, which of the given ones it consists of, longest first, and its polyline. All lanes
@@ -188,7 +192,8 @@ def curves_of_road(
         crowded = (gaps < SPACING * unit).any(axis=0) & ((rows < near[0]) | (rows > near[-1]))
         shown &= ~crowded
         length = 1 / across[shown]  # of the curve in each row
-        if length[own[shown]].sum() < SUPPORT * length.sum() or shown.sum() < 2:
+        spanned = (rows >= near[0]) & (rows <= near[-1])  # gaps between dashes and vehicles on the way belong to it
+        if shown.sum() < 2 or length[spanned[shown]].sum() < support * length.sum():
             continue
         chosen = np.unique(np.append(np.arange(0, shown.sum(), int(STEP) // 2), shown.sum() - 1))
         polyline = np.stack([x[shown][chosen], rows[shown][chosen]], axis=1)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from roadtopo_lib.postprocess import LanePostProcessor, curves_of_road, fit_lane_curve, fit_road
+from roadtopo_lib.postprocess import MIN_PIXELS_SHARE, LanePostProcessor, curves_of_road, fit_lane_curve, fit_road
 from roadtopo_lib.postprocess.road import TOLERANCE, line_width
+from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.scenes.camera import Camera
 from roadtopo_lib.scenes.road import Road
 
@@ -130,6 +131,19 @@ def test_a_stray_blob_is_no_lane():
     assert [len(OFFSETS)] not in lanes
 
 
+def test_a_dashed_line_is_no_blob_however_little_of_it_is_painted():
+    dashes = np.concatenate([ROWS[30:36], ROWS[60:66], ROWS[110:116]])
+    lanes, polylines = together([lane(s) for s in OFFSETS] + [lane(0.2, dashes)])
+    assert [len(OFFSETS)] in lanes
+    assert farthest(polylines[lanes.index([len(OFFSETS)])], 0.2) < 2.0
+
+
+def test_lines_nearly_a_label_apart_stay_two():
+    apart = 0.9 * line_width(SIZE[1]) / (np.median(ROWS) - HORIZON)
+    lanes, _ = together([lane(s) for s in (-3.0, 0.0, apart, 3.0)])
+    assert len(lanes) == 4
+
+
 def test_a_line_that_is_not_of_the_road_keeps_its_own_curve():
     crossing = (ROWS[40:] * SIZE[1] + np.round(150 + 1.5 * (ROWS[40:] - ROWS[40]))).astype(np.int64)
     lanes, polylines = together([lane(s) for s in OFFSETS] + [crossing])
@@ -171,3 +185,24 @@ def test_the_post_processor_fits_lanes_together_unless_told_not_to(road_model):
     found = LanePostProcessor(road_model=road_model).process(semantic, embeddings)
     assert found["lane_count"] == 3
     assert (found["lane_polylines"][1][-1, 1] == 255) == road_model  # the half line is continued to the bottom
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_without_a_confidence_the_mask_is_taken_at_its_word(sure):
+    semantic, embeddings = np.ones(SIZE, dtype=np.int64), np.zeros((5, *SIZE), dtype=np.float32)
+    far_end = lane(OFFSETS[1], ROWS[:14])
+    for number, pixels in enumerate([lane(OFFSETS[0]), far_end, lane(OFFSETS[2]), lane(OFFSETS[3])]):
+        semantic.ravel()[pixels] = 2
+        embeddings.reshape(5, -1)[number, pixels] = 5.0
+    confidence = np.where(semantic == 2, 0.9, 0.0).astype(np.float32)
+    found = LanePostProcessor(min_pixels=10).process(semantic, embeddings, confidence=confidence if sure else None)
+    assert found["lane_count"] == (3 if sure else 4)
+
+
+@pytest.mark.parametrize("seed", range(9000, 9008))
+def test_no_lane_of_a_rendered_scene_is_lost_where_mask_and_embeddings_are_right(seed):
+    scene = render_scene(seed, preset="day")
+    means = 3 * np.eye(32, dtype=np.float32)  # 4.2 apart
+    found = LanePostProcessor().process(scene.semantic_visible, means[scene.instance_visible].transpose(2, 0, 1))
+    sizes = np.bincount(scene.instance_visible.ravel(), minlength=len(scene.lanes) + 1)[1 : len(scene.lanes) + 1]
+    assert found["lane_count"] == np.sum(sizes >= round(MIN_PIXELS_SHARE * scene.image[..., 0].size))
