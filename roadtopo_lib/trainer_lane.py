@@ -12,8 +12,10 @@ import copy
 import csv
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from roadtopo_lib.checkpoint import write_text_atomic
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.labels import NO_INSTANCE
-from roadtopo_lib.losses import class_weights
+from roadtopo_lib.losses import CombinedLoss, class_weights
 from roadtopo_lib.metrics import ConfusionMatrix
 from roadtopo_lib.optimization import (
     build_instance_criterion,
@@ -42,6 +44,9 @@ Callback = Callable[["LaneSegmentationTrainer", dict], None]
 
 WEIGHT_SAMPLES = 200
 """Images, evenly spread over the training set, whose pixels are counted for class weights."""
+
+MAX_READERS = 4
+"""Threads, at most, that read all files before training. They decode side by side, but share one Python interpreter."""
 
 RUN_FILES = ("config.yaml", "history.csv", "best.safetensors", "last.safetensors")
 """What a finished run leaves in its folder."""
@@ -86,6 +91,7 @@ class LaneSegmentationTrainer:
         self.model = model.to(self.device)
         self.optimizer = optimizer or build_optimizer(model, self.config)
         self.semantic_criterion = (semantic_criterion or build_semantic_criterion(self.config)).to(self.device)
+        self._pixel_weights = _pixel_weights(self.semantic_criterion)
         self.instance_criterion = instance_criterion or build_instance_criterion(self.config)
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.callbacks = tuple(callbacks)
@@ -114,6 +120,9 @@ class LaneSegmentationTrainer:
 
         Returns:
             ``history``.
+
+        Raises:
+            FloatingPointError: see ``train_epoch`` and ``validate``; what earlier epochs have written stays.
         """
         epochs = self.config.epochs if epochs is None else epochs
         self.planned_epochs = epochs
@@ -148,7 +157,8 @@ class LaneSegmentationTrainer:
             Mean total loss per image; its parts are in ``train_metrics``.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite; names the files of the batch.
+            FloatingPointError: a loss, or without loss scaling the gradient of a step, is NaN or infinite; names the
+                files of the batch. The step is not taken.
         """
         self.model.train()
         _set_epoch(loader, self.epoch)
@@ -174,15 +184,19 @@ class LaneSegmentationTrainer:
         """One optimiser step from one or several batches, equal to one step from their union.
 
         A batch's share of the gradient is its share of what each loss averages over: labelled pixels for the semantic
-        loss, images with instances for the discriminative loss. Dividing by the number of batches would be wrong
-        for a short last batch. Two things still see one batch at a time: BatchNorm in the heads, and Dice, whose areas
-        are those of a batch.
+        loss (by class weight if it has any), images with instances for the discriminative loss. Dividing by the number
+        of batches would be wrong for a short last batch. Two things still see one batch at a time: BatchNorm in the
+        heads, and Dice, whose areas are those of a batch.
         """
-        semantic_shares = _shares([_count_labelled(b["semantic_mask"], self.config.ignore_index) for b in batches])
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that was stopped or interrupted, if there was one
+        semantic_shares = _shares(
+            [_weigh_labelled(b["semantic_mask"], self.config.ignore_index, self._pixel_weights) for b in batches]
+        )
         instance_shares = _shares([_count_with_instances(b["instance_mask"]) for b in batches])
+        totals = []
         for batch, semantic_share, instance_share in zip(batches, semantic_shares, instance_shares, strict=True):
             losses, _ = self._losses(batch)
-            _stop_if_not_finite(losses["loss"], batch)
+            totals.append(losses["loss"].detach())
             objective = (
                 self.config.semantic_weight * semantic_share * losses["semantic"]
                 + self.config.instance_weight * instance_share * losses["instance"]
@@ -191,6 +205,12 @@ class LaneSegmentationTrainer:
             meter.add(losses, weight=len(batch["image"]))
         self.scaler.unscale_(self.optimizer)  # clipping must see true gradients, not scaled ones
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        # All checks at once: reading a number makes the processor wait for the GPU, here once a step.
+        *totals, norm_found = torch.stack([*totals, norm]).tolist()
+        for batch, total in zip(batches, totals, strict=True):
+            _stop_if_not_finite("loss", total, [batch])
+        if not self.scaler.is_enabled():  # a scaler meets infinite gradients now and then, and skips the step itself
+            _stop_if_not_finite("gradient norm", norm_found, batches)
         scale_before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -207,12 +227,17 @@ class LaneSegmentationTrainer:
 
         Returns:
             Mean total loss per image; its parts and the mIoU are in ``val_metrics``.
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite, so no epoch could be called the best; names the files of
+                the batch.
         """
         self.model.eval()
         meter = Meter()
         confusion = ConfusionMatrix(self.model.num_classes, self.config.ignore_index)
         for batch in loader:
             losses, logits = self._losses(batch)
+            _stop_if_not_finite("validation loss", losses["loss"].item(), [batch])
             meter.add(losses, weight=len(batch["image"]))
             confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
         self.val_metrics = {**meter.means(), "miou": confusion.miou()}
@@ -262,12 +287,15 @@ def train_lane_model(
 ) -> LaneSegmentationTrainer:
     """Trains on a data folder and leaves a run folder: what ``road-topology train lane`` does.
 
+    All files of both splits are read once before training. Nothing is written until the first epoch is done: a run that
+    fails before leaves an earlier one whole. What finished epochs have written survives an interruption.
+
     Args:
         config: all settings; ``config.seed`` decides the initial weights too.
         data: folder with ``train`` and ``val``.
         output: the run: ``config.yaml``, ``history.csv``, ``best.safetensors``, ``last.safetensors``.
         device: default CUDA if there is one, else CPU.
-        overwrite: allow ``output`` to hold an earlier run, which is removed first.
+        overwrite: allow ``output`` to hold an earlier run; the first finished epoch replaces it.
         callbacks: called after every epoch.
 
     Returns:
@@ -275,13 +303,14 @@ def train_lane_model(
 
     Raises:
         FileExistsError: ``output`` holds a run and ``overwrite`` is off.
-        FileNotFoundError, ValueError: wrong data; see ``LaneInstanceDataset``.
+        FileNotFoundError, ValueError: wrong data, in any file of ``train`` or ``val``; see ``LaneInstanceDataset``.
+        PermissionError: ``output`` cannot be written to.
+        FloatingPointError: see ``LaneSegmentationTrainer.fit``.
     """
     output = Path(output)
     earlier = [output / name for name in RUN_FILES if (output / name).exists()]
     if earlier and not overwrite:
         raise FileExistsError(f"{output}: already holds a run ({earlier[0].name}); use another folder or --overwrite")
-    # Everything that can be wrong with the input is found out before the first file changes.
     train_set = LaneInstanceDataset(data, "train", build_transform(config, train=True), config.seed, config.num_classes)
     val_set = LaneInstanceDataset(data, "val", build_transform(config, train=False), config.seed, config.num_classes)
     torch.manual_seed(config.seed)
@@ -296,18 +325,23 @@ def train_lane_model(
     weights = None
     if config.class_weights is not None:
         weights = class_weights(train_set, config.class_weights, max_samples=WEIGHT_SAMPLES)
-    config.to_yaml(output / "config.yaml")
-    for path in earlier:
-        if path.name != "config.yaml":
-            path.unlink()
+
+    def write_config(trainer: LaneSegmentationTrainer, row: dict) -> None:
+        # The trainer has just written the three other files: with this one nothing of an earlier run is left.
+        if row["epoch"] == 1:
+            config.to_yaml(output / "config.yaml")
+
     trainer = LaneSegmentationTrainer(
         model,
         semantic_criterion=build_semantic_criterion(config, weights),
         device=device,
         config=config,
         output_dir=output,
-        callbacks=callbacks,
+        callbacks=(write_config, *callbacks),
     )
+    _check_every_file(train_set)
+    _check_every_file(val_set)
+    _check_writable(output)
     trainer.fit(build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False))
     return trainer
 
@@ -357,22 +391,56 @@ def _windows(loader: Iterable[dict], size: int) -> Iterator[list[dict]]:
         yield window
 
 
-def _shares(counts: list[int]) -> list[float]:
+def _shares(counts: list[float]) -> list[float]:
     total = sum(counts)
     return [count / total if total else 0.0 for count in counts]
 
 
-def _count_labelled(semantic_mask: Tensor, ignore_index: int) -> int:
-    return int((semantic_mask != ignore_index).sum())
+def _pixel_weights(criterion: nn.Module) -> Tensor | None:
+    """The (C,) weights by which a semantic loss averages over pixels, on the CPU, where masks are counted."""
+    if not isinstance(criterion, CombinedLoss) or criterion.dice.class_weights is None:
+        return None
+    return criterion.dice.class_weights.cpu()
+
+
+def _weigh_labelled(semantic_mask: Tensor, ignore_index: int, weights: Tensor | None) -> float:
+    """What a mean over labelled pixels divides by: their number, or the sum of their classes' weights."""
+    labelled = semantic_mask != ignore_index  # (B, H, W)
+    if weights is None:
+        return float(labelled.sum())
+    classes = torch.where(labelled, semantic_mask, len(weights)).flatten()  # (B·H·W,)
+    # One class more, of weight 0, for what is not labelled: cutting those pixels out takes ten times as long.
+    return float(torch.cat([weights, torch.zeros(1)]).index_select(0, classes).sum())
 
 
 def _count_with_instances(instance_mask: Tensor) -> int:
     return int((instance_mask != NO_INSTANCE).flatten(1).any(dim=1).sum())
 
 
-def _stop_if_not_finite(loss: Tensor, batch: dict) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} on the batch of {', '.join(batch['image_path'])}")
+def _stop_if_not_finite(name: str, value: float, batches: list[dict]) -> None:
+    if not math.isfinite(value):
+        files = ", ".join(path for batch in batches for path in batch["image_path"])
+        raise FloatingPointError(f"the {name} is {value} on the batch of {files}")
+
+
+def _check_every_file(dataset: LaneInstanceDataset) -> None:
+    """Reads all files of a data set, so that a damaged one is found now and not hours later."""
+
+    def check(index: int) -> None:
+        dataset.read(index)  # what was read is not returned: finished results would pile up in memory
+
+    with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
+        indices = range(len(dataset))
+        checked = pool.map(check, indices)
+        for _ in tqdm(checked, f"checking {dataset.split}", total=len(indices), leave=False, disable=None):
+            pass
+
+
+def _check_writable(folder: Path) -> None:
+    """Fails now, and not after the first epoch, if no file can be written into the folder."""
+    trial = folder / ".trial"
+    write_text_atomic(trial, "")
+    trial.unlink()
 
 
 def _set_epoch(loader: DataLoader, epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -84,14 +85,27 @@ class PixelModel(nn.Module):
         return {"logits": out[:, :6], "embeddings": out[:, 6:]}
 
 
-def gradients_before_clipping(data, batch_size, accumulation_steps, unlabelled=False):
+class NotFiniteGradient(torch.autograd.Function):
+    """Changes nothing on the way forward; backward, all gradients are lost."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.nan
+
+
+def gradients_before_clipping(data, batch_size, accumulation_steps, unlabelled=False, class_weights=None):
     """The gradient of the first optimiser step, as the optimiser would see it without clipping."""
     config = CONFIG.replace(
         batch_size=batch_size, accumulation_steps=accumulation_steps, max_grad_norm=1e9, dice_weight=0.0
     )
     model = PixelModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    trainer = LaneSegmentationTrainer(model, optimizer, device="cpu", config=config, progress=False)
+    criterion = build_semantic_criterion(config, class_weights)
+    trainer = LaneSegmentationTrainer(model, optimizer, criterion, device="cpu", config=config, progress=False)
     captured = {}
 
     def capture(*_):
@@ -101,7 +115,7 @@ def gradients_before_clipping(data, batch_size, accumulation_steps, unlabelled=F
     dataset = LaneInstanceDataset(data, "train")
     samples = [dataset[index] for index in range(6)]
     if unlabelled:
-        samples[0]["semantic_mask"][:16] = 255
+        samples[0]["semantic_mask"][8:] = 255  # no lane is left: with class weights it counts much less
         samples[1]["instance_mask"].zero_()
     batches = [
         torch.utils.data.default_collate(samples[start : start + batch_size])
@@ -111,11 +125,12 @@ def gradients_before_clipping(data, batch_size, accumulation_steps, unlabelled=F
     return captured
 
 
+@pytest.mark.parametrize("class_weights", [None, torch.tensor([0.2, 0.2, 5.0, 1.0, 1.0, 1.0])])
 @pytest.mark.parametrize("unlabelled", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_accumulated_batches_give_the_gradient_of_the_large_batch(data, batch_size, unlabelled):
-    large = gradients_before_clipping(data, 6, 1, unlabelled)
-    small = gradients_before_clipping(data, batch_size, math.ceil(6 / batch_size), unlabelled)
+def test_accumulated_batches_give_the_gradient_of_the_large_batch(data, batch_size, unlabelled, class_weights):
+    large = gradients_before_clipping(data, 6, 1, unlabelled, class_weights)
+    small = gradients_before_clipping(data, batch_size, math.ceil(6 / batch_size), unlabelled, class_weights)
     for name in large:
         torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-7)
 
@@ -249,6 +264,9 @@ def test_the_schedule_waits_when_the_scaler_skips_a_step(data):
         def get_scale(self):
             return self.factor
 
+        def is_enabled(self):
+            return True
+
     model = PixelModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     trainer = LaneSegmentationTrainer(model, optimizer, device="cpu", config=CONFIG, progress=False)
@@ -306,6 +324,43 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_files(data):
     )
     with pytest.raises(FloatingPointError, match=r"loss is nan on the batch of .*train.images.\d\.png, .*\.png"):
         trainer.train_epoch(loaders(data, CONFIG)[0])
+
+
+def test_a_validation_loss_that_is_not_finite_stops_and_names_the_files(data, tmp_path):
+    class BrokenInEvaluation(nn.Module):
+        def forward(self, logits, mask):
+            return logits.sum() * (0.0 if trainer.model.training else math.nan)
+
+    trainer = LaneSegmentationTrainer(
+        tiny_model(), None, BrokenInEvaluation(), device="cpu", config=CONFIG, output_dir=tmp_path, progress=False
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"validation loss is nan on the batch of .*val.images.0\.png, .*1\.png"
+    ):
+        trainer.fit(*loaders(data, CONFIG))
+    assert list(tmp_path.iterdir()) == [], "an epoch that was never judged leaves nothing"
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(data):
+    class LostOnTheWayBack(nn.Module):
+        calls = 0
+
+        def forward(self, logits, mask):
+            self.calls += 1
+            return (NotFiniteGradient.apply(logits) if self.calls == 3 else logits).square().mean()
+
+    config = CONFIG.replace(accumulation_steps=2)  # the third batch is in the second window
+    trainer = LaneSegmentationTrainer(
+        tiny_model(), None, LostOnTheWayBack(), device="cpu", config=config, progress=False
+    )
+    seen = []
+    original = trainer._losses
+    trainer._losses = lambda batch: (seen.append(batch["image_path"]), original(batch))[1]
+    with pytest.raises(FloatingPointError, match="gradient norm is nan on the batch of") as caught:
+        trainer.train_epoch(loaders(data, config)[0])
+    assert str(caught.value).endswith(", ".join([*seen[2], *seen[3]]))
+    trainer.train_epoch(loaders(data, config)[0])  # the lost gradients do not leak into the next step
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
 def test_encoder_and_heads_learn_at_their_own_rates():
@@ -392,6 +447,69 @@ def test_a_run_is_never_overwritten_unless_asked(data, tmp_path):
     train_lane_model(config.replace(seed=1), data, tmp_path / "run", device="cpu", overwrite=True)
     assert (tmp_path / "run" / "best.safetensors").read_bytes() != before
     assert LaneSegmentationConfig.from_yaml(tmp_path / "run" / "config.yaml").seed == 1
+
+
+@pytest.fixture
+def finished_run(data, tmp_path):
+    """A run of one epoch, and a function that says what its folder holds."""
+    train_lane_model(CONFIG.replace(epochs=1), data, tmp_path / "run", device="cpu")
+    return tmp_path / "run", lambda: {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.parametrize("file", ["train/images/7.png", "val/instance_masks/3.png"])
+def test_a_damaged_file_is_found_before_anything_is_written(data, tmp_path, finished_run, file):
+    run, held = finished_run
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data, damaged)
+    (damaged / file).write_bytes((data / file).read_bytes()[:60])
+    before, epochs = held(), []
+    for output, overwrite in ((tmp_path / "new", False), (run, True)):
+        with pytest.raises(ValueError, match=file.replace(".", r"\.")):
+            train_lane_model(CONFIG, damaged, output, "cpu", overwrite, [lambda *_: epochs.append(1)])
+    assert not (tmp_path / "new").exists()
+    assert held() == before
+    assert not epochs
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
+def test_a_first_epoch_that_fails_leaves_nothing_new_and_the_earlier_run_whole(
+    data, tmp_path, finished_run, monkeypatch, error
+):
+    def fail(trainer, loader):
+        raise error
+
+    run, held = finished_run
+    before = held()
+    monkeypatch.setattr(LaneSegmentationTrainer, "validate", fail)
+    for output, overwrite in ((tmp_path / "new", False), (run, True)):
+        with pytest.raises(error):
+            train_lane_model(CONFIG.replace(seed=1), data, output, "cpu", overwrite)
+    assert held() == before
+    monkeypatch.undo()
+    train_lane_model(CONFIG.replace(epochs=1), data, tmp_path / "new", "cpu")  # nothing is in the way
+
+
+def test_a_run_that_is_interrupted_keeps_its_finished_epochs(data, finished_run):
+    def interrupt(trainer, row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    run, held = finished_run
+    before = held()
+    config = CONFIG.replace(epochs=3, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_lane_model(config, data, run, "cpu", overwrite=True, callbacks=[interrupt])
+    assert held().keys() == before.keys()
+    assert all(content != before[name] for name, content in held().items()), "nothing is left of the earlier run"
+    assert LaneSegmentationConfig.from_yaml(run / "config.yaml") == config
+    assert len(list(csv.DictReader((run / "history.csv").open()))) == 2
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_training(data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(LaneSegmentationTrainer, "fit", lambda *_: pytest.fail("trained all the same"))
+    with pytest.raises(PermissionError, match="cannot write to this folder"):
+        train_lane_model(CONFIG, data, tmp_path / "file", "cpu")
 
 
 def test_a_runs_seed_decides_its_weights_and_nothing_else_does(data, tmp_path):
