@@ -53,6 +53,21 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuses a file that cannot be written, before the work that would be lost with it.
+
+    Raises:
+        IsADirectoryError: there is a folder of that name.
+        PermissionError: its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: this is a folder, expected the name of a file")
+    trial = path.with_name(f".{path.name}.trial")  # what already lies at the path itself stays
+    write_text_atomic(trial, "")
+    trial.unlink()
+
+
 def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], config: dict, **info: object) -> None:
     """Writes a model file: weights plus the settings that rebuild the model.
 

@@ -148,8 +148,9 @@ def print_epoch(trainer, row: dict) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.checkpoint import check_writable
     from roadtopo_lib.dataset import LaneInstanceDataset
-    from roadtopo_lib.pipeline import LaneSegmenter, check_writable, evaluate, locate_split, write_json
+    from roadtopo_lib.pipeline import LaneSegmenter, evaluate, locate_split, write_json
 
     root, split = locate_split(arguments.data, arguments.split)
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))

@@ -286,21 +286,6 @@ def write_json(path: str | Path, values: dict) -> None:
     write_text_atomic(path, json.dumps(values, indent=2) + "\n")
 
 
-def check_writable(path: str | Path) -> None:
-    """Refuses a file that cannot be written, before the work that would be lost with it.
-
-    Raises:
-        IsADirectoryError: there is a folder of that name.
-        PermissionError: its folder cannot be written to.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: this is a folder, expected the name of a file")
-    trial = path.with_name(f".{path.name}.trial")  # what already lies at the path itself stays
-    write_text_atomic(trial, "")
-    trial.unlink()
-
-
 def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]:
     """Understands both ``DATA`` and ``DATA/val``.
 

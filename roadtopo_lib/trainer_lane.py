@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from roadtopo_lib.amp import choose_amp
-from roadtopo_lib.checkpoint import write_text_atomic
+from roadtopo_lib.checkpoint import check_writable, write_text_atomic
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.labels import NO_INSTANCE
@@ -341,7 +341,7 @@ def train_lane_model(
     )
     _check_every_file(train_set)
     _check_every_file(val_set)
-    _check_writable(output)
+    check_writable(output / RUN_FILES[0])
     trainer.fit(build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False))
     return trainer
 
@@ -434,13 +434,6 @@ def _check_every_file(dataset: LaneInstanceDataset) -> None:
         checked = pool.map(check, indices)
         for _ in tqdm(checked, f"checking {dataset.split}", total=len(indices), leave=False, disable=None):
             pass
-
-
-def _check_writable(folder: Path) -> None:
-    """Fails now, and not after the first epoch, if no file can be written into the folder."""
-    trial = folder / ".trial"
-    write_text_atomic(trial, "")
-    trial.unlink()
 
 
 def _set_epoch(loader: DataLoader, epoch: int) -> None:

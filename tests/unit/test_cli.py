@@ -104,7 +104,7 @@ def test_evaluate_looks_at_its_output_before_it_scores(tmp_path, capsys, monkeyp
 
 
 def test_checking_the_output_of_evaluate_leaves_earlier_scores_and_no_trace(tmp_path):
-    from roadtopo_lib.pipeline import check_writable
+    from roadtopo_lib.checkpoint import check_writable
 
     (tmp_path / "scores.json").write_text("earlier")
     check_writable(tmp_path / "scores.json")
