@@ -33,6 +33,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+FILTERS = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "tags,-all"}
+"""A text holds no metadata but the cells' tags."""
 # What CI sets, too: one thread gives the same last digit everywhere, and no cell may need the model hub.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -79,7 +81,7 @@ def read_text(text: Path) -> NotebookNode:
 
 def as_text(notebook: NotebookNode) -> str:
     """A notebook as py:percent, without a header: what its text must hold."""
-    bare = nbformat.v4.new_notebook(cells=notebook.cells, metadata={"jupytext": {"notebook_metadata_filter": "-all"}})
+    bare = nbformat.v4.new_notebook(cells=notebook.cells, metadata={"jupytext": FILTERS})
     return jupytext.writes(bare, fmt="py:percent")
 
 
@@ -107,6 +109,8 @@ def run(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         cell.metadata.pop("execution", None)
+        if reveals(cell):  # folded: whoever is asked for a guess must not read the answer first
+            cell.metadata["jupyter"] = {"outputs_hidden": True}
         cell["outputs"] = _with_joined_streams(cell.get("outputs", []))
         for output in cell["outputs"]:
             # Without its kernel a live view would be an error message; the picture beside it stays.
@@ -114,6 +118,11 @@ def run(notebook: NotebookNode) -> NotebookNode:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = with_fewer_colors(output.data["image/png"])
     return notebook
+
+
+def reveals(cell: NotebookNode) -> bool:
+    """Whether a cell answers a question that the learner is asked to guess at."""
+    return "my_guess = None" in cell.source and "reveal" in cell.source
 
 
 def with_fewer_colors(png: str) -> str:

@@ -80,7 +80,9 @@ def start(seed: int = 0) -> torch.device:
 
 
 def reveal(guess: object, truth: float, unit: str = "", tolerance: float = 0.1) -> None:
-    """Prints the answer beside the learner's guess.
+    """Prints the learner's guess, and below it the answer.
+
+    The answer is not in the first line, since JupyterLab shows that one even of a folded output.
 
     Args:
         guess: a number, or ``None`` if the learner did not commit to one.
@@ -89,11 +91,11 @@ def reveal(guess: object, truth: float, unit: str = "", tolerance: float = 0.1) 
         tolerance: relative distance that still counts as close, >= 0.
     """
     unit = f" {unit}" if unit else ""
-    if guess is None:
-        print(f"answer: {truth:.4g}{unit} (no guess was made)")
-        return
-    close = abs(float(guess) - truth) <= tolerance * max(abs(truth), 1e-12)
-    print(f"answer: {truth:.4g}{unit}; your guess: {float(guess):.4g}{unit} — {'close' if close else 'look again'}")
+    verdict = ""
+    if guess is not None:
+        close = abs(float(guess) - truth) <= tolerance * max(abs(truth), 1e-12)
+        verdict = " — close" if close else " — look again"
+    print(f"your guess: {'none' if guess is None else f'{float(guess):.4g}{unit}'}\nanswer: {truth:.4g}{unit}{verdict}")
 
 
 def reveal_choice(guess: str | None, truth: str) -> None:
@@ -103,10 +105,8 @@ def reveal_choice(guess: str | None, truth: str) -> None:
         guess: one of the answers offered, or ``None``.
         truth: the right one.
     """
-    if guess is None:
-        print(f"answer: {truth} (no guess was made)")
-    else:
-        print(f"answer: {truth}; your guess: {guess} — {'right' if guess == truth else 'look again'}")
+    verdict = "" if guess is None else " — right" if guess == truth else " — look again"
+    print(f"your guess: {'none' if guess is None else guess}\nanswer: {truth}{verdict}")
 
 
 def samples() -> Path:

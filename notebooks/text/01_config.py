@@ -110,6 +110,9 @@ for c in CLASSES:
 # %% [markdown]
 # > **Predict first.** Which share of this image's pixels belongs to a lane line? Write your guess, in percent, in
 # > place of `None`, then run the cell.
+#
+# The notebooks are stored with their outputs. Those of such a cell are folded until you run it; where they are not
+# (some viewers do not fold), clear all outputs before you begin.
 
 # %%
 my_guess = None
@@ -127,7 +130,7 @@ reveal(my_guess, 100 * lane_share, "% of the pixels")
 # The settings below speak of the model's parts, so here they are, a sentence each. Notebook 3 builds them by hand.
 #
 # The network is *SegFormer* (Xie et al. 2021). Its *encoder* (인코더), or *backbone* (백본), describes the image by
-# *feature maps* (특징 맵): coarse pictures with many channels in place of three colours.
+# *feature maps* (특징 맵): coarse pictures with many channels (채널) in place of three colours.
 
 # %% [markdown]
 # Two small networks, the *heads* (헤드), read the feature maps, one for each answer:
@@ -157,9 +160,9 @@ for name, value in outputs.items():
 # %% [markdown]
 # SegFormer was published in six sizes, `b0` (the smallest) to `b5`. We add `tiny`, for CPUs.
 #
-# Training lowers a *loss* (손실), one number that says how wrong the outputs are. The logits have one. The embeddings
-# have another, with a *pull term*, which draws pixels to the mean of their lane, and a *push term*, which drives the
-# means of two lanes apart.
+# Training (학습) lowers a *loss* (손실), one number that says how wrong the outputs are. The logits have one. The
+# embeddings have another, with a *pull term* (분산항), which draws pixels to the mean of their lane, and a *push term*
+# (거리항), which drives the means of two lanes apart.
 
 # %% [markdown]
 # ## The map of the course
@@ -302,7 +305,8 @@ show_defaults(
 # %% [markdown]
 # One of them has a price that is easy to work out: `embedding_dim`.
 #
-# > **Predict first.** One batch of 4 images at 512 × 1024, 32 float32 numbers for every pixel. How many megabytes?
+# > **Predict first.** One batch (배치) of 4 images at 512 × 1024, 32 float32 numbers for every pixel. How many
+# > megabytes?
 
 # %%
 my_guess = None
@@ -311,7 +315,7 @@ full_size = big.batch_size * big.embedding_dim * height * width * 4  # float32: 
 reveal(my_guess, full_size / 1e6, "MB")
 
 # %% [markdown]
-# And that is one tensor; its *gradient* (기울기) takes as much again.
+# And that is one tensor; its *gradient* (그래디언트) takes as much again.
 #
 # The heads work at a quarter of the height and width, and the loss reads embeddings at labelled pixels only
 # (notebook 4). So the trainer never builds this tensor.
@@ -512,8 +516,8 @@ show_defaults(
 )
 
 # %% [markdown]
-# A GPU may hold two images only. `accumulation_steps` then makes the *effective* batch as large as you want.
-# Notebook 5 shows how nearly this equals the large batch, if it is done right.
+# A GPU may hold two images only. `accumulation_steps` (누적) then makes the *effective* batch as large as you
+# want. Notebook 5 shows how nearly this equals the large batch, if it is done right.
 
 # %%
 small_gpu = big.replace(batch_size=2, accumulation_steps=8)
@@ -549,7 +553,7 @@ print(f"{len(in_the_config)} settings, each explained, each in one notebook")
 # You rarely start from zero. A *preset* is a starting point for one model size. `preset("tiny")` trains from random
 # weights on a CPU, in minutes; it is the one that this course measures.
 #
-# `preset("b0")` to `preset("b5")` *fine-tune* (미세 조정): they go on from *pretrained* (사전 학습) weights. These come
+# `preset("b0")` to `preset("b5")` *fine-tune* (미세 조정): they go on from *pretrained* (사전학습) weights. These come
 # from a model hub. NVIDIA trained them on street scenes, and allows research and evaluation only.
 #
 # What does `tiny` change?
@@ -564,8 +568,8 @@ for name, value in asdict(tiny).items():
 # Every difference has a reason:
 #
 # * **Nothing is pretrained**, so the encoder has nothing to lose: it learns at the full rate, and that rate is high.
-# * **Four epochs**, passes over the training images, are too few to learn the images by heart (overfit). So there is
-#   little *augmentation* (데이터 증강), the random changes that make an image look new.
+# * **Four epochs** (에포크), passes over the training images, are too few to learn the images by heart (overfit,
+#   과적합). So there is little *augmentation* (데이터 증강), the random changes that make an image look new.
 # * **The image is small and its top is cut off** (`crop_top`): the sky costs as much time as the road.
 # * **Instances weigh less** (`instance_weight`): in this short run they are learnt sooner than the classes.
 # * **Rare classes come more often** (`repeat_threshold`): few images show a crosswalk (notebook 2).

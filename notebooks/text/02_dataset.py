@@ -437,7 +437,7 @@ except ValueError as error:
 # *Data augmentation* (데이터 증강) shows the model variants of each scene: cropped and resized, mirrored, in other
 # colours. What moves pixels must move all three arrays alike; what changes colours must leave the masks alone.
 #
-# `build_transform` makes such a *transform* (변환) from the config. An *epoch* (에폭) is one pass over the training
+# `build_transform` makes such a *transform* (변환) from the config. An *epoch* (에포크) is one pass over the training
 # images. Follow one line through a column below: in image, classes and instances it lies at the same place.
 
 # %%
@@ -661,7 +661,7 @@ plt.show()
 # Two kinds of rare: a lane marking is small, but in nearly every image. A crosswalk is small *and* seldom there.
 #
 # Training takes images in *batches* (배치), a few at a time. Of random batches of four, 38 % show no crosswalk. No
-# class weight (notebook 4), which only makes a class's pixels count more, can change that.
+# class weight (클래스 가중치, notebook 4), which only makes a class's pixels count more, can change that.
 
 # %% [markdown]
 # Drawing such images more often can. *Repeat-factor sampling* (반복 계수 샘플링; LVIS, Gupta et al. 2019) gives a class

@@ -334,24 +334,31 @@ assert_close(early, late)
 
 # %% [markdown]
 # After the fusion come three small steps. *BatchNorm* (배치 정규화) shifts and scales each channel by means and spreads
-# collected in training, ReLU cuts at zero, and a last linear layer, the *classifier*, makes the 6 logits.
+# collected in training, ReLU cuts at zero, and a last linear layer, the *classifier*, makes the 6 logits, or the 32
+# numbers of an embedding: the two heads differ in nothing else.
 
 # %% [markdown]
 # Our `DecodeHead` fuses early. transformers' head fuses late, in a wide tensor of 4 · 768 channels for the larger
-# sizes. Same weights, same output? We ask both, and a head of our own lines, which fuses late.
+# sizes. Same weights, same output? We ask both, and our own lines, which fuse late.
+
 
 # %%
-their_head = SegformerDecodeHead(SegformerConfig(**ARCHITECTURES["tiny"], num_labels=6)).eval()
-their_head.load_state_dict(trained.semantic_head.state_dict())
+def by_hand(head, maps):
+    projected = (mix(p.proj.weight, m) + p.proj.bias[:, None, None] for p, m in zip(head.linear_projections, maps))
+    large = [upsample_to(m, maps[0].shape[2:]) for m in projected]  # (1, E, 32, 64) each
+    wide = torch.cat(large[::-1], dim=1)  # (1, 4·E, 32, 64), last stage first
+    fused = F.conv2d(wide, head.linear_fuse.weight)  # (1, E, 32, 64)
+    return head.classifier(head.batch_norm(fused).relu())
+
+
 with torch.no_grad():
     maps = trained.encode(torch.rand(1, 3, 128, 256, generator=generator))
-    assert_close(trained.semantic_head(maps), their_head(maps), atol=1e-4, rtol=1e-4)
-    head, size = trained.semantic_head, maps[0].shape[2:]
-    projected = (mix(p.proj.weight, m) + p.proj.bias[:, None, None] for p, m in zip(head.linear_projections, maps))
-    wide = torch.cat([upsample_to(m, size) for m in projected][::-1], dim=1)  # (1, 4·E, 32, 64), last stage first
-    ours = head.classifier(head.batch_norm(F.conv2d(wide, head.linear_fuse.weight)).relu())  # (1, 6, 32, 64)
-    assert_close(ours, head(maps), atol=1e-4, rtol=1e-4)
-print([tuple(m.shape[1:]) for m in maps])
+    for head, outputs in ((trained.semantic_head, 6), (trained.embedding_head, 32)):
+        their_head = SegformerDecodeHead(SegformerConfig(**ARCHITECTURES["tiny"], num_labels=outputs)).eval()
+        their_head.load_state_dict(head.state_dict())
+        assert_close(head(maps), their_head(maps), atol=1e-4, rtol=1e-4)
+        assert_close(head(maps), by_hand(head, maps), atol=1e-4, rtol=1e-4)
+        print("maps", [tuple(m.shape[1:]) for m in maps], "→", tuple(head(maps).shape[1:]))
 wide_mb = 4 * 768 * 128 * 256 * 4 / 1e6
 print(f"{wide_mb:.0f} MB for one image of 512 × 1024 in b5: our DecodeHead never makes it")
 
@@ -444,7 +451,7 @@ assert not torch.allclose(row_sums, torch.ones_like(row_sums))  # ours are logit
 # softmax afterwards.
 
 # %% [markdown]
-# ### The guide's practical: load and infer
+# ### The guide's practical: load and infer (추론)
 #
 # `predict()` switches to evaluation mode, runs without gradients, adds the likeliest class, and restores the mode. On
 # the `meta` device (shapes without memory) even b5 answers at once.
@@ -510,8 +517,8 @@ bare = copy.deepcopy(trained)
 bare.pixel_mean.zero_()
 bare.pixel_std.fill_(1)
 iou_inside, iou_bare = (iou(is_lane(m.predict(photos)["semantic"]), is_lane(truth)) for m in (trained, bare))
-print(f"lane IoU {iou_inside:.2f} normalised, {iou_bare:.2f} with [0, 1] straight in")
 reveal_choice(my_guess, "worse" if iou_bare < iou_inside - 0.02 else "same")
+print(f"lane IoU {iou_inside:.2f} normalised, {iou_bare:.2f} with [0, 1] straight in")
 
 # %% [markdown]
 # Nothing crashed and no shape was wrong. The score alone tells.
@@ -941,9 +948,9 @@ assert rates(optimizer, heads) == [0.001] and np.allclose(rates(optimizer, loade
 # %% [markdown]
 # ## Why? SegFormer against a CNN of the same size
 #
-# The guide's reasons: a CNN needs many parameters, is slow, and cannot follow long lines; global attention can. We
-# train both encoders from zero, with the same head. A third model tests the reason itself: a SegFormer whose attention
-# is switched off.
+# The guide's reasons: a CNN needs many parameters, is slow, and cannot follow long lines (긴 거리 의존성); global
+# attention (전역 주의) can. We train both encoders from zero, with the same head. A third model tests the reason
+# itself: a SegFormer whose attention is switched off.
 
 # %% [markdown]
 # The problem must be small enough for a minute. Images of 40 × 128 pixels, rendered for this purpose, in good daylight.
@@ -951,7 +958,7 @@ assert rates(optimizer, heads) == [0.001] and np.allclose(rates(optimizer, loade
 # run on behind vehicles, too. 400 scenes to train, 40 others to test.
 
 # %% [markdown]
-# ### A baseline that never looks
+# ### A baseline (기준선) that never looks
 #
 # Lane lines lie at similar places in all pictures. So before any model, ask how well one does with *no image*: always
 # answer the mean mask of the training scenes, cut at the threshold that gives the best IoU on those.
@@ -1040,10 +1047,10 @@ def train_and_score(kind, seed, epochs=2, lr=3e-3):
 my_guess = None
 kinds = ("SegFormer", "CNN", "no attention")
 scores = np.array([[train_and_score(kind, seed) for seed in (0, 1)] for kind in kinds])  # (3 kinds, 2 seeds)
-for kind, pair in zip(kinds, scores):
-    print(f"{kind:12s} lane IoU {pair[0]:.2f} and {pair[1]:.2f}")
 means = scores.mean(axis=1)
 reveal_choice(my_guess, "too close to call" if np.ptp(means) < 0.05 else kinds[int(means.argmax())])
+for kind, pair in zip(kinds, scores):
+    print(f"{kind:12s} lane IoU {pair[0]:.2f} and {pair[1]:.2f}")
 assert scores.min() > no_image + 0.03  # each run learnt from the images
 assert np.ptp(means) < 0.1 and abs(means[0] - means[2]) < 0.05
 figure, ax = plt.subplots(figsize=(6, 2.6))

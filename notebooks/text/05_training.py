@@ -125,8 +125,8 @@ print(f"loss {total.item():.2f}, gradient norm {first_norm:.1f}")
 # start (*bias correction*). The step is the first divided by the root of the second, times the learning rate. A tiny
 # `eps` of 1e-8 keeps the divisor from being zero.
 #
-# > **Predict first.** The learning rate is 0.002 and we do not clip. By how much does the weight that moves most
-# > change in Adam's first step?
+# > **Predict first.** The learning rate is 0.002 and we do not clip (클리핑). By how much does the weight that moves
+# > most change in Adam's first step?
 
 # %%
 my_guess = None
@@ -185,7 +185,7 @@ print("three times the same weights; the trainer has a scheduler:", trainer.sche
 
 # %% [markdown]
 # The printed `False` matters. The guide's practical calls `train_epoch` and `validate` in a loop of its own. That works
-# here, too, but only `fit` adds the learning-rate schedule, early stopping and the best weights.
+# here, too, but only `fit` adds the learning-rate schedule, early stopping (조기 종료) and the best weights.
 
 # %% [markdown]
 # ## Mixed precision
@@ -915,7 +915,7 @@ reveal_choice(my_guess, "only 20" if ended_in_nan == [20.0] else f"{ended_in_nan
 # In the picture compare the rate 0.2 with 0.002: first by the loss, then by the norm. The dotted line is the clipping
 # limit; a step above it is clipped.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3))
 for column, title in enumerate(["By the loss alone, 0.2 looks fine", "By the gradient norm, it falls asleep"]):
     for (lr, (_, rows)), style in zip(runs.items(), ("C5:", "C0-", "C1--", "C3-")):

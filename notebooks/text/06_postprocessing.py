@@ -79,7 +79,7 @@ from roadtopo_lib.postprocess import (
     radius_from_margins,
     x_at_row,
 )
-from roadtopo_lib.postprocess.clustering import SAMPLE_SIZE, VALLEY, spread
+from roadtopo_lib.postprocess.clustering import MIN_POINTS, NEIGHBOURS, SAMPLE_SIZE, VALLEY, WINDOW, spread
 from roadtopo_lib.postprocess.curves import row_medians
 from roadtopo_lib.postprocess.road import SUPPORT
 from roadtopo_lib.scenes import render_scene
@@ -259,7 +259,7 @@ plt.show()
 
 # %% [markdown]
 # **DBSCAN** walks. A pixel with at least `min_samples` pixels within `eps` is inside a cluster, and so are all within
-# `eps` of it; from there it goes on. What no walk reaches is *noise* (잡음), label −1.
+# `eps` of it; from there it goes on. What no walk reaches is *noise* (노이즈), label −1.
 
 # %% [markdown]
 # So the three numbers measure two things: our radius and the bandwidth reach from a mean to the pixels of its lane, eps
@@ -510,7 +510,7 @@ print("lanes of five:", lanes_found, "\n% of the ring in one piece:", in_one)
 my_guess = None
 METHODS["MeanShift"] = MeanShift(bandwidth=1.5).fit_predict
 SIZES = {"fast": (500, 2000, 5000, 20_000), "DBSCAN on a sample": (500, 2000, 5000, 20_000)}
-SIZES |= {"DBSCAN": (500, 2000, 5000, 10_000), "MeanShift": (250, 500)}
+SIZES |= {"DBSCAN": (500, 2000, 5000, 10_000), "MeanShift": (250, 500, 1000, 2000)}
 
 
 def seconds_of(method, n):
@@ -521,11 +521,17 @@ def seconds_of(method, n):
     return took
 
 
-seconds = {method: {n: min(seconds_of(method, n) for _ in range(3)) for n in SIZES[method]} for method in SIZES}
+repeats = {"MeanShift": 1}  # slow enough to be timed once
+seconds = {
+    method: {n: min(seconds_of(method, n) for _ in range(repeats.get(method, 3))) for n in sizes}
+    for method, sizes in SIZES.items()
+}
 faster, sampled = (seconds[method][5000] / seconds["fast"][5000] for method in ("DBSCAN", "DBSCAN on a sample"))
 reveal(my_guess, round(faster), "times", tolerance=0.5)
 print(f"DBSCAN on a sample takes {sampled:.1f} × the time of fast")
+print(f"MeanShift takes {seconds['MeanShift'][2000]:.1f} s for 2,000 pixels")
 assert faster > 20 and 2 * sampled < faster and seconds["MeanShift"][500] > 100 * seconds["fast"][500]
+assert seconds["MeanShift"][2000] > 5 / 25  # more than five frames' time
 
 figure, ax = plt.subplots(figsize=(7, 3))
 for (method, times), marker, color in zip(seconds.items(), "oDs^", COLORS):
@@ -541,7 +547,8 @@ plt.show()
 
 # %% [markdown]
 # The guide is right that DBSCAN is faster than MeanShift. It still recommends MeanShift and calls its speed "medium":
-# measured, it is the slowest by far, and finds nothing here that the others miss.
+# measured, it is the slowest by far, and finds nothing here that the others miss. 2,000 pixels take it longer than five
+# frames last. Nor does DBSCAN on all pixels keep up with a camera for long: find where its line meets the dotted one.
 
 # %% [markdown]
 # How many lane pixels has a whole frame? We shall count: thousands.
@@ -862,12 +869,13 @@ kept_lanes = sorted(k for lane in kept_lanes for k in lane)
 print("dashed lanes, pixels:", [len(pixels) for pixels in visible], "kept:", kept_lanes)
 
 # %% [markdown]
-# The third lane is where it should be, and the patch is gone: a line whose pixels cover less than 40 % of its curve is
-# no line. We call this the 40 % rule.
+# The third lane is where it should be, and the patch is gone: a line that spans less than a fifth of its curve is no
+# line. We call this the 20 % rule. From the first pixel to the last, mind: the gaps of a dashed line do it no harm. The
+# second line of output is of such a scene, visible pixels only.
 
 # %% [markdown]
-# That rule has a price. It fits models whose labels run through gaps, like ours. Of a dashed line marked only where
-# paint is visible, it may make nothing: the second line of output is of such a scene. Then use `road_model=False`.
+# The rule has a price: of a lane that shows nothing but its far end, it makes nothing. So `LanePostProcessor` applies
+# it only where it knows the network's confidence. A mask without one is taken at its word.
 
 # %% [markdown]
 # ## A rendered frame, a trained model
@@ -1171,7 +1179,7 @@ assert max(value["embeddings"], value["components + road"]) < value["embeddings 
 
 # %% [markdown]
 # Every stage is a call of the library with the later stages switched off. We audit four ways: the library's, the same
-# without the 0.7 (all lane pixels draw the curves), without the road model, and the components.
+# without both the 0.7 (all lane pixels draw the curves) and the 20 % rule, without the road model, and the components.
 
 
 # %%
@@ -1192,8 +1200,8 @@ def stages(frame):
     first = {"not in the class mask": np.isin(semantic, LANE_CLASS_IDS)}
     clustered = first | {"in no cluster (−1)": every["lane_instances"], "below min_pixels": found["embeddings"]}
     return {
-        "library": clustered | {"too few sure pixels": sure["lane_instances"], "40 % rule": found[best_variant]},
-        "without 0.7": clustered | {"40 % rule": found["embeddings + road"]},
+        "library": clustered | {"too few sure pixels": sure["lane_instances"], "20 % rule": found[best_variant]},
+        "without both": clustered | {"20 % rule": found["embeddings + road"]},
         "no road": clustered,
         "components": first | {"below min_pixels": found["components"]},
     }
@@ -1232,36 +1240,33 @@ def audit(masks, true, true_curves, found_curves):
 
 
 best_variant = "embeddings + road + sure pixels"
-WAYS = dict(zip(["library", "without 0.7", "no road"], [best_variant, "embeddings + road", "embeddings"]))
+WAYS = dict(zip(["library", "without both", "no road"], [best_variant, "embeddings + road", "embeddings"]))
 WAYS |= {"components": "components"}
 for frame in frames:
     lines = {way: frame["found"][name]["lane_polylines"] for way, name in WAYS.items()}
     frame["audit"] = {w: audit(masks, frame["true"], frame["curves"], lines[w]) for w, masks in stages(frame).items()}
 audits = {way: Counter(what for frame in frames for what, _ in frame["audit"][way]) for way in WAYS}
 library, loose, no_road, pieces = audits.values()
-ROWS = ["not in the class mask", "in no cluster (−1)", "below min_pixels", "too few sure pixels", "40 % rule"]
+ROWS = ["not in the class mask", "in no cluster (−1)", "below min_pixels", "too few sure pixels", "20 % rule"]
 ROWS += ["given to another lane", "found, curve off", "found", "result on no lane", "lane in pieces", "wrong order"]
 print(f"{'':24s}", *(f"{way:>12s}" for way in WAYS))
 for row in ROWS:
     print(f"{row:24s}", *(f"{counts[row]:12d}" for counts in audits.values()))
 assert {sum(counts[row] for row in ROWS[:8]) for counts in audits.values()} == {155}  # true lanes
-assert all(loose[row] < no_road[row] for row in ("found, curve off", "result on no lane"))  # what the rule buys
+assert library["result on no lane"] < 0.7 * loose["result on no lane"]  # what the 0.7 and the rule buy
+assert loose["found, curve off"] < 0.9 * no_road["found, curve off"]  # what the road buys
 assert 0.4 < pieces["found, curve off"] / (pieces["found, curve off"] + pieces["found"]) < 0.6
 assert pieces["result on no lane"] > no_road["result on no lane"] > library["result on no lane"]
 assert pieces["lane in pieces"] > 2 and library["lane in pieces"] == no_road["lane in pieces"] == 0
 
 # %% [markdown]
 # Read the first column downwards. Of 155 true lanes, the two large losses are lanes whose curve is off, and lanes that
-# were never in the class mask; there the components lose the same. Clustering, `min_pixels` and the 0.7 by themselves
+# were never in the class mask; there the components lose the same. Clustering, `min_pixels`, the 0.7 and the 20 % rule
 # lose hardly any.
 
 # %% [markdown]
-# Next comes the 40 % rule. The second column shows why: without the 0.7 it drops fewer. Sure pixels cover less of a
-# curve, so a faint lane fails the rule.
-
-# %% [markdown]
-# What does the rule buy? Compare the second column with the third, the same embeddings without road and rule: fewer
-# curves are off, and there are fewer results where no lane is. Lane F1 counts those as much as missing lanes.
+# What do the last two buy? Compare the first column with the second: far fewer results where no lane is. Lane F1 counts
+# those as much as missing lanes. And the road? Compare the second with the third: fewer curves are off.
 
 # %% [markdown]
 # The components lose few lanes, but about half of the lanes that they keep get a wrong curve. They have the most false
@@ -1283,7 +1288,7 @@ def numbered(image, mask):
 
 
 KINDS = [("components", row) for row in ("given to another lane", "lane in pieces", "wrong order")]
-KINDS += [("library", row) for row in ("not in the class mask", "40 % rule", "found, curve off")]
+KINDS += [("library", row) for row in ("not in the class mask", "found, curve off")]
 rows, shown, outlined = [], [], []
 for way, row in KINDS:
     for k in [k for k, frame in enumerate(frames) if row in dict(frame["audit"][way]) and k not in shown][:1]:
@@ -1294,7 +1299,7 @@ for way, row in KINDS:
         pictures = numbered(0 * frame["image"], frame["true"]), numbered(frame["image"], mask)
         rows.append(list(zip(pictures, ["truth", f"{way}: {row}"])))
 assert len(rows) >= 4
-for ax, lane in zip(show(rows, (8.4, 1.75 * len(rows))).flat, outlined):
+for ax, lane in zip(show(rows, (7.6, 1.6 * len(rows))).flat, outlined):
     ax.set_ylim(255, 70)
     if not lane[0, 0]:  # "wrong order" is about no single lane
         ax.contour(lane, [0.5], colors="white", linewidths=1)
@@ -1460,7 +1465,8 @@ assert (len(set(joined[:500])), len(set(apart[:500])), len(set(walk(points[:500]
 assert len(uneven) == 4040 and list(lanes_found.values()) == [5, 4, 5] and len(set(cluster_embeddings(ring, 1.5))) > 2
 assert in_one["DBSCAN"] == 100 and max(in_one["fast"], in_one["DBSCAN on a sample"]) < 50
 assert value_pull < 1e-3 and np.mean(from_mean > 0.45) > 0.5 and kurtosis(trained).mean() < -1
-assert (SAMPLE_SIZE, VALLEY, MIN_PIXELS_SHARE, MIN_CONFIDENCE, SUPPORT) == (192, 0.5, 0.001, 0.7, 0.4)
+assert (SAMPLE_SIZE, VALLEY, MIN_PIXELS_SHARE, MIN_CONFIDENCE, SUPPORT) == (192, 0.5, 0.001, 0.7, 0.2)
+assert (NEIGHBOURS, MIN_POINTS, WINDOW, LanePostProcessor().reference_row) == (8, 10, 1 / 3, 0.9)
 
 # %% [markdown]
 # Order, curves, memory, and an empty frame:
@@ -1471,7 +1477,7 @@ assert wrong["whole"]["mean x"] == 0 < wrong["visible"]["row, one road"] < wrong
 assert wrong["visible"]["mean x"] > wrong["visible"]["row, own curves"]
 assert off_robust < 1 < 10 < off_plain and errors[0] > 100 and errors[1] < 5 and [3] not in members
 assert 2000 < len(columns) < 12000 and 5 * picked.numel() < big.numel()  # thousands; a fraction of the memory
-assert len(visible) == 3 and kept_lanes == [0, 2]
+assert len(visible) == 3 and kept_lanes == [0, 1, 2]
 empty = LanePostProcessor().process(np.zeros((6, 11), dtype=int), np.zeros((2, 6, 11)))
 assert empty["lane_count"] == 0 and empty["lane_centers"].shape == (0, 2) and empty["lane_polylines"] == []
 
@@ -1482,8 +1488,8 @@ assert empty["lane_count"] == 0 and empty["lane_centers"].shape == (0, 2) and em
 assert embeddings.shape[1:] == (config.image_size[0] // 4, config.image_size[1] // 4) and len(frames) == 48
 assert guides > 0.9 > by_radius[0] and LaneF1().iou_threshold == 0.5
 assert abs(value["components + road"] - value["embeddings"]) < 0.15 and max(value, key=value.get) == best_variant
-assert min(library["found, curve off"], library["not in the class mask"]) > 2 * library["40 % rule"]  # "large losses"
-assert library["40 % rule"] > sum(library[row] for row in ROWS[1:4]) and library["40 % rule"] > loose["40 % rule"]
+large = min(library["found, curve off"], library["not in the class mask"])  # "the two large losses"
+assert large > 3 * sum(library[row] for row in ROWS[1:5]) and sum(library[row] for row in ROWS[1:5]) < 8  # "hardly any"
 print("[OK] every claim of this notebook holds")
 
 # %% [markdown]

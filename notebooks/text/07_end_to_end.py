@@ -7,7 +7,7 @@
 #
 # **You need** notebooks 1 to 6.
 #
-# **Time** to run: about three minutes on two CPU cores; about the same on a Colab T4 (estimated).
+# **Time** to run: about four minutes on two CPU cores; about the same on a Colab T4 (estimated).
 # To work through: two to three hours.
 
 # %% [markdown] tags=["colab"]
@@ -54,6 +54,7 @@ import shlex
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
@@ -76,6 +77,7 @@ from roadtopo_lib.metrics import ConfusionMatrix, LaneF1, TuSimpleScore, boundar
 from roadtopo_lib.metrics import lanes as benchmarks
 from roadtopo_lib.pipeline import BASELINES, SECOND_VIEW_SCALE, LaneSegmenter, evaluate, infer_to_files
 from roadtopo_lib.scenes import render, render_scene, write_dataset
+from roadtopo_lib.scenes.road import sample_road
 from roadtopo_lib.scenes.synth import image_seed
 from roadtopo_lib.scenes.weather import sample_light
 from roadtopo_lib.segformer import SegFormerModel
@@ -98,6 +100,7 @@ def terminal(line):
     program = [sys.executable, "-m", "roadtopo_lib.cli"]  # what `road-topology` starts
     here = {**os.environ, "PYTHONPATH": str(Path(roadtopo_lib.__file__).parents[1])}
     done = subprocess.run([*program, *shlex.split(line)], cwd=work, env=here, capture_output=True, text=True)
+    print("$ road-topology", line.replace(str(work), "…"))
     print((done.stdout + (done.stderr if done.returncode else "")).rstrip())
     return done.returncode
 
@@ -355,8 +358,8 @@ day_scenes, mixed_scenes = LaneInstanceDataset(work / "day", "test"), LaneInstan
 day, mixed = (evaluate(segmenter, scenes, baselines=True) for scenes in (day_scenes, mixed_scenes))
 print(f"mIoU: day {day['miou']:.3f}, mixed {mixed['miou']:.3f}\n{'':14s}   IoU: day, mixed   boundary: day, mixed")
 for name in day["class_iou"]:
-    row = [scores[kind][name] for kind in ("class_iou", "boundary_iou") for scores in (day, mixed)]
-    print(f"{name:14s}" + ("{:10.3f}" * 4).format(*row))
+    print(f"{name:14s}", *(f"{s[kind][name]:9.3f}" for kind in ("class_iou", "boundary_iou") for s in (day, mixed)))
+assert min(day["miou"], mixed["miou"]) > 0.55
 
 # %% [markdown]
 # ### Twelve scenes do not tell
@@ -690,51 +693,61 @@ for one, other in pairs:
 # ### Change one thing only
 #
 # Other scenes mean other roads, other curves, other cameras. A renderer can do better than wait for thousands of
-# scenes: the *same* road under another light.
+# scenes: the *same* road under another light, without its vehicles, or bent.
 
 # %% [markdown]
-# `sample_light` draws the light of a scene. We put our own choice in its place. One catch: shadows, sky, drops and
-# sensor noise draw random numbers too, more or fewer according to the light, and so shift whatever is drawn *after*
-# them, such as our own bonnet and how far the labels reach.
+# `sample_light` draws the light of a scene, `sample_vehicles` its traffic, `sample_road` its bend. We put our own
+# choice in their place. One catch: each step of the renderer takes more or fewer random numbers according to what is
+# there, and so shifts whatever is drawn *after* it, such as our own bonnet and how far the labels reach.
 
 # %% [markdown]
-# So each of these four gets a random generator of its own. Then the whole scene stays, with its labels; the cell that
-# scores asserts it for all roads. Only light, drops, blur and noise change.
-
-# %% [markdown]
-# Fog is kept out, and so are (with preset `day`) worn paint and bad cameras: they would be further causes.
+# So each of these steps gets a random generator of its own. Then the rest of the scene stays. Fog is kept out, and so
+# are (with preset `day`) worn paint and bad cameras: they would be further causes.
 
 # %%
 LIGHTS = {
     "dry day": lambda light: light.kind == "day" and light.rain == 0,
-    "rain by day": lambda light: light.kind == "day" and light.rain > 0,
-    "dry night": lambda light: light.kind == "night" and light.rain == 0,
+    "rain": lambda light: light.kind == "day" and light.rain > 0,
+    "night": lambda light: light.kind == "night" and light.rain == 0,
 }
-OWN_DICE = ["cast_shadows", "paint_sky", "rain_on", "sensor"]
+OWN_DICE = ["sample_road", "sample_vehicles", "plant", "build", "cast_shadows", "paint_sky", "rain_on", "sensor"]
 
 
 def with_own_dice(function, seed, dice, *rest, **options):
     return function(np.random.default_rng(seed), *rest, **options)  # `dice`, the scene's, stays as it was
 
 
-def relit(seed, wanted):
+def rendered(seed, light="dry day", **changes):
     dice = np.random.default_rng(seed)
     drawn = (sample_light(dice, "all") for _ in itertools.count())
-    light = next(light for light in drawn if wanted(light) and light.visibility > 150)  # metres
-    own = {name: partial(with_own_dice, getattr(render, name), seed) for name in OWN_DICE}
-    with mock.patch.multiple(render, sample_light=lambda *_: light, **own):
+    chosen = next(lamp for lamp in drawn if LIGHTS[light](lamp) and lamp.visibility > 150)  # metres
+    steps = {name: changes.get(name, getattr(render, name)) for name in OWN_DICE}
+    steps = {name: partial(with_own_dice, step, seed) for name, step in steps.items()}
+    with mock.patch.multiple(render, sample_light=lambda *_: chosen, **steps):
         return render_scene(seed, preset="day")  # paint in good order, a good camera
 
 
+def road_with(curvature):
+    return lambda *drawn: replace(sample_road(*drawn), curvature=curvature, change=0.0)
+
+
+VERSIONS = {
+    "dry day": {},
+    "rain": {"light": "rain"},
+    "night": {"light": "night"},
+    "no vehicles": {"sample_vehicles": lambda *_: []},
+    "straight": {"sample_road": road_with(0.0)},
+    "bent": {"sample_road": road_with(1 / 150)},  # a radius of 150 m, to the right
+}
 ROADS = range(20_000, 20_080)
-figure, axes = plt.subplots(1, 3, figsize=(8, 1.6))
-for ax, (name, wanted) in zip(axes, LIGHTS.items()):
-    ax.imshow(relit(ROADS[0], wanted).image)
-    ax.set(title=f"One road, {name}", xticks=[], yticks=[])
+figure, axes = plt.subplots(2, 3, figsize=(8, 3.2))
+for ax, (name, changes) in zip(axes.flat, VERSIONS.items()):
+    ax.imshow(rendered(ROADS[0], **changes).image)
+    ax.set(title=f"One road: {name}", xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
-# 80 roads, three lights each. In every bootstrap draw all lights get the *same* roads: what makes one road hard is in
+# 80 roads, six versions each. In every bootstrap draw all versions get the *same* roads: what makes one road hard is in
 # both scores, and falls out of their difference.
 
 # %% [markdown]
@@ -742,49 +755,58 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 my_guess = None
-dry_roads = [relit(seed, LIGHTS["dry day"]) for seed in ROADS]
-by_light = {name: [] for name in LIGHTS}
-for name, wanted in LIGHTS.items():
-    for seed, dry in zip(ROADS, dry_roads):
-        scene = dry if name == "dry day" else relit(seed, wanted)
-        assert np.array_equal(scene.instance_amodal, dry.instance_amodal)  # the same truth
-        assert np.array_equal(scene.semantic_amodal, dry.semantic_amodal)
-        by_light[name].append(counts(segmenter(scene.image)["lane_polylines"], scene))
-by_light = {name: np.array(rows) for name, rows in by_light.items()}  # (80, 3) each
-drawn = np.random.default_rng(0).integers(len(ROADS), size=(1000, len(ROADS)))  # the same roads for all
-draws = {name: f1_of(rows[drawn].sum(axis=1)) for name, rows in by_light.items()}  # (1000,) each
-change = {name: np.quantile(draws[name] - draws["dry day"], [0.025, 0.975]) for name in LIGHTS}
-f1_by_light = {name: float(f1_of(rows.sum(axis=0))) for name, rows in by_light.items()}
-reveal(my_guess, f1_by_light["dry night"] - f1_by_light["dry day"])
-print({name: f"{low:+.3f} … {high:+.3f}" for name, (low, high) in change.items() if name != "dry day"})
-assert (
-    change["dry night"][1] < 0
-    and abs(change["rain by day"][1]) < 0.03
-    and f1_by_light["rain by day"] < f1_by_light["dry day"]
-)
+versions = {name: [rendered(seed, **changes) for seed in ROADS] for name, changes in VERSIONS.items()}
+results = {
+    name: np.array([counts(segmenter(scene.image)["lane_polylines"], scene) for scene in pictures])
+    for name, pictures in versions.items()
+}  # (80, 3) each
+
+
+def f1_change(one, other):
+    # A lane that shows in one version only is no difference of the model's: such roads count in neither.
+    alike = np.array([len(a.lanes) == len(b.lanes) for a, b in zip(versions[one], versions[other])])
+    pair = np.stack([results[one], results[other]]) * alike[:, None]  # (2, 80, 3)
+    drawn = np.random.default_rng(0).integers(len(ROADS), size=(1000, len(ROADS)))  # the same roads for both
+    draws = f1_of(pair[:, drawn].sum(axis=2))  # (2, 1000)
+    return f1_of(pair.sum(axis=1)), np.quantile(draws[0] - draws[1], [0.025, 0.975]), alike.sum()
+
+
+PAIRS = {"rain": "dry day", "night": "dry day", "dry day": "no vehicles", "bent": "straight"}
+changes_of = {one: f1_change(one, other) for one, other in PAIRS.items()}
+night, day_by_night = changes_of["night"][0]
+reveal(my_guess, night - day_by_night)
+for one, ((f1, f1_other), (low, high), roads) in changes_of.items():
+    print(f"{one:7s} {f1:.3f}, {PAIRS[one]:11s} {f1_other:.3f}: {low:+.3f} … {high:+.3f} on {roads} roads")
+for a, b, c in zip(versions["dry day"], versions["rain"], versions["night"]):
+    assert np.array_equal(a.instance_amodal, b.instance_amodal) and np.array_equal(a.instance_amodal, c.instance_amodal)
 
 # %% [markdown]
-# What did the pairs bring? The same change, asked in three ways: of the groups above; of our 80 roads, as if those of
-# one light had nothing to do with those of the other; and road by road.
+# What did the pairs bring? The same changes, asked in three ways: of the groups above; of our 80 roads, as if those of
+# one version had nothing to do with those of the other; and road by road.
 
 # %%
-figure, ax = plt.subplots(figsize=(7, 2.6))
+as_groups = [("rain by day", "dry day"), ("dry night", "dry day"), ("traffic", "empty road"), ("curves", "straight")]
+figure, ax = plt.subplots(figsize=(7, 3.6))
 spans = []
-for name in ("rain by day", "dry night"):
-    spans += [difference(group[name], group["dry day"]) for group in (by_kind, by_light)] + [change[name]]
-ax.hlines(range(6), *np.transpose(spans), color=["0.6", "C1", "C0"] * 2, linewidth=4)
+for (one, other), (group, other_group) in zip(PAIRS.items(), as_groups):
+    spans.append(difference(by_kind[group], by_kind[other_group]))
+    spans += [difference(results[one], results[other]), changes_of[one][1]]
+ax.hlines(range(12), *np.transpose(spans), color=["0.6", "C1", "C0"] * 4, linewidth=4)
 ax.axvline(0, color="0.4", linestyle="--")
-ax.set(title="Road by road the interval is narrowest", xlabel="lane F1 minus that of the dry day (95 % interval)")
-ax.set_yticks(range(6), [f"{kind}: {how}" for kind in ("rain", "night") for how in ("groups", "80 roads", "80 pairs")])
+ax.set(title="Road by road the interval is narrowest", xlabel="difference of lane F1 (95 % interval)")
+ways = ("groups", "80 roads", "80 pairs")
+ax.set_yticks(range(12), [f"{kind}: {way}" for kind in ("rain", "night", "vehicles", "bends") for way in ways])
 ax.invert_yaxis()
 plt.show()
+assert all(changes_of[one][1][1] < 0 for one in ("rain", "night", "dry day"))
+assert changes_of["bent"][1][0] < 0 < changes_of["bent"][1][1]
 
 # %% [markdown]
 # Grey to red: more roads, and nothing else that is hard. Red to blue: the same numbers, only compared in pairs.
 
 # %% [markdown]
-# Night costs lanes by itself: its whole interval lies below 0. Rain costs on average, too, but its interval ends so
-# close to 0 that 80 roads hardly prove it.
+# Rain, night and vehicles cost lanes by themselves: their whole intervals lie below 0. Sharp bends cost on average,
+# too, but their interval holds 0: these roads do not prove it.
 
 # %% [markdown]
 # On real roads nobody can order the weather. There the way is to drive the same road twice.
@@ -840,25 +862,34 @@ plt.show()
 # Numbers find the scenes, eyes find the reason. Here are the three worst with at least three true lanes. Ask of each:
 # could *you* see the lines? Is a label where no paint is? What was mistaken for what?
 
+
 # %%
+def brighter(image):  # for the eye only
+    return (255 * (image / 255) ** 0.6).astype(np.uint8)
+
+
 candidates = [s for s in scenes if s["lane_lines"] >= 3]
 worst = sorted(candidates, key=lambda s: float(f1_of(s["model"])))[:3]
 pictures = []
 for scene in (s["scene"] for s in worst):
-    truth = {"lane_instances": np.where(scene.instance_amodal <= len(scene.lanes), scene.instance_amodal, 0)}
-    truth |= {"crosswalk_instances": np.zeros_like(scene.instance_amodal), "lane_polylines": scene.lanes}
-    pictures += [overlay(scene.image, segmenter(scene.image)), overlay(scene.image, truth)]
-figure, ax = plt.subplots(figsize=(5.6, 4.2))
+    ids, last = scene.instance_amodal.astype(int), len(scene.lanes)  # crosswalks come after the lanes
+    truth = {"lane_instances": np.where(ids <= last, ids, 0), "lane_polylines": scene.lanes}
+    truth["crosswalk_instances"] = np.maximum(ids - last, 0)
+    image = brighter(scene.image)
+    pictures += [overlay(image, segmenter(scene.image), alpha=0.8), overlay(image, truth, alpha=0.8)]
+figure, ax = plt.subplots(figsize=(7, 5.3))
 ax.imshow(contact_sheet(pictures, columns=2))
-ax.set(title="The three worst scenes: found (left), true lanes (right)", xticks=[], yticks=[])
+ax.set(title="The three worst scenes, brightened: found (left), true (right)", xticks=[], yticks=[])
 plt.show()
+assert [s["light"] for s in worst] == ["night", "day", "dusk"] and worst[1]["vehicles"] > 1 and worst[2]["rain"] > 0
 
 # %% [markdown]
 # <details><summary>What we see</summary>
 #
-# The first two are dark: at dusk, and at night. Lines that you can hardly see yourself are missed, and in the first,
-# patches far away are taken for crosswalks. In the third, a grey light and a pale road leave little contrast, and a
-# vehicle hides most of a line, whose label runs on behind it.
+# The first is at night, on pale concrete: two of four lines are found, both run beside the truth farther away, and
+# scraps on the left are taken for paint. The second is by day: vehicles hide most of two lines, whose labels run on
+# behind them, and only pieces of a broad crosswalk are found. The third is at dusk, in rain: two lines are found for
+# their near half, the other two not at all.
 #
 # </details>
 
@@ -928,31 +959,33 @@ assert once_ms < 5000 and both_ms < (1 + SECOND_VIEW_SCALE**2) * once_ms
 # %% [markdown]
 # ### Does that pay?
 #
-# The 80 roads of above by dry day, and the 160 scenes of all kinds, now with one view. Again both methods see the same
-# scenes in every draw.
+# The 80 roads of above by dry day, with and without their vehicles, and the 160 scenes of all kinds, now with one view.
+# Again both methods see the same scenes in every draw.
 
 # %% [markdown]
 # > **Predict first.** By how much does the second view raise lane F1 on the dry roads?
 
 # %% tags=["nbval-ignore-output"]
 my_guess = None
-pairs = {"dry day, 80 roads": (by_light["dry day"], dry_roads)}
-pairs["all kinds, 160 scenes"] = ([s["model"] for s in scenes], [s["scene"] for s in scenes])
+dry = ("dry day", "no vehicles")
+pairs = {"dry day, 80 roads": (sum(results[v] for v in dry), list(zip(*(versions[v] for v in dry))))}
+pairs["all kinds, 160 scenes"] = ([s["model"] for s in scenes], [(s["scene"],) for s in scenes])
 gain, span = {}, {}
-for name, (both, pictures) in pairs.items():
-    one = np.array([counts(once(scene.image)["lane_polylines"], scene) for scene in pictures])  # (N, 3)
+for name, (both, roads) in pairs.items():
+    one = [[counts(once(scene.image)["lane_polylines"], scene) for scene in of_road] for of_road in roads]
+    one = np.array(one).sum(axis=1)  # (N, 3)
     drawn = np.random.default_rng(0).integers(len(one), size=(1000, len(one)))
     span[name] = np.quantile(f1_of(np.array(both)[drawn].sum(axis=1)) - f1_of(one[drawn].sum(axis=1)), [0.025, 0.975])
     gain[name] = float(f1_of(np.sum(both, axis=0)) - f1_of(one.sum(axis=0)))
 reveal(my_guess, gain["dry day, 80 roads"])
 for name, (low, high) in span.items():
     print(f"{name:21s} lane F1 {gain[name]:+.3f}, 95 % within {low:+.3f} … {high:+.3f}")
-assert span["dry day, 80 roads"][0] > 0 and gain["all kinds, 160 scenes"] < gain["dry day, 80 roads"]
-assert span["all kinds, 160 scenes"][0] < 0 < span["all kinds, 160 scenes"][1]
+assert span["dry day, 80 roads"][0] > 0 and 0 < gain["all kinds, 160 scenes"] < gain["dry day, 80 roads"]
+assert abs(span["all kinds, 160 scenes"][0]) < 0.02
 
 # %% [markdown]
-# On the kind of scene it was trained for, the second view pays: the whole interval lies above 0, if not by much. With
-# all weathers the gain is smaller and its interval holds 0: 160 scenes do not tell that there is one.
+# On the kind of scene it was trained for, the second view pays: the whole interval lies above 0. With all weathers the
+# gain is smaller, and its interval begins so close to 0 that 160 scenes hardly prove it.
 
 # %% [markdown]
 # If you need speed more than lanes: `LaneSegmenter(model, config, tta=False)`.
@@ -1074,7 +1107,7 @@ with warnings.catch_warnings(action="ignore"), contextlib.suppress(pickle.Unpick
 # The cell prints the lines, and only checks that the command line understands them.
 
 # %%
-LINES = """synth --out data --train 2700 --val 48 --test 200 --size 512x1024 --seed 1 --amodal
+LINES = """synth --out data --train 2100 --val 48 --test 200 --size 512x1024 --seed 1 --amodal
 train lane --config b0 --data data --output run_b0
 evaluate lane --model run_b0/best.safetensors --data data --baselines"""
 for line in LINES.splitlines():
@@ -1274,7 +1307,8 @@ assert round(max(memory.values()), 1) == 1.4
 assert (TRAIN_SCENES, len(SEEDS), len(true_masks), len(ROADS), NUM_CLASSES) == (2100, 160, 24, 80, 6)
 assert SECOND_VIEW_SCALE == 1.35 and 2.7 < 1 + SECOND_VIEW_SCALE**2 < 3  # "nearly three times"
 assert min(history, key=lambda row: row["val_loss"])["val_loss"] > 1.4 * history[-1]["train_loss"]  # "leans on"
-assert all(np.ptp(pairs) < np.ptp(apart) < np.ptp(groups) for groups, apart, pairs in (spans[:3], spans[3:]))
+for groups, apart, pairs in np.ptp(spans, axis=1).reshape(4, 3):
+    assert pairs < apart < groups
 assert min(day["miou"], mixed["miou"]) > short["miou"] + 0.1
 # "It saw neither", nor any other scene used here: scenes come from seeds, so compare the seeds.
 trained_on = {image_seed(TRAIN_SEED, "train", k) for k in range(2700)}  # what the shipped model saw

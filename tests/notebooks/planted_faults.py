@@ -1,7 +1,8 @@
 """Do the notebooks notice when the library goes wrong? Plants faults in a copy, one at a time, and runs nbval.
 
 ``python tests/notebooks/planted_faults.py`` takes about a minute a fault and is not part of ``make test``. It prints a
-line for each fault: the notebook, and the first cell that failed. Exit code 1 if a fault went unnoticed.
+line for each fault: the notebook, and the first cell that failed. Exit code 1 if a fault went unnoticed, or if a
+notebook fails without any.
 """
 
 import os
@@ -136,9 +137,12 @@ def main() -> int:
         copy = Path(folder) / "course"
         left_out = shutil.ignore_patterns(".git", ".venv", "results", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT, copy, ignore=left_out)
-        for fault in FAULTS:
-            if len(sys.argv) > 1 and fault.notebook not in sys.argv[1:]:
-                continue
+        faults = [fault for fault in FAULTS if len(sys.argv) < 2 or fault.notebook in sys.argv[1:]]
+        for notebook in sorted({fault.notebook for fault in faults}):
+            failed = first_failing_cell(copy, notebook)
+            if failed:  # then a fault would prove nothing
+                raise SystemExit(f"{notebook} fails without any fault: {failed}")
+        for fault in faults:
             path = copy / "roadtopo_lib" / fault.file
             sound = path.read_text(encoding="utf-8")
             if fault.old not in sound:
