@@ -22,7 +22,7 @@ FRAMES = (0, 1)
 EARLY_STEPS = (0, 25, 100, 300)
 """Optimiser steps of the first moments; then the end of each epoch."""
 
-config = LaneSegmentationConfig.preset("tiny")
+config = LaneSegmentationConfig.preset("tiny").replace(muon_lr=0.0)  # as the moments stored here were made
 train = LaneInstanceDataset(sys.argv[1], "train", build_transform(config, train=True), config.seed)
 loader = build_loader(train, config, shuffle=True)
 plain, resize = LaneInstanceDataset(HERE, "test"), build_transform(config, train=False)

@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows has no such module: the job runs there all the same
     resource = None
 
-TRAIN_SCENES, VAL_SCENES, DAY_TEST_SCENES, ALL_TEST_SCENES = 2100, 48, 200, 100
+TRAIN_SCENES, VAL_SCENES, DAY_TEST_SCENES, ALL_TEST_SCENES = 1500, 48, 200, 100
 TRAIN_SIZE = (128, 256)
 """The preset's image_size before crop_top."""
 TEST_SIZE = (256, 512)
