@@ -187,7 +187,7 @@ CHAPTERS = {
     "3 model": "backbone pretrained num_classes embedding_dim normalize_embeddings activation",
     "4 losses": "semantic_weight instance_weight ce_weight dice_weight class_weights ignore_index "
     "delta_var delta_dist alpha beta gamma max_instances",
-    "5 training": "lr encoder_lr_scale betas weight_decay warmup_fraction epochs batch_size accumulation_steps "
+    "5 training": "lr encoder_lr_scale muon_lr betas weight_decay warmup_fraction epochs batch_size accumulation_steps "
     "max_grad_norm patience amp",
     "6 postprocessing": "clustering reference_row",
 }
@@ -428,13 +428,14 @@ print("accepted:", on_sphere.delta_var, on_sphere.delta_dist)
 # ### The training: two learning rates (notebook 5)
 #
 # The *optimiser* (옵티마이저), here AdamW, turns gradients into changes of the weights. The *learning rate* (학습률)
-# says how large these changes are.
+# says how large these changes are. A second optimiser, *Muon*, may move the matrices inside the network.
 
 # %%
 show_defaults(
     {
         "lr": "learning rate of the heads: too low learns nothing in time, too high diverges",
         "encoder_lr_scale": "the encoder's share of lr: below 1 it protects pretrained weights",
+        "muon_lr": "learning rate of Muon, which moves matrices in all directions alike; 0 leaves them to AdamW",
         "betas": "memory of AdamW's running means of the gradient and of its square: nearer to 1 is smoother",
         "weight_decay": "each step shrinks every weight by this share times the rate, whatever the gradient says",
         "warmup_fraction": "share of all steps in which the learning rate rises",
@@ -568,6 +569,7 @@ for name, value in asdict(tiny).items():
 # Every difference has a reason:
 #
 # * **Nothing is pretrained**, so the encoder has nothing to lose: it learns at the full rate, and that rate is high.
+# * **Muon** (`muon_lr`) learns more from each of the few images. Pretrained weights stay with AdamW, as published.
 # * **Four epochs** (에포크), passes over the training images, are too few to learn the images by heart (overfit,
 #   과적합). So there is little *augmentation* (데이터 증강), the random changes that make an image look new.
 # * **The image is small and its top is cut off** (`crop_top`): the sky costs as much time as the road.

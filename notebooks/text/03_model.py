@@ -937,7 +937,7 @@ print("first name:", next(name for name, _ in source.named_parameters()))
 # `get_trainable_params` does the first, `build_optimizer` the second. We read back its rates in the same way.
 
 # %% tags=["trap:mended"]
-optimizer = build_optimizer(loaded, tiny.replace(lr=0.001, encoder_lr_scale=0.1))
+optimizer = build_optimizer(loaded, tiny.replace(lr=0.001, encoder_lr_scale=0.1, muon_lr=0.0))
 heads = nn.ModuleList([loaded.semantic_head, loaded.embedding_head])
 print("ours:       encoder", rates(optimizer, loaded.encoder), "heads", rates(optimizer, heads))
 print("tensors by group, by module:", [len(group["params"]) for group in loaded.get_trainable_params(0.1)])

@@ -78,11 +78,11 @@ from roadtopo_lib.viz import training_curve
 
 # %% [markdown]
 # The batch is four scenes of the course's rendered training set, the model is tiny and has random weights. Its preset's
-# learning rate of 0.003 we lower to 0.002, and we draw all images equally often. This part stays on the CPU, so that
-# two ways to compute the same thing round alike.
+# learning rate of 0.003 we lower to 0.002, we draw all images equally often, and AdamW alone moves all weights, as in
+# the guide (`muon_lr=0`). This part stays on the CPU, so that two ways to compute the same thing round alike.
 
 # %%
-config = LaneSegmentationConfig.preset("tiny").replace(lr=2e-3, repeat_threshold=0.0)
+config = LaneSegmentationConfig.preset("tiny").replace(lr=2e-3, repeat_threshold=0.0, muon_lr=0.0)
 train_set = LaneInstanceDataset(samples(), "train", build_transform(config, train=True))
 four_scenes = [train_set[i] for i in range(4)]
 batch = next(iter(DataLoader(four_scenes, batch_size=4)))

@@ -180,7 +180,7 @@ assert code == 0
 assert short["miou"] < 0.45
 
 # %% [markdown]
-# Poor, as it must be after seconds of training. `make run` trains on 2100 scenes; the README says what that reaches. A
+# Poor, as it must be after seconds of training. `make run` trains on 1500 scenes; the README says what that reaches. A
 # model of the same size that saw more, 2700 scenes, lies in `data_samples`, where a README tells what else differs; it
 # serves wherever a good one is needed below.
 
@@ -1107,7 +1107,7 @@ with warnings.catch_warnings(action="ignore"), contextlib.suppress(pickle.Unpick
 # The cell prints the lines, and only checks that the command line understands them.
 
 # %%
-LINES = """synth --out data --train 2100 --val 48 --test 200 --size 512x1024 --seed 1 --amodal
+LINES = """synth --out data --train 1500 --val 48 --test 200 --size 512x1024 --seed 1 --amodal
 train lane --config b0 --data data --output run_b0
 evaluate lane --model run_b0/best.safetensors --data data --baselines"""
 for line in LINES.splitlines():
@@ -1304,7 +1304,7 @@ assert (benchmarks.TUSIMPLE_PIXEL_THRESHOLD, benchmarks.TUSIMPLE_MATCH_THRESHOLD
 assert (right.sum(), round(tusimple.accuracy(), 1), tusimple.fn()) == (8, 0.8, 1)
 assert [boundary_band(*size) for size in sizes] == [11, 23, 29] and day["boundary_band_px"] == [11]
 assert round(max(memory.values()), 1) == 1.4
-assert (TRAIN_SCENES, len(SEEDS), len(true_masks), len(ROADS), NUM_CLASSES) == (2100, 160, 24, 80, 6)
+assert (TRAIN_SCENES, len(SEEDS), len(true_masks), len(ROADS), NUM_CLASSES) == (1500, 160, 24, 80, 6)
 assert SECOND_VIEW_SCALE == 1.35 and 2.7 < 1 + SECOND_VIEW_SCALE**2 < 3  # "nearly three times"
 assert min(history, key=lambda row: row["val_loss"])["val_loss"] > 1.4 * history[-1]["train_loss"]  # "leans on"
 for groups, apart, pairs in np.ptp(spans, axis=1).reshape(4, 3):
