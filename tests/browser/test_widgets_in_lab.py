@@ -11,7 +11,6 @@ import time
 import ipywidgets
 import numpy as np
 import pytest
-from conftest import PAGE_CLOSED
 
 from roadtopo_lib.playground import floor_on_sphere
 
@@ -31,18 +30,6 @@ def number(pattern: str, words: str) -> float:
 def changed(before: np.ndarray, after: np.ndarray) -> float:
     """Share of the pixels that differ."""
     return float((before != after).any(axis=2).mean())
-
-
-def test_of_all_that_the_server_says_only_a_closed_page_is_forgiven():
-    said = (
-        "Task exception was never retrieved\nfuture: <Task finished name='Task-9' exception=WebSocketClosedError()>\n"
-        "Traceback (most recent call last):\n  File ...\ntornado.iostream.StreamClosedError: Stream is closed\n\n"
-        "During handling of the above exception, another exception occurred:\n\n"
-        "Traceback (most recent call last):\n  File ...\ntornado.websocket.WebSocketClosedError\n"
-    )
-    assert PAGE_CLOSED.sub("", f"[I] before\n{said}[I] after\n") == "[I] before\n[I] after\n"
-    for other in (said.replace("WebSocketClosedError", "ValueError"), said[said.index("Traceback") :]):
-        assert PAGE_CLOSED.sub("", other) == other
 
 
 def test_separation_steps_converges_resets_and_judges_the_guess(lab, open_notebook):
