@@ -3,6 +3,10 @@
 Shapes everywhere: logits (B, C, H, W) of any float type, target (B, H, W) integers in 0..C-1 or ``ignore_index``. An
 ignored pixel changes neither a loss nor a gradient; where all pixels are ignored the loss is zero, and so are its
 gradients. Sums over pixels are taken in float32 at least: in half precision they would overflow or stop growing.
+
+Binary masks: logits z of a single channel, (B, 1, H, W), stand for the foreground against everything else, target 1
+and 0. They are read as the two logits (0, z), whose softmax is (1 − σ(z), σ(z)), σ the sigmoid. Class weights are then
+two, (background, foreground); the region losses compare the foreground alone unless weights are given.
 """
 
 from collections.abc import Sequence
@@ -51,17 +55,21 @@ class _OverlapLoss(nn.Module):
         """The loss as a scalar in [0, 1].
 
         Args:
-            logits: (B, C, H, W); probabilities if ``from_logits`` is off.
+            logits: (B, C, H, W), or (B, 1, H, W) of a binary mask; probabilities if ``from_logits`` is off.
             target: (B, H, W) integers.
 
         Raises:
             ValueError: shapes that do not fit each other, or a weight too many or too few.
         """
         logits, target = _check_inputs(logits, target, self.class_weights)
-        return self._from_probabilities(logits.softmax(dim=1) if self.from_logits else logits, target)
+        if self.from_logits:
+            probabilities = _logit_per_class(logits).softmax(dim=1)
+        else:
+            probabilities = logits if logits.shape[1] > 1 else torch.cat([1 - logits, logits], dim=1)
+        return self._from_probabilities(probabilities, target, foreground_only=logits.shape[1] == 1)
 
-    def _from_probabilities(self, probabilities: Tensor, target: Tensor) -> Tensor:
-        """The loss of checked inputs: (B, C, H, W), (B, H, W) → scalar."""
+    def _from_probabilities(self, probabilities: Tensor, target: Tensor, foreground_only: bool) -> Tensor:
+        """The loss of checked inputs, (B, C, H, W) and (B, H, W) → scalar; perhaps, if none is weighted, of class 1."""
         valid, target = _split_ignored(target, self.ignore_index)
         valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
         target = target.flatten(1)  # (B, H·W)
@@ -79,7 +87,10 @@ class _OverlapLoss(nn.Module):
         truth = none.scatter_add(1, target, valid)
         if not self.per_image:
             hits, predicted, truth = hits.sum(dim=0), predicted.sum(dim=0), truth.sum(dim=0)  # (B, C) → (C,)
-        return self._mean(self._loss_per_class(hits, predicted, truth), truth > 0)
+        weights = self.class_weights
+        if weights is None:
+            weights = truth.new_tensor([0, 1]) if foreground_only else truth.new_ones(truth.shape[-1])
+        return _mean_of_present(self._loss_per_class(hits, predicted, truth), weights.to(truth) * (truth > 0))
 
     def _predicted_share(self, probabilities: Tensor) -> Tensor:
         """What a pixel of each probability counts as predicted."""
@@ -89,17 +100,12 @@ class _OverlapLoss(nn.Module):
         """Compares soft counts of pixels, each (B, C) or (C,): Σ p·g, Σ p and Σ g. The same shape, in [0, 1]."""
         raise NotImplementedError
 
-    def _mean(self, loss: Tensor, present: Tensor) -> Tensor:
-        """Weighted mean over the classes present, then over images: (B, C) or (C,) → scalar."""
-        weights = present.to(loss) if self.class_weights is None else present * self.class_weights.to(loss)
-        loss = (loss * weights).sum(dim=-1) / _not_zero(weights.sum(dim=-1))  # (B,) or scalar
-        return loss.sum() / _not_zero(present.any(dim=-1).sum())
-
 
 class DiceLoss(_OverlapLoss):
     """One minus the soft Dice coefficient: Dice = (2 Σ p·g + smooth) / (Σ p + Σ g + smooth) per class.
 
-    A class without a labelled pixel is left out of the mean over classes.
+    A class without a labelled pixel is left out of the mean over classes; so is, with ``per_image``, an image of a
+    binary mask without foreground: cross-entropy or focal loss beside it must teach those.
 
     Args:
         ignore_index: class id that takes part in nothing, or ``None``.
@@ -217,7 +223,8 @@ class FocalTverskyLoss(TverskyLoss):
 class FocalLoss(nn.Module):
     """Cross-entropy that looks away from easy pixels: −w·(1 − p)^γ·log p, p being the true class's probability.
 
-    The mean over all pixels that are not ignored. As in the paper (where w is α) the weights are not divided out.
+    The mean over all pixels that are not ignored. As in the paper (where w is α) the weights are not divided out; its
+    α = 0.25 for a binary mask is ``class_weights=(0.75, 0.25)``.
 
     Args:
         gamma: how fast an easy pixel loses its say, >= 0; 0 is cross-entropy.
@@ -248,7 +255,7 @@ class FocalLoss(nn.Module):
         """The loss as a scalar, >= 0.
 
         Args:
-            logits: (B, C, H, W).
+            logits: (B, C, H, W), or (B, 1, H, W) of a binary mask.
             target: (B, H, W) integers.
 
         Raises:
@@ -256,7 +263,8 @@ class FocalLoss(nn.Module):
         """
         logits, target = _check_inputs(logits, target, self.class_weights)
         valid, target = _split_ignored(target, self.ignore_index)
-        cross_entropy = F.cross_entropy(logits, target, reduction="none") * valid  # (B, H, W), zero where ignored
+        cross_entropy = F.cross_entropy(_logit_per_class(logits), target, reduction="none")  # (B, H, W)
+        cross_entropy = cross_entropy * valid  # zero where ignored
         loss = _power(-torch.expm1(-cross_entropy), self.gamma) * cross_entropy  # 1 − p = 1 − exp(−CE)
         if self.class_weights is not None:
             loss = loss * self.class_weights.to(loss)[target]
@@ -304,7 +312,7 @@ class CombinedLoss(nn.Module):
         """The loss, and what it is made of.
 
         Args:
-            logits: (B, C, H, W).
+            logits: (B, C, H, W), or (B, 1, H, W) of a binary mask.
             target: (B, H, W) integers.
 
         Returns:
@@ -314,9 +322,10 @@ class CombinedLoss(nn.Module):
             ValueError: shapes that do not fit each other, or a weight too many or too few.
         """
         logits, target = _check_inputs(logits, target, self.dice.class_weights)
-        log_probabilities = F.log_softmax(logits, dim=1)  # both terms need it, and it is the dearest step of either
+        # Both terms need it, and it is the dearest step of either.
+        log_probabilities = F.log_softmax(_logit_per_class(logits), dim=1)
         cross_entropy = self._cross_entropy(log_probabilities, target)
-        dice = self.dice._from_probabilities(log_probabilities.exp(), target)
+        dice = self.dice._from_probabilities(log_probabilities.exp(), target, foreground_only=logits.shape[1] == 1)
         loss = self.ce_weight * cross_entropy + self.dice_weight * dice
         return loss, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
 
@@ -328,6 +337,12 @@ class CombinedLoss(nn.Module):
             weights = weights * self.dice.class_weights.to(weights)[target]
         loss = F.nll_loss(log_probabilities, target, reduction="none")  # (B, H, W)
         return (loss * weights).sum() / _not_zero(weights.sum())
+
+
+def _mean_of_present(loss: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over classes, then over the images where a class has weight: (B, C) or (C,) twice → scalar."""
+    total = weights.sum(dim=-1)  # (B,) or scalar
+    return ((loss * weights).sum(dim=-1) / _not_zero(total)).sum() / _not_zero((total > 0).sum())
 
 
 def _split_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
@@ -359,9 +374,15 @@ def _check_inputs(logits: Tensor, target: Tensor, class_weights: Tensor | None) 
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(target.shape) != expected or target.is_floating_point():
         raise ValueError(f"target is {tuple(target.shape)} {target.dtype}, expected {expected} of an integer type")
-    if class_weights is not None and len(class_weights) != logits.shape[1]:
-        raise ValueError(f"class_weights has {len(class_weights)} weights, but logits have {logits.shape[1]} classes")
+    classes = max(logits.shape[1], 2)  # one channel tells two classes apart
+    if class_weights is not None and len(class_weights) != classes:
+        raise ValueError(f"class_weights has {len(class_weights)} weights, but logits have {classes} classes")
     return logits if logits.dtype == torch.float64 else logits.float(), target.long()
+
+
+def _logit_per_class(logits: Tensor) -> Tensor:
+    """(B, C, H, W) as they are; a binary mask's (B, 1, H, W) with the background's logit, zero: (B, 2, H, W)."""
+    return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], dim=1)
 
 
 def _weight_tensor(class_weights: Tensor | Sequence[float] | None) -> Tensor | None:

@@ -25,6 +25,18 @@ ALL_LOSSES = {
     "combined, weighted": CombinedLoss(class_weights=WEIGHTS, per_image=True),
 }
 every_loss = pytest.mark.parametrize("criterion", ALL_LOSSES.values(), ids=ALL_LOSSES.keys())
+FOREGROUND = torch.tensor([0.0, 1.0])
+BINARY_LOSSES = {  # of one channel of logits, and what it must equal with two
+    "dice": (DiceLoss(per_image=True), DiceLoss(per_image=True, class_weights=FOREGROUND)),
+    "dice, both regions": (DiceLoss(class_weights=[1, 3]), DiceLoss(class_weights=[1, 3])),
+    "tversky": (TverskyLoss(), TverskyLoss(class_weights=FOREGROUND)),
+    "focal tversky": (FocalTverskyLoss(), FocalTverskyLoss(class_weights=FOREGROUND)),
+    "focal": (FocalLoss(), FocalLoss()),
+    "combined, weighted": (CombinedLoss(class_weights=[1, 3]), CombinedLoss(class_weights=[1, 3])),
+}
+every_binary_loss = pytest.mark.parametrize(
+    ("criterion", "two_class"), BINARY_LOSSES.values(), ids=BINARY_LOSSES.keys()
+)
 
 
 def random_batch(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -145,6 +157,80 @@ def test_per_image_dice_is_the_mean_of_the_images():
     target[0] = target[0].clamp(max=LANE_MARKING)  # one image with fewer classes than the others
     single = [DiceLoss()(logits[i : i + 1], target[i : i + 1]) for i in range(len(target))]
     assert_same_value_and_gradient(DiceLoss(per_image=True)(logits, target), torch.stack(single).mean(), logits)
+
+
+def random_binary_batch(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Logits of one channel; 30 % foreground."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 1, 12, 16, generator=generator, dtype=dtype).mul(2).requires_grad_()
+    return logits, (torch.rand(3, 12, 16, generator=generator) < 0.3).long()
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("square_denominator", [False, True])
+def test_binary_dice_equals_monai_with_a_sigmoid(per_image, square_denominator):
+    logits, target = random_binary_batch(18)
+    ours = DiceLoss(square_denominator=square_denominator, per_image=per_image)
+    monai = monai_losses.DiceLoss(
+        sigmoid=True, batch=not per_image, squared_pred=square_denominator, smooth_nr=1.0, smooth_dr=1.0
+    )
+    assert_same_value_and_gradient(ours(logits, target), monai(logits, target[:, None].double()), logits)
+    torch.testing.assert_close(
+        DiceLoss(square_denominator=square_denominator, per_image=per_image, from_logits=False)(
+            logits.sigmoid(), target
+        ),
+        ours(logits, target),
+    )
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_binary_tversky_equals_monai_with_a_sigmoid(per_image):
+    logits, target = random_binary_batch(19)
+    monai = monai_losses.TverskyLoss(
+        sigmoid=True, alpha=0.3, beta=0.7, batch=not per_image, smooth_nr=1.0, smooth_dr=1.0
+    )
+    tversky = TverskyLoss(per_image=per_image)(logits, target)
+    assert_same_value_and_gradient(tversky, monai(logits, target[:, None]), logits)
+    torch.testing.assert_close(FocalTverskyLoss(gamma=2.0)(logits, target), TverskyLoss()(logits, target) ** 2)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_binary_focal_equals_monai_with_alpha(gamma):
+    logits, target = random_binary_batch(20, torch.float32)
+    monai = monai_losses.FocalLoss(gamma=gamma, alpha=0.25)
+    ours = FocalLoss(gamma, class_weights=[0.75, 0.25])(logits, target)
+    assert_same_value_and_gradient(ours, monai(logits, target[:, None].float()), logits)
+
+
+def test_binary_combined_is_torch_binary_cross_entropy_plus_dice():
+    logits, target = random_binary_batch(21)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits[:, 0], target.double())
+    reference = 0.6 * cross_entropy + 0.4 * DiceLoss()(logits, target)
+    assert_same_value_and_gradient(CombinedLoss()(logits, target), reference, logits)
+
+
+@every_binary_loss
+def test_a_binary_loss_is_the_two_class_loss_of_its_foreground(criterion, two_class):
+    logits, target = random_binary_batch(22)
+    target[:, 0] = IGNORE_INDEX
+    two_logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    assert_same_value_and_gradient(criterion(logits, target), two_class(two_logits, target), logits)
+    ignored = torch.full_like(target, IGNORE_INDEX)
+    assert criterion(logits, ignored) == 0
+
+
+def test_binary_masks_without_foreground_teach_by_cross_entropy_alone():
+    logits, target = random_binary_batch(23)
+    target[0] = 0
+    both, second = DiceLoss(per_image=True)(logits, target), DiceLoss(per_image=True)(logits[1:], target[1:])
+    assert_same_value_and_gradient(both, second, logits)
+    nothing = torch.zeros_like(target)
+    for criterion in (DiceLoss(), TverskyLoss(), FocalTverskyLoss(), DiceLoss(smooth=0.0, per_image=True)):
+        loss = criterion(logits, nothing)
+        assert loss == 0
+        assert torch.equal(torch.autograd.grad(loss, logits)[0], torch.zeros_like(logits))
+    assert FocalLoss()(logits, nothing) > 0.1
+    assert CombinedLoss()(logits, nothing) > 0.1
 
 
 def test_combined_is_torch_cross_entropy_plus_dice():
@@ -330,3 +416,5 @@ def test_wrong_settings_are_refused_by_name():
     for criterion in (DiceLoss, FocalLoss, CombinedLoss):
         with pytest.raises(ValueError, match="class_weights has 2 weights, but logits have 6 classes"):
             criterion(class_weights=[1.0, 2.0])(logits, target)
+        with pytest.raises(ValueError, match="class_weights has 1 weights, but logits have 2 classes"):
+            criterion(class_weights=[1.0])(logits[:, :1], target.clamp(max=1))
