@@ -39,13 +39,18 @@ const session = jupyterapp.shell.currentWidget.sessionContext;
 await session.ready;
 window.said = [];
 window.busy = new Set();
+window.heard = performance.now();
 session.iopubMessage.connect((_, message) => {
     const {header, parent_header, content} = message;
+    window.heard = performance.now();
     if (["stream", "error"].includes(header.msg_type)) window.said.push(JSON.stringify(content));
     if (header.msg_type === "status" && content.execution_state === "busy") window.busy.add(parent_header.msg_id);
     if (header.msg_type === "status" && content.execution_state === "idle") window.busy.delete(parent_header.msg_id);
 });
 """
+QUIET = 300
+"""Milliseconds without a message from the kernel after which nothing more comes: a control that was moved while its
+last move was being answered sends the next one only then."""
 WATCH_PICTURES = """
 (image) => {
     window.pictures = [];
@@ -190,7 +195,9 @@ class Notebook:
     def settle(self) -> None:
         """Waits until the kernel has answered everything, in all its threads."""
         self._do("await jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code: ''}).done;")
-        self.page.wait_for_function("window.busy.size === 0", timeout=1000 * CELL_SECONDS)
+        self.page.wait_for_function(
+            f"window.busy.size === 0 && performance.now() - window.heard > {QUIET}", timeout=1000 * CELL_SECONDS
+        )
 
     @property
     def said(self) -> list[str]:
