@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from roadtopo_lib.cli import EXPECTED_ERRORS, one_line, print_epoch, print_scores
+from roadtopo_lib.cli import EXPECTED_ERRORS, Parser, one_line, print_epoch, print_scores
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.pipeline import LaneSegmenter, evaluate, infer_to_files, write_json
@@ -40,7 +40,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 def main() -> int:
     """Does the job; see the module's text. Returns the exit code: 0 done, 2 what lies there is in the way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="main_job", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes and epochs, for a quick trial")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -112,7 +114,8 @@ def run(out: Path, scale: float = 1.0) -> dict:
     write_pictures(segmenter, LaneInstanceDataset(data["test"], "test"), out)
     seconds["infer"] = time.perf_counter() - started
 
-    scores["seconds"] = {**seconds, "total": sum(seconds.values())}
+    scores["seconds"] = sum(seconds.values())
+    scores["seconds_by_step"] = seconds
     scores["parameters"] = sum(p.numel() for p in trainer.model.parameters())
     scores["peak_memory_mb"] = peak_memory_mb()
     write_json(out / "metrics.json", scores)
@@ -167,12 +170,11 @@ def peak_memory_mb() -> float | None:
 
 def print_ending(out: Path, scores: dict) -> None:
     """Says where everything is and what to do next."""
-    seconds = scores["seconds"]
-    parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in scores["seconds_by_step"].items())
     memory = scores["peak_memory_mb"]
     at_most = "" if memory is None else f", at most {memory / 1000:.1f} GB"
     print(
-        f"\nDone in {seconds['total'] / 60:.1f} minutes ({parts}){at_most}.\n"
+        f"\nDone in {scores['seconds'] / 60:.1f} minutes ({parts}){at_most}.\n"
         f"  scores          {out / 'metrics.json'}\n"
         f"  found and true  {out / 'overview.png'}\n"
         f"  overlays        {out / 'pictures'}\n"

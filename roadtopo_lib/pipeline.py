@@ -89,7 +89,10 @@ class LaneSegmenter:
         if "training" not in info:
             model = SegFormerModel.load(path)
             return cls(model, _preset_of(model), device)
-        config = LaneSegmentationConfig.from_dict(info["training"])
+        try:
+            config = LaneSegmentationConfig.from_dict(info["training"])
+        except ValueError as error:
+            raise ValueError(f"{path}: settings of the training: {error}") from None
         return cls(SegFormerModel.load(path, num_classes=config.num_classes), config, device)
 
     def __call__(self, image: np.ndarray | str | Path) -> dict | list[dict]:

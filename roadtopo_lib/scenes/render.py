@@ -22,7 +22,7 @@ from roadtopo_lib.scenes.vehicles import draw_vehicle, sample_vehicles
 from roadtopo_lib.scenes.weather import Light, sample_light
 
 PRESETS = ("day", "all")
-SIZE_STEP = 4  # embeddings come at a quarter of the image
+MIN_SIZE = 32  # pixels: below it a marking is a fraction of a pixel even at the bonnet
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Scene:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return (H, W) as integers, or raise ValueError if they are no positive multiples of 4, at least 32."""
+    """Return (H, W) as integers, or raise ValueError if one is below 32."""
     h, w = (int(v) for v in size)
-    if h < 32 or w < 32 or h % SIZE_STEP or w % SIZE_STEP:
-        raise ValueError(f"size is (height, width), each a multiple of {SIZE_STEP} and at least 32, got {tuple(size)}")
+    if h < MIN_SIZE or w < MIN_SIZE:
+        raise ValueError(f"size is (height, width), each at least {MIN_SIZE}, got {tuple(size)}")
     return h, w
 
 
@@ -65,7 +65,7 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
 
     Args:
         seed: non-negative integer; the same seed, size and preset give the same bytes.
-        size: (H, W) in pixels.
+        size: (H, W) in pixels, each at least 32.
         preset: "day" for dry daylight, paint in good order and a good camera; "all" for dusk, night, rain and fog,
             paint that is nearly gone and cameras of all kinds as well.
 

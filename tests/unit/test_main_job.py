@@ -20,10 +20,8 @@ def test_a_small_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert {"miou", "class_iou", "lane_f1", "instance_f1", "baselines", "seconds", "all"} <= set(stored)
     for name in ("components", "opencv"):
         assert 0 <= stored["baselines"][name]["lane_f1"] <= 1
-    seconds = stored["seconds"]
-    assert seconds["total"] == pytest.approx(
-        seconds["render"] + seconds["train"] + seconds["evaluate"] + seconds["infer"]
-    )
+    assert list(stored["seconds_by_step"]) == ["render", "train", "evaluate", "infer"]
+    assert stored["seconds"] == pytest.approx(sum(stored["seconds_by_step"].values()))
     printed = capsys.readouterr().out
     assert "make lab" in printed
     assert str(tmp_path / "overview.png") in printed
@@ -34,7 +32,7 @@ def test_a_small_main_job_leaves_everything_it_promises(tmp_path, capsys):
 def test_without_the_unix_module_the_job_says_nothing_about_memory(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(main_job, "resource", None)
     assert main_job.peak_memory_mb() is None
-    main_job.print_ending(tmp_path, {"seconds": {"render": 1.0, "total": 1.0}, "peak_memory_mb": None})
+    main_job.print_ending(tmp_path, {"seconds": 1.0, "seconds_by_step": {"render": 1.0}, "peak_memory_mb": None})
     assert "GB" not in capsys.readouterr().out
 
 
@@ -54,3 +52,11 @@ def test_scenes_of_a_larger_job_are_refused_in_one_line_that_says_what_to_delete
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--debug"])
     with pytest.raises(ValueError, match="already holds 9 train images"):
         main_job.main()
+
+
+def test_a_line_that_cannot_be_parsed_is_refused_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main_job", "--scale", "much"])
+    with pytest.raises(SystemExit) as refusal:
+        main_job.main()
+    assert refusal.value.code == 2
+    assert capsys.readouterr().err == "main_job: error: argument --scale: invalid float value: 'much'\n"

@@ -188,6 +188,13 @@ def test_training_settings_that_contradict_the_model_are_refused(tmp_path):
         LaneSegmenter.from_checkpoint(path)
 
 
+def test_training_settings_of_another_version_are_refused_by_file_name(tmp_path):
+    path = tmp_path / "model.safetensors"
+    SegFormerModel("tiny", pretrained=False).save(path, training=CONFIG.to_dict() | {"warp": 9})
+    with pytest.raises(ValueError, match=r"model\.safetensors: settings of the training: .*warp"):
+        LaneSegmenter.from_checkpoint(path)
+
+
 @pytest.mark.parametrize("num_classes", [2, 4, 8])
 def test_a_model_may_have_fewer_or_more_classes_than_the_table(tmp_path, num_classes):
     torch.manual_seed(0)
