@@ -203,10 +203,14 @@ def _cluster_fast(x: np.ndarray, radius: float) -> np.ndarray:
         new, winner, distance = _claim(rest, rest_norms, new, radius, min_points)
         if len(new) == 0:
             break
-        if len(left) < n:
-            winner, distance = _nearest(_scores(x, new), norms)
-        label = np.where(distance < nearest, winner + np.uint16(len(modes)), label)
-        nearest = np.minimum(nearest, distance)
+        # A claimed point, within the radius of its mode, can be nearer to a new one only where their balls overlap.
+        at = left
+        if len(left) == n:
+            at = slice(None)  # spares a copy
+        elif (squared_distances(new, modes) < (2 * radius) ** 2).any():
+            at, (winner, distance) = slice(None), _nearest(_scores(x, new), norms)
+        label[at] = np.where(distance < nearest[at], winner + np.uint16(len(modes)), label[at])
+        nearest[at] = np.minimum(nearest[at], distance)
         modes = np.concatenate([modes, new])
 
     in_reach = nearest <= 2 * radius**2
