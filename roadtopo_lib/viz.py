@@ -43,6 +43,8 @@ def color_instances(mask: np.ndarray) -> np.ndarray:
 def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
     """Paints separated lanes and crosswalks over the image, each in its own colour, lanes numbered left to right.
 
+    The colours of the crosswalks go on where those of the lanes end, as ids do in an instance mask.
+
     Args:
         image: (H, W, 3) uint8 RGB.
         result: what ``LanePostProcessor.process`` or ``LaneSegmenter`` returns, in the image's coordinates.
@@ -58,7 +60,8 @@ def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
     if lanes.shape != image.shape[:2] or crosswalks.shape != image.shape[:2]:
         raise ValueError(f"image is {image.shape[:2]}, lane mask {lanes.shape}, crosswalk mask {crosswalks.shape}")
     canvas = image.copy()
-    for mask in (crosswalks, lanes):
+    last_lane = max(len(result["lane_polylines"]), int(lanes.max(initial=0)))
+    for mask in (np.where(crosswalks > 0, crosswalks + last_lane, 0), lanes):
         painted = mask > 0
         colors = color_instances(mask)[painted].astype(np.float32)
         canvas[painted] = (alpha * colors + (1 - alpha) * canvas[painted]).astype(np.uint8)
@@ -70,7 +73,7 @@ def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
         _label(canvas, str(number), _lowest_visible(polyline, image.shape[:2]), instance_color(number), unit)
     for number in range(1, int(crosswalks.max(initial=0)) + 1):
         rows, columns = np.nonzero(crosswalks == number)
-        _label(canvas, f"C{number}", (columns.mean(), rows.mean()), instance_color(number), unit)
+        _label(canvas, f"C{number}", (columns.mean(), rows.mean()), instance_color(last_lane + number), unit)
     return canvas
 
 

@@ -59,6 +59,16 @@ def test_crosswalks_are_painted_too_and_opacity_mixes_colour_and_image():
     assert (picture[:40] == 100).all()
 
 
+def test_no_crosswalk_takes_the_colour_of_a_lane():
+    lanes, crosswalks = np.zeros(GREY.shape[:2], int), np.zeros(GREY.shape[:2], int)
+    for number in (1, 2):
+        lanes[40:44, 20 * number] = number
+        crosswalks[60:64, 20 * number] = number
+    picture = overlay(GREY, result(lanes, crosswalks), alpha=1.0)
+    found = [tuple(picture[row, column].tolist()) for row in (42, 62) for column in (20, 40)]
+    assert found == [instance_color(number) for number in (1, 2, 3, 4)]
+
+
 def test_each_lane_and_crosswalk_gets_its_label():
     lanes = np.zeros(GREY.shape[:2], int)
     crosswalks = np.zeros_like(lanes)
@@ -67,7 +77,7 @@ def test_each_lane_and_crosswalk_gets_its_label():
     labelled = overlay(GREY, {**result(lanes, crosswalks), "lane_polylines": [np.array([[30.0, 10], [30, 70]])]})
     changed = (plain != labelled).any(axis=2)
     assert changed[60:75, 22:38].any(), "the lane's number stands at its lower end"
-    plate = (labelled[40:60, 60:100] == instance_color(1)).all(axis=2)
+    plate = (labelled[40:60, 60:100] == instance_color(2)).all(axis=2)
     assert plate.any(), "the crosswalk's number stands on it, on a plate of its colour"
 
 
