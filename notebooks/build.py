@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
@@ -24,7 +25,10 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from roadtopo_lib.course import colab_cell, repository_address, setup_cell  # noqa: E402
+from roadtopo_lib.viz import INSTANCE_COLORS  # noqa: E402
 
+FEWEST_PIXELS = 20
+"""Pixels of an instance's colour from which a picture keeps it."""
 PNG_COLORS = 64
 """A picture in a notebook gets this many colours: a fraction of the bytes, and hardly a difference to be seen."""
 CELL_TIMEOUT = 600
@@ -126,10 +130,17 @@ def reveals(cell: NotebookNode) -> bool:
 
 
 def with_fewer_colors(png: str) -> str:
-    """A base64 PNG with a palette of ``PNG_COLORS``."""
+    """A base64 PNG with a palette of ``PNG_COLORS``; colours of instances stay as they are."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    pixels = np.asarray(picture)
+    kept = [color for color in INSTANCE_COLORS if (pixels == color).all(axis=2).sum() >= FEWEST_PIXELS]
+    chosen = picture.quantize(PNG_COLORS - len(kept), dither=Image.Dither.NONE)
+    if kept:  # few pixels: the rest of a photograph would take their place in the palette
+        palette = Image.new("P", (1, 1))
+        palette.putpalette(chosen.getpalette()[: 3 * (PNG_COLORS - len(kept))] + np.concatenate(kept).tolist())
+        chosen = picture.quantize(palette=palette, dither=Image.Dither.NONE)
     small = io.BytesIO()
-    picture.quantize(PNG_COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    chosen.save(small, "PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode()
 
 

@@ -61,7 +61,7 @@ from roadtopo_lib.course import reveal, reveal_choice, samples
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.exercises import check
 from roadtopo_lib.labels import CLASSES
-from roadtopo_lib.optimization import build_optimizer, build_scheduler
+from roadtopo_lib.optimization import build_optimizer, build_scheduler, orthogonalized
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.viz import color_instances, color_semantic
 
@@ -73,7 +73,8 @@ from roadtopo_lib.viz import color_instances, color_semantic
 
 # %% [markdown]
 # A car's front camera sees a road. We want every lane line (차선) and every crosswalk (횡단보도) as a thing of its
-# own, the lanes numbered from left to right. That takes two answers for each pixel:
+# own, the lines numbered from left to right. From here on *lane* is short for lane line, as lane benchmarks use the
+# word; it is not the strip that one drives in. That takes two answers for each pixel:
 #
 # * **which class** is it? Semantic segmentation (의미론적 분할), six classes;
 # * **which instance** (인스턴스) is it? The third line from the left, say, or the second crosswalk.
@@ -97,7 +98,8 @@ plt.show()
 # %% [markdown]
 # Look at the van on the right: the lines run on behind it, as lane benchmarks label them. In the middle picture a line
 # between two lanes is orange, `lane_marking`. The edge of the carriageway, a painted line or else the kerb, is green,
-# `lane_boundary`. The right picture has colours of its own, one for each instance.
+# `lane_boundary`. Grey is road, pink sidewalk, light blue crosswalk; all else, vehicles too, is black background. The
+# right picture has colours of its own, one for each instance.
 
 # %% [markdown]
 # The class table stands in one file, `labels.py`. The rest of the library takes class ids from there, by name. You will
@@ -111,8 +113,8 @@ for c in CLASSES:
 # > **Predict first.** Which share of this image's pixels belongs to a lane line? Write your guess, in percent, in
 # > place of `None`, then run the cell.
 #
-# The notebooks are stored with their outputs. Those of such a cell are folded until you run it; where they are not
-# (some viewers do not fold), clear all outputs before you begin.
+# The notebooks are stored with their outputs. The output of such a cell stays folded until you run it. If your viewer
+# shows it all the same, clear all outputs before you begin.
 
 # %%
 my_guess = None
@@ -251,7 +253,7 @@ print(big.backbone, big.lr, big.delta_var, big.delta_dist)
 # %% [markdown]
 # ## What the numbers move
 #
-# This section is for reference, too. Each part opens with its settings, a line each; below the cell stand the
+# This section also serves as reference. Each part opens with its settings, a line each; below the cell stand the
 # defaults. A check at the end proves that none was left out.
 
 
@@ -276,7 +278,7 @@ show_defaults(
     {
         "image_size": "height and width that the network sees: larger keeps thin lines, and costs time and memory",
         "crop_top": "share of the height that is cut off above: sky costs as much time as road",
-        "crop_scale": "smallest share of the area that a random crop keeps: less is more variety; 1 keeps all",
+        "crop_scale": "smallest share of the area that a random crop keeps: smaller gives more variety; 1 keeps all",
         "flip_probability": "how often an image is mirrored: left bends become right bends",
         "color_jitter": "how far brightness, contrast and colours vary: the weather must not matter",
         "repeat_threshold": "images with a class rarer than this share are drawn more often; 0 draws all alike",
@@ -339,7 +341,7 @@ show_defaults(
         "ce_weight": "how much cross-entropy counts in the semantic loss",
         "dice_weight": "how much Dice counts in the semantic loss: more of it favours small classes",
         "class_weights": "weighs rare classes up, by one of four formulas; None treats all alike",
-        "ignore_index": "the semantic id that no loss looks at: pixels that nobody labelled",
+        "ignore_index": "the semantic id of pixels that nobody labelled: semantic loss and class scores skip it",
     }
 )
 
@@ -428,14 +430,15 @@ print("accepted:", on_sphere.delta_var, on_sphere.delta_dist)
 # ### The training: two learning rates (notebook 5)
 #
 # The *optimiser* (옵티마이저), here AdamW, turns gradients into changes of the weights. The *learning rate* (학습률)
-# says how large these changes are. A second optimiser, *Muon*, may move the matrices inside the network.
+# says how large these changes are. A second optimiser, *Muon* (K. Jordan and others, 2024), may move the matrices
+# inside the network.
 
 # %%
 show_defaults(
     {
-        "lr": "learning rate of the heads: too low learns nothing in time, too high diverges",
-        "encoder_lr_scale": "the encoder's share of lr: below 1 it protects pretrained weights",
-        "muon_lr": "learning rate of Muon, which moves matrices in all directions alike; 0 leaves them to AdamW",
+        "lr": "AdamW's learning rate of the heads: too low learns nothing in time, too high diverges",
+        "encoder_lr_scale": "the encoder's share of lr and muon_lr: below 1 it protects pretrained weights",
+        "muon_lr": "learning rate of Muon, for matrices inside the network; 0 leaves them to AdamW",
         "betas": "memory of AdamW's running means of the gradient and of its square: nearer to 1 is smoother",
         "weight_decay": "each step shrinks every weight by this share times the rate, whatever the gradient says",
         "warmup_fraction": "share of all steps in which the learning rate rises",
@@ -443,8 +446,23 @@ show_defaults(
 )
 
 # %% [markdown]
-# So there are two rates: `lr` for the heads, which are new, and a tenth of it for the encoder, which knows something
-# already. The optimiser holds them as two groups of parameters:
+# A gradient matrix is strong in a few directions and weak in all others; its *singular values* say how strong. Muon
+# steps about equally far in all of them, 0.7 to 1.2 times its rate. AdamW's first step keeps the gradient's signs only:
+
+# %%
+generator = torch.Generator().manual_seed(0)
+left, right = (torch.linalg.qr(torch.randn(3, 3, generator=generator))[0] for _ in range(2))
+gradient = left @ torch.diag(torch.tensor([100.0, 10.0, 1.0])) @ right
+muon_step = orthogonalized(gradient[None])[0]
+for name, step in {"gradient": gradient, "AdamW": gradient.sign(), "Muon": muon_step}.items():
+    print(f"{name:9s}", " ".join(f"{value:6.1f}" for value in torch.linalg.svdvals(step)))
+
+# %% [markdown]
+# The preset `tiny` trains with Muon, as you will see below. The guide does not know it, and the chapters that follow
+# the guide switch it off.
+#
+# Back to the rates. There are two: `lr` for the heads, which are new, and a tenth of it for the encoder, which knows
+# something already. The optimiser holds them as two groups of parameters:
 
 # %%
 optimizer = build_optimizer(model, big)
@@ -452,7 +470,7 @@ for group in optimizer.param_groups:
     print(f"{group['name']:8s} lr {group['lr']:.1e}, {sum(p.numel() for p in group['params'])} parameters")
 
 # %% [markdown]
-# A *scheduler* (스케줄러) changes both rates from step to step. *Warm-up* (웜업) raises them from nearly zero, then
+# A *scheduler* (스케줄러) changes both rates from step to step. *Warm-up* (웜업) raises them from a small value, then
 # half a cosine lowers them to zero.
 
 # %%
@@ -488,11 +506,11 @@ def after_one_step(optimizer_class):
     weights = torch.nn.Parameter(torch.tensor([10.0, 0.1]))
     weights.grad = torch.zeros(2)
     optimizer_class([weights], lr=0.05, weight_decay=0.01).step()
-    return weights.detach()
+    return weights.tolist()
 
 
-print("Adam, L2 in the gradient:", after_one_step(torch.optim.Adam))
-print("AdamW, decoupled decay:  ", after_one_step(torch.optim.AdamW))
+for name, optimizer_class in {"Adam, L2 in the gradient": torch.optim.Adam, "AdamW": torch.optim.AdamW}.items():
+    print(f"{name:24s}", " ".join(f"{weight:.5f}" for weight in after_one_step(optimizer_class)))
 
 # %% [markdown]
 # Adam takes the same step of 0.05 from the large weight and from the small one: half of the small one is gone. AdamW
@@ -723,7 +741,7 @@ reveal_choice(my_guess, answer)
 # ### 1. The schedule
 #
 # Write the learning rate of step `step` (0, 1, 2 …): `warmup` steps rise linearly, the first already above zero and
-# the last at `base`; then half a cosine falls from `base` to 0 at step `total`. `warmup` may be 0.
+# the last at `base`; then half a cosine falls from `base` at step `warmup` to 0 at step `total`. `warmup` may be 0.
 
 
 # %% tags=["exercise:lr_at"]
@@ -852,8 +870,8 @@ assert max(reach(k) for k in ks) == 2.0 < 2 * config.delta_dist
 check_margins_on_sphere(reach(8) / 2, 8)  # the largest that fits passes without a word
 assert np.allclose(rates[:, 0], 0.1 * rates[:, 1])
 assert rates[:, 1].max() == big.lr
-assert torch.allclose(after_one_step(torch.optim.Adam), torch.tensor([9.95, 0.05]))
-assert torch.allclose(after_one_step(torch.optim.AdamW), torch.tensor([10.0, 0.1]) * (1 - 1 / 2000))
+assert np.allclose(after_one_step(torch.optim.Adam), [9.95, 0.05])
+assert np.allclose(after_one_step(torch.optim.AdamW), np.array([10.0, 0.1]) * (1 - 1 / 2000))
 
 # %%
 assert tiny.epochs == 4

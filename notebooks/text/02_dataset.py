@@ -96,7 +96,7 @@ from roadtopo_lib.widgets import AugmentationInStep
 
 # %%
 rows = [(c.id, c.name, f"instances: {c.instances}" if c.instances else "") for c in CLASSES]
-rows.append((IGNORE_INDEX, "unlabelled", "in no loss, in no score"))
+rows.append((IGNORE_INDEX, "unlabelled", "skipped by semantic loss and scores"))
 figure, ax = plt.subplots(figsize=(5, 2.4))
 for y, (value, name, note) in enumerate(rows):
     ax.add_patch(plt.Rectangle((0, y - 0.4), 0.6, 0.8, facecolor=palette()[value] / 255, edgecolor="black"))
@@ -115,7 +115,8 @@ plt.show()
 # at 0.) It is not background: *background* is a class, and the model is asked to find it.
 #
 # Labels come in two kinds: *visible* ones mark the paint that shows, *amodal* ones continue a line through its gaps
-# and behind vehicles. Our samples are amodal; you will see both below.
+# and behind vehicles. Lines and crosswalks of our samples are amodal (the grey road is not: it ends at a vehicle); you
+# will see both kinds below.
 
 # %% [markdown]
 # ## What lies on disk
@@ -459,19 +460,18 @@ plt.show()
 # %% [markdown]
 # ### Move them yourself
 #
-# In a running notebook these sliders crop, mirror and recolour the scene by hand. Watch the sentence above the pictures
-# while you do. Then switch to separate draws.
+# In a running notebook these sliders crop, mirror and recolour a scene by hand, here one with lanes only. Watch the
+# sentence above the pictures while you do. Then switch to separate draws.
 #
-# > **Predict first.** The masks then take a crop and a flip of their own. How large is the share of the instance pixels
-# > that still fit the image?
+# > **Predict first.** The masks then take another crop, and may be mirrored. How large is the share of the instance
+# > pixels that still fit the image?
 
 # %%
-AugmentationInStep(index=SCENE)
+AugmentationInStep(index=28)
 
 # %% [markdown]
-# It changes from draw to draw: the wide crosswalk, most of the labelled pixels here, often overlaps itself. Lanes are
-# a few pixels wide and hardly ever do; try a scene that has lanes only, such as sample 10. A relative of this trap
-# follows below, in code.
+# It changes from draw to draw. Lanes are a few pixels wide and hardly ever overlap themselves. A wide crosswalk often
+# does, and hides the trap: try sample 45. A relative of this trap follows below, in code.
 
 # %% [markdown]
 # ### Which random numbers?
@@ -664,9 +664,9 @@ plt.show()
 # class weight (클래스 가중치, notebook 4), which only makes a class's pixels count more, can change that.
 
 # %% [markdown]
-# Drawing such images more often can. *Repeat-factor sampling* (반복 계수 샘플링; LVIS, Gupta et al. 2019) gives a class
-# that a share f of the images shows the factor max(1, √(t / f)), and an image the largest factor of its classes. The
-# setting `repeat_threshold` is t; the preset `tiny` takes 0.5.
+# Drawing such images more often can. By *repeat-factor sampling* (반복 계수 샘플링; LVIS, Gupta et al. 2019) a class
+# shown by a share f of the images gets the factor max(1, √(t / f)); an image takes the largest factor of its classes.
+# The setting `repeat_threshold` is t; the preset `tiny` takes 0.5.
 #
 # > **Predict first.** With t = 0.5, which factor does the crosswalk get?
 
@@ -688,7 +688,8 @@ assert len(drawn) == 100 * len(raw) and has_crosswalk[drawn].mean() > 1.2 * has_
 assert np.bincount(drawn, minlength=len(raw))[factors == 1].mean() < 100
 
 # %% [markdown]
-# An epoch is no longer than before, so images that show no rare class come less often.
+# An epoch is no longer than before, so images that show no rare class come less often. An image that is drawn twice in
+# one epoch is augmented alike both times; the next epoch differs.
 
 # %% [markdown]
 # ## Your own data set
@@ -908,7 +909,7 @@ parts = {
 figure, ax = plt.subplots(figsize=(9, 2.4))
 bars = ax.barh(list(parts), list(parts.values()))
 ax.bar_label(bars, fmt=" %.1f ms")
-ax.set(title="The size you train at decides what is dear", xlabel="time for one sample (ms)")
+ax.set(title="The size you train at decides what takes long", xlabel="time for one sample (ms)")
 ax.margins(x=0.15)
 ax.invert_yaxis()
 plt.show()

@@ -84,7 +84,7 @@ from roadtopo_lib.postprocess.curves import row_medians
 from roadtopo_lib.postprocess.road import SUPPORT
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.segformer import upsample_to
-from roadtopo_lib.viz import color_instances, color_semantic, overlay
+from roadtopo_lib.viz import INSTANCE_COLORS, color_instances, color_semantic, overlay
 from roadtopo_lib.widgets import FrameEmbeddings, PostProcessingBench
 
 
@@ -304,7 +304,8 @@ print(f"MeanShift, 0.5: {len(set(meanshift))} lanes; both with 1.5: {[len(set(la
 # far from two lanes.
 
 # %%
-print(*("n_clusters" in inspect.signature(method).parameters for method in (DBSCAN, MeanShift)))
+wants_count = ["n_clusters" in inspect.signature(method).parameters for method in (DBSCAN, MeanShift)]
+print("n_clusters among their arguments:", *wants_count)
 lone = np.vstack([few[few_truth < 2], np.full((1, 32), 20.0)])
 methods = [DBSCAN(eps=1.5, min_samples=10), MeanShift(bandwidth=1.5)]
 methods += [MeanShift(bandwidth=1.5, cluster_all=False, seeds=seeds) for seeds in (None, lone[:100])]
@@ -429,7 +430,8 @@ for a, b in combinations(range(len(modes)), 2):
         along = (pixels - modes[a]) @ (modes[b] - modes[a]) / gap  # 0 at a, gap at b
         at_a, halfway, at_b = (np.count_nonzero(abs(along - t) <= radius / 3) for t in (0, gap / 2, gap))
         valley = halfway < VALLEY * min(at_a, at_b)
-        lane_of_mode[lane_of_mode == lane_of_mode[b]] = lane_of_mode[b if valley else a]
+        if not valley:
+            lane_of_mode[lane_of_mode == lane_of_mode[b]] = lane_of_mode[a]
         print(f"modes {a}, {b}: {at_a:3d} pixels, {halfway:3d}, {at_b:3d}: {'a valley' if valley else 'join'}")
 
 mine_toy = np.where(distance.min(axis=1) <= np.sqrt(2) * radius, lane_of_mode[distance.argmin(axis=1)], -1)
@@ -493,8 +495,9 @@ in_one = {name: int(max(np.bincount(method(ring)[:1500] + 1)[1:], default=0) / 1
 print("lanes of five:", lanes_found, "\n% of the ring in one piece:", in_one)
 
 # %% [markdown]
-# The sample alone loses the small lane; "fast" finds it in its second round. But "fast" cuts the ring into pieces, and
-# no pixel of the ring is near its mean: both want clusters that gather around something. DBSCAN follows any shape.
+# The sample alone loses the small lane; "fast" finds it in its second round. But "fast" cuts the ring into pieces.
+# DBSCAN on a sample finds the ring; but the mean of a ring is its centre, far from every pixel, so all pixels get −1.
+# Both want clusters that gather around something. DBSCAN on all pixels follows any shape.
 
 # %% [markdown]
 # Does that matter? The loss makes no rings around other lanes: it pulls every lane towards one mean. What "fast" gives
@@ -547,11 +550,13 @@ plt.show()
 
 # %% [markdown]
 # The guide is right that DBSCAN is faster than MeanShift. It still recommends MeanShift and calls its speed "medium":
-# measured, it is the slowest by far, and finds nothing here that the others miss. 2,000 pixels take it longer than five
-# frames last. Nor does DBSCAN on all pixels keep up with a camera for long: find where its line meets the dotted one.
+# measured, it is the slowest by far, and finds nothing here that the others miss. For 2,000 pixels it needs many times
+# the 0.04 s of a frame. Nor does DBSCAN on all pixels keep up with a camera for long: find where its line meets the
+# dotted one.
 
 # %% [markdown]
-# How many lane pixels has a whole frame? We shall count: thousands.
+# How many lane pixels has a whole frame? We shall count: thousands. And clustering is only one part of a frame's time;
+# the bench at the end of the next section shows the others.
 
 # %% [markdown]
 # ### The guide says / we measured: "the embedding space becomes Gaussian"
@@ -581,7 +586,7 @@ normal = np.random.default_rng(0).normal(size=(400, 2)) * trained.std()
 figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharex=True, sharey=True)
 for ax, cloud, title in zip(axes, [trained, normal], ["After training", "A Gaussian of equal width"]):
     ax.scatter(*(cloud - cloud.mean(axis=0)).T, s=4)
-    title = f"{title}: kurtosis {kurtosis(cloud).mean():+.1f}"
+    title = f"{title}:\nexcess kurtosis {kurtosis(cloud).mean():+.1f}"
     ax.set(title=title, aspect="equal", xlabel="dimension 1", ylabel="dimension 2")
 plt.show()
 
@@ -652,7 +657,7 @@ for line, expected in LISTING.items():
 
 image, true_semantic, _ = LaneInstanceDataset(samples(), "val").read(7)
 really, as_written = (np.count_nonzero(true_semantic == k) for k in (LANE_MARKING, 1))
-print(f"lane_class_id=1: {as_written} pixels of asphalt; class {LANE_MARKING}: {really} pixels of paint")
+print(f"lane_class_id=1: {as_written} pixels of asphalt; class {LANE_MARKING}: {really} pixels of lane_marking")
 
 # %% [markdown]
 # It never ran. The `IndexError` is worth a thought: `cluster_labels` has one entry per *lane pixel*, so it has no
@@ -851,9 +856,9 @@ shared = [shared[members.index([k])] for k in range(3)]  # in the order of the l
 titles = ["Each its own curve, continued straight", "One road: the curves agree"]
 axes = show([[(dark(scene.image), title) for title in titles]], (7.4, 2.1))[0]
 for ax, polylines in zip(axes, [curves, shared]):
-    for polyline, color in zip(polylines, COLORS):
+    for polyline, color, line in zip(polylines, [*COLORS[:3], "yellow"], ("-", "-", "-", ":")):  # dotted: the patch
         end = [x_at_row(polyline, height - 1), height - 1]
-        ax.plot(*np.vstack([polyline, end]).T, color=color, linewidth=2.5)
+        ax.plot(*np.vstack([polyline, end]).T, line, color=color, linewidth=2.5)
     for true_lane_curve in scene.lanes:
         ax.plot(*true_lane_curve.T, "--", color="white", linewidth=1)
 plt.show()
@@ -869,12 +874,13 @@ kept_lanes = sorted(k for lane in kept_lanes for k in lane)
 print("dashed lanes, pixels:", [len(pixels) for pixels in visible], "kept:", kept_lanes)
 
 # %% [markdown]
-# The third lane is where it should be, and the patch is gone: a line that spans less than a fifth of its curve is no
-# line. We call this the 20 % rule. From the first pixel to the last, mind: the gaps of a dashed line do it no harm. The
-# second line of output is of such a scene, visible pixels only.
+# The third lane is where it should be, and the patch is gone: a line that spans less than a fifth of its curve, drawn
+# over all rows that any line of the road reaches, is no line. We call this the 20 % rule. From the first pixel to the
+# last, mind: the gaps of a dashed line do it no harm. The second line of output is of such a scene, visible pixels
+# only.
 
 # %% [markdown]
-# The rule has a price: of a lane that shows nothing but its far end, it makes nothing. So `LanePostProcessor` applies
+# The rule has a price: it drops a lane of which only the far end shows. So `LanePostProcessor` applies
 # it only where it knows the network's confidence. A mask without one is taken at its word.
 
 # %% [markdown]
@@ -976,7 +982,7 @@ assert len(pixels) > 8 * len(cells)
 axes_2d = np.linalg.svd(pixels - pixels.mean(axis=0), full_matrices=False)[2][:2]  # (2, 32)
 flat, flat_cells = ((vectors - pixels.mean(axis=0)) @ axes_2d.T for vectors in (pixels, cells))
 figure, ax = plt.subplots(figsize=(7, 3.6))
-for lane, color, marker in zip(ids, COLORS, "os^vD"):
+for lane, color, marker in zip(ids, INSTANCE_COLORS / 255, "os^vD"):
     ax.scatter(*flat[lane_of == lane].T, s=1, color=color, alpha=0.6)
     at = flat_cells[small[small > 0] == lane].T
     ax.scatter(*at, s=26, color=color, marker=marker, edgecolor="black", linewidth=0.7, label=f"lane {lane}")
@@ -1027,7 +1033,7 @@ FrameEmbeddings()
 
 # %% [markdown]
 # Spread out, and far: random weights tell places apart, not lanes. Training first draws everything together, and
-# then takes the lanes from each other.
+# then pulls the lanes apart.
 
 # %%
 moments = FrameMoments.load(samples())
@@ -1043,8 +1049,8 @@ assert scores[0] < 0.5 and scores[1] < 0.1 and scores[-1] > 0.9
 # end at d − δ_var, no longer at 2.5. How near do means come?
 
 # %% [markdown]
-# We read all 48 scenes; none of them was this model's, whatever the split is called. Of each we keep the embeddings of
-# the pixels that model and truth both call lane, and the true lane of each.
+# We read 48 of the 72 scenes; none of them was this model's, whatever the split is called. Of each we keep the
+# embeddings of the pixels that model and truth both call lane, and the true lane of each.
 
 
 # %%
@@ -1062,7 +1068,8 @@ def inspect_scene(split, index):
 frames = [inspect_scene(split, i) for split, n in [("train", 24), ("val", 12), ("test", 12)] for i in range(n)]
 
 # %% [markdown]
-# The cell first prints how far apart the nearest two means of a scene are. Then it repeats the sweep, on the 12 scenes
+# The cell first prints how far apart the nearest two means of a scene are, in scenes that have two lanes of 131 pixels
+# (0.1 % of an image, `min_pixels`) or more. Then it repeats the sweep, on the 12 scenes
 # of the test split. The grey band is what the nearest means of all scenes leave.
 
 # %% tags=["nbval-ignore-output"]
@@ -1178,8 +1185,12 @@ assert max(value["embeddings"], value["components + road"]) < value["embeddings 
 # three lanes that we can check: lane 2 gets lane 3's number, lane 1 does not pass `min_pixels`.
 
 # %% [markdown]
-# Every stage is a call of the library with the later stages switched off. We audit four ways: the library's, the same
-# without both the 0.7 (all lane pixels draw the curves) and the 20 % rule, without the road model, and the components.
+# Every stage is a call of the library with the later stages switched off. We audit four ways:
+#
+# * the library's;
+# * "without both": without the 0.7 (all lane pixels draw the curves) and without the 20 % rule;
+# * "no road": without the road model, too;
+# * the components.
 
 
 # %%
@@ -1201,7 +1212,7 @@ def stages(frame):
     clustered = first | {"in no cluster (−1)": every["lane_instances"], "below min_pixels": found["embeddings"]}
     return {
         "library": clustered | {"too few sure pixels": sure["lane_instances"], "20 % rule": found[best_variant]},
-        "without both": clustered | {"20 % rule": found["embeddings + road"]},
+        "without both": clustered | {"road model": found["embeddings + road"]},
         "no road": clustered,
         "components": first | {"below min_pixels": found["components"]},
     }
@@ -1248,11 +1259,12 @@ for frame in frames:
 audits = {way: Counter(what for frame in frames for what, _ in frame["audit"][way]) for way in WAYS}
 library, loose, no_road, pieces = audits.values()
 ROWS = ["not in the class mask", "in no cluster (−1)", "below min_pixels", "too few sure pixels", "20 % rule"]
-ROWS += ["given to another lane", "found, curve off", "found", "result on no lane", "lane in pieces", "wrong order"]
+ROWS += ["road model", "given to another lane", "found, curve off", "found"]
+ROWS += ["result on no lane", "lane in pieces", "wrong order"]
 print(f"{'':24s}", *(f"{way:>12s}" for way in WAYS))
 for row in ROWS:
     print(f"{row:24s}", *(f"{counts[row]:12d}" for counts in audits.values()))
-assert {sum(counts[row] for row in ROWS[:8]) for counts in audits.values()} == {155}  # true lanes
+assert {sum(counts[row] for row in ROWS[:9]) for counts in audits.values()} == {155}  # true lanes
 assert library["result on no lane"] < 0.7 * loose["result on no lane"]  # what the 0.7 and the rule buy
 assert loose["found, curve off"] < 0.9 * no_road["found, curve off"]  # what the road buys
 assert 0.4 < pieces["found, curve off"] / (pieces["found, curve off"] + pieces["found"]) < 0.6
@@ -1261,42 +1273,45 @@ assert pieces["lane in pieces"] > 2 and library["lane in pieces"] == no_road["la
 
 # %% [markdown]
 # Read the first column downwards. Of 155 true lanes, the two large losses are lanes whose curve is off, and lanes that
-# were never in the class mask; there the components lose the same. Clustering, `min_pixels`, the 0.7 and the 20 % rule
-# lose hardly any.
+# were never in the class mask, which all four ways share. Clustering, `min_pixels`, the 0.7, the 20 % rule and the road
+# model lose hardly any.
 
 # %% [markdown]
 # What do the last two buy? Compare the first column with the second: far fewer results where no lane is. Lane F1 counts
 # those as much as missing lanes. And the road? Compare the second with the third: fewer curves are off.
 
 # %% [markdown]
-# The components lose few lanes, but about half of the lanes that they keep get a wrong curve. They have the most false
-# results, too, and only they leave lanes in pieces.
+# The components lose hardly more lanes than the others, but about half of the lanes that they keep get a wrong curve.
+# They have the most false results, too, and only they leave lanes in pieces.
 
 # %% [markdown]
 # ## Failure gallery
 #
 # One scene for each kind, truth on the left, the rows of the sky cut off. The white outline is the lane that the title
-# speaks of, in both pictures. For lanes in pieces or in the wrong order we have to ask the components.
+# speaks of, in both pictures; the thin lines on the right are the curves found. Each side counts its own lanes, so
+# colours need not agree between them; in the wrong order, the numbers do not run from left to right. For lanes in
+# pieces or in the wrong order we have to ask the components.
 
 
 # %%
-def numbered(image, mask):
-    """Lanes painted and numbered over the dark image."""
-    lines = [np.argwhere(mask == k)[:, ::-1] if k in mask else np.zeros((1, 2)) for k in range(1, mask.max() + 1)]
+def numbered(image, mask, lines=None):
+    """Lanes painted and numbered over the dark image; without lines, the numbers alone."""
+    if lines is None:
+        lines = [np.argwhere(mask == k)[:, ::-1] if k in mask else np.zeros((1, 2)) for k in range(1, mask.max() + 1)]
     found = {"lane_instances": mask, "crosswalk_instances": np.zeros_like(mask), "lane_polylines": lines}
     return overlay(dark(image), found, alpha=1.0)
 
 
-KINDS = [("components", row) for row in ("given to another lane", "lane in pieces", "wrong order")]
-KINDS += [("library", row) for row in ("not in the class mask", "found, curve off")]
+KINDS = [("library", row) for row in ("not in the class mask", "given to another lane", "found, curve off")]
+KINDS += [("components", row) for row in ("lane in pieces", "wrong order")]
 rows, shown, outlined = [], [], []
 for way, row in KINDS:
     for k in [k for k, frame in enumerate(frames) if row in dict(frame["audit"][way]) and k not in shown][:1]:
         frame = frames[k]
         shown.append(k)
         outlined += 2 * [frame["true"] == dict(frame["audit"][way])[row]]
-        mask = frame["found"][WAYS[way]]["lane_instances"]
-        pictures = numbered(0 * frame["image"], frame["true"]), numbered(frame["image"], mask)
+        mask, lines = (frame["found"][WAYS[way]][key] for key in ("lane_instances", "lane_polylines"))
+        pictures = numbered(0 * frame["image"], frame["true"]), numbered(frame["image"], mask, lines)
         rows.append(list(zip(pictures, ["truth", f"{way}: {row}"])))
 assert len(rows) >= 4
 for ax, lane in zip(show(rows, (7.6, 1.6 * len(rows))).flat, outlined):

@@ -148,7 +148,7 @@ with open(work / "run" / "history.csv") as file:
 training_curve(history)
 
 # %% [markdown]
-# Training loss falls on; validation loss levels off late, and well above it: the model leans on what these twelve
+# Training loss falls on; validation loss levels off, well above it: the model leans on what these twelve
 # scenes have of their own. Keep that in mind.
 
 # %% [markdown]
@@ -348,8 +348,9 @@ print(f"threshold {threshold:.1f} px, {right.sum()} of {len(right)} points right
 
 # %% [markdown]
 # Two baselines (기준선) stand beside it: `components` has the same class mask, but no embeddings, no road model and no
-# choice of sure pixels (notebook 6); `opencv` learns nothing at all. A model that does not beat them is not worth its
-# training.
+# choice of sure pixels (notebook 6); `opencv` learns nothing at all: it takes narrow bright strips, makes line segments
+# of them (Hough), and keeps those that point to one vanishing point. A model that does not beat them is not worth its
+# training. (Notebook 6 scored lower: there the segmenter looked once at each image, here twice; see *Use it*.)
 
 # %% tags=["nbval-ignore-output"]
 segmenter = LaneSegmenter.from_checkpoint(model_file, device)
@@ -420,7 +421,7 @@ assert all(day[key] > max(day["baselines"][name][key] for name in BASELINES) for
 # on 24 scenes real? That, too, is answered below, on 160.
 
 # %% [markdown]
-# Where a bar of "mixed" is the higher one, it is a dozen scenes once more.
+# Where a bar of "mixed" is the higher one, the cause is again the small number of scenes.
 
 # %% [markdown]
 # ### Pixel accuracy sees no lanes
@@ -555,7 +556,7 @@ print({n: f"{value:.3f}" for n, value in averages.items()})
 
 # %% [markdown]
 # **Why.** A rare class is present in some batches only. Where it is absent it is left out of the mean; where three
-# pixels of it are predicted, an IoU of 0 weighs a full class. Which of both happens depends on the batch.
+# pixels of it are predicted, an IoU of 0 weighs a full class. Which of the two happens depends on the batch.
 
 # %% [markdown]
 # **Mended.** Add up pixel counts over all batches, divide once.
@@ -573,7 +574,7 @@ print({n: f"{value:.3f}" for n, value in sums.items()})
 # each by itself, and keep what the renderer knows about it. The model was trained on `day` only.
 
 # %% [markdown]
-# For each scene we keep TP, FP and FN. For each lane: was it found, is it painted for sure (a road's *boundary* may be
+# For each scene we keep TP, FP and FN. For each lane: was it found, is it certainly painted (a road's *boundary* may be
 # a bare kerb), and which share of its full (amodal) label shows paint? Dash gaps, bare stretches and vehicles hide the
 # rest; paint that is only faded counts as shown.
 
@@ -642,8 +643,8 @@ assert interval([s["model"] for s in scenes])[0] > max(interval([s[name] for s i
 # compares all rain with all dry scenes does not know which of the two he measured (a *confounder*, 교란 변수).
 
 # %% [markdown]
-# So the groups of weather are kept apart: rain by day only, dusk and night in the dry only. In brackets: how many
-# scenes are left.
+# So the groups of weather are kept apart: rain by day only, dusk and night in the dry only. The groups of curves and
+# traffic still mix all weathers, and fog may be in any group. In brackets: how many scenes are left.
 
 # %%
 KINDS = {
@@ -768,21 +769,24 @@ def f1_change(one, other):
     pair = np.stack([results[one], results[other]]) * alike[:, None]  # (2, 80, 3)
     drawn = np.random.default_rng(0).integers(len(ROADS), size=(1000, len(ROADS)))  # the same roads for both
     draws = f1_of(pair[:, drawn].sum(axis=2))  # (2, 1000)
-    return f1_of(pair.sum(axis=1)), np.quantile(draws[0] - draws[1], [0.025, 0.975]), alike.sum()
+    return f1_of(pair.sum(axis=1)), np.quantile(draws[0] - draws[1], [0.025, 0.975]), alike
 
 
 PAIRS = {"rain": "dry day", "night": "dry day", "dry day": "no vehicles", "bent": "straight"}
 changes_of = {one: f1_change(one, other) for one, other in PAIRS.items()}
 night, day_by_night = changes_of["night"][0]
 reveal(my_guess, night - day_by_night)
-for one, ((f1, f1_other), (low, high), roads) in changes_of.items():
-    print(f"{one:7s} {f1:.3f}, {PAIRS[one]:11s} {f1_other:.3f}: {low:+.3f} … {high:+.3f} on {roads} roads")
+for one, ((f1, f1_other), (low, high), alike) in changes_of.items():
+    print(f"{one:7s} {f1:.3f}, {PAIRS[one]:11s} {f1_other:.3f}: {low:+.3f} … {high:+.3f} on {alike.sum()} roads")
 for a, b, c in zip(versions["dry day"], versions["rain"], versions["night"]):
     assert np.array_equal(a.instance_amodal, b.instance_amodal) and np.array_equal(a.instance_amodal, c.instance_amodal)
 
 # %% [markdown]
-# What did the pairs bring? The same changes, asked in three ways: of the groups above; of our 80 roads, as if those of
-# one version had nothing to do with those of the other; and road by road.
+# (A road counts only where both versions show equally many lanes, so the dry day has two scores.)
+#
+# What did the pairs bring? Similar changes, asked in three ways: of the groups above; of our roads, as if those of one
+# version had nothing to do with those of the other; and road by road. Rain and night are the same question in all
+# three. Of vehicles and bends the groups ask less: four or more against none, a radius below 500 m against straight.
 
 # %%
 as_groups = [("rain by day", "dry day"), ("dry night", "dry day"), ("traffic", "empty road"), ("curves", "straight")]
@@ -790,11 +794,12 @@ figure, ax = plt.subplots(figsize=(7, 3.6))
 spans = []
 for (one, other), (group, other_group) in zip(PAIRS.items(), as_groups):
     spans.append(difference(by_kind[group], by_kind[other_group]))
-    spans += [difference(results[one], results[other]), changes_of[one][1]]
+    alike = changes_of[one][2]
+    spans += [difference(results[one][alike], results[other][alike]), changes_of[one][1]]
 ax.hlines(range(12), *np.transpose(spans), color=["0.6", "C1", "C0"] * 4, linewidth=4)
 ax.axvline(0, color="0.4", linestyle="--")
 ax.set(title="Road by road the interval is narrowest", xlabel="difference of lane F1 (95 % interval)")
-ways = ("groups", "80 roads", "80 pairs")
+ways = ("groups", "roads", "pairs of roads")
 ax.set_yticks(range(12), [f"{kind}: {way}" for kind in ("rain", "night", "vehicles", "bends") for way in ways])
 ax.invert_yaxis()
 plt.show()
@@ -886,8 +891,8 @@ assert [s["light"] for s in worst] == ["night", "day", "dusk"] and worst[1]["veh
 # %% [markdown]
 # <details><summary>What we see</summary>
 #
-# The first is at night, on pale concrete: two of four lines are found, both run beside the truth farther away, and
-# scraps on the left are taken for paint. The second is by day: vehicles hide most of two lines, whose labels run on
+# The first is at night, on pale concrete: two of four lines are found, both beside the truth for a part of their way,
+# and scraps on the left are taken for paint. The second is by day: vehicles hide most of two lines, whose labels run on
 # behind them, and only pieces of a broad crosswalk are found. The third is at dusk, in rain: two lines are found for
 # their near half, the other two not at all.
 #
@@ -1136,12 +1141,13 @@ memory = {name: gigabytes(name) for name in BACKBONES}
 print({name: f"{size:.2f} GB" for name, size in memory.items()})
 
 # %% [markdown]
-# Activations, the intermediate results that the backward pass needs, come on top; they were not measured here. A T4 has
-# 16 GB (NVIDIA's data sheet). If it does not fit, lower `batch_size` and raise `accumulation_steps` (notebook 5).
+# Activations, the intermediate results that the backward pass needs, come on top. Notebook 5 counted them for b5: for
+# four images of 512 × 1024 they are more than nine tenths of all memory. A T4 has 16 GB (NVIDIA's data sheet). If it
+# does not fit, lower `batch_size` and raise `accumulation_steps` (notebook 5).
 
 # %% [markdown]
 # What can run here is the same path with `b0` from random weights, small images, one epoch: train, store, read back,
-# infer.
+# infer. What it finds after one epoch is nonsense; only the path counts.
 
 # %% tags=["nbval-ignore-output"]
 config = b0.replace(pretrained=False, image_size=(64, 128), epochs=1)

@@ -37,7 +37,7 @@ def expect_written(value: object, what: str = "your function") -> None:
 
 def expect_tensor(value: object, shape: tuple[int, ...], what: str = "the result") -> None:
     """Type and shape of a tensor."""
-    expect_written(value, what)
+    expect_written(value)
     expect(isinstance(value, Tensor), f"{what} should be a tensor, it is a {type(value).__name__}")
     expect(tuple(value.shape) == shape, f"{what} should have shape {shape}, it has {tuple(value.shape)}")
 

@@ -398,7 +398,7 @@ def _verdict(lanes: np.ndarray, labels: np.ndarray, radius: float, gap: float, r
         return f"{found}, although radius {radius:.2f} exceeds half the distance of the nearest means, {gap / 2:.2f}"
     if NEARLY * radius < reach:
         return f"{found}, although radius {radius:.2f} leaves out points up to {reach:.2f} from their mean"
-    return f"{found}: radius {radius:.2f} covers {reach:.2f} and stays below half of {gap:.2f}"
+    return f"{found}: radius {radius:.2f} covers {reach:.2f} and does not exceed half of {gap:.2f}"
 
 
 def _lanes(count: int) -> str:

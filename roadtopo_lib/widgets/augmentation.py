@@ -61,7 +61,8 @@ class AugmentationInStep(Board):
         self.panels[2].draw(over.astype(np.uint8), "instances (a colour is an id)")
         self.words = f"{agreement:.0%} of the instance pixels bear the id that belongs to what the image shows there."
         if self._separately.value:
-            self.words += " Two calls are two draws: the masks took a crop and a flip of their own."
+            mirrored = " and are mirrored differently" if of_masks.flip != chosen.flip else ""
+            self.words += f" Out of step: two calls are two draws, and the masks took another crop{mirrored}."
 
     def _another_draw(self) -> Augmentation:
         random = np.random.default_rng((self._index.value, self._draws))

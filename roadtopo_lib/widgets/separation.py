@@ -19,6 +19,8 @@ ARROW_LENGTH, SHORTEST_ARROW, LONGEST_ARROW = 0.15, 0.02, 1.0
 MAX_LANES = 8
 TERM_COLORS = {"variance": "#4477AA", "distance": "#EE6677", "regularization": "#228833"}
 TERM_STYLES = {"variance": "-", "distance": "--", "regularization": ":"}
+LAST_STEP = {"marker": "o", "markersize": 4, "markevery": [-1]}
+"""A dot at the end of each line: at step 0 there is nothing else to see."""
 
 
 CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 49)), np.sin(np.linspace(0, 2 * np.pi, 49))], axis=1)
@@ -90,7 +92,7 @@ class TermsPanel(Panel):
         self.axes.set_ylabel("term of the loss, unweighted", fontsize=8)
         self.axes.grid(alpha=0.2)
         self._lines = {
-            name: self.axes.plot([], [], TERM_STYLES[name], color=color, lw=1.8, label=name)[0]
+            name: self.axes.plot([], [], TERM_STYLES[name], color=color, lw=1.8, label=name, **LAST_STEP)[0]
             for name, color in TERM_COLORS.items()
         }
         (self._floor,) = self.axes.plot([], [], "-.", color="black", lw=1.2)

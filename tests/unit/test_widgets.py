@@ -116,7 +116,7 @@ class TestEveryWidget:
         ),
         ("MarginsExplorer", "On the unit sphere 5 means cannot"),
         ("LossShaper", "at probability 0.30"),
-        ("AugmentationInStep", "Two calls are two draws"),
+        ("AugmentationInStep", "two calls are two draws"),
         ("FrameEmbeddings", "After 0 steps"),
     ],
 )
