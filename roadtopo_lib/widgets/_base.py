@@ -28,8 +28,8 @@ from PIL import Image
 from roadtopo_lib.viz import INSTANCE_COLORS
 
 DPI = 100
-PANEL_SIZE = (4.6, 3.7)
-"""Inches: two panels lie side by side on a 1280 pixel page, one alone fills a phone."""
+PANEL_SIZE = (4.1, 3.5)
+"""Inches: two panels lie side by side in JupyterLab on a 1280 pixel screen, file list open; one alone fills a phone."""
 
 COLORS = INSTANCE_COLORS / 255
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -24,7 +24,7 @@ class AugmentationInStep(Board):
         self.dataset = dataset or LaneInstanceDataset(samples(), "train")
         self._read(index)
         size = self._files[0].shape[:2]
-        self.panels = [PicturePanel(size, 3.2) for _ in range(3)]
+        self.panels = [PicturePanel(size, 2.75) for _ in range(3)]
         self._index = slider("sample (number)", index, 0, len(self.dataset) - 1, 1)
         self._size = slider("crop side (%)", 80, 30, 100, 1)
         self._left = slider("from left (%)", 50, 0, 100, 1)

@@ -38,7 +38,7 @@ FAULTS = [
     Fault(
         "the encoder learns at the full rate",
         "optimization.py",
-        'config.lr * group["lr_scale"]',
+        'config.lr * g["lr_scale"]',
         "config.lr",
         "01_config",
     ),
