@@ -111,8 +111,10 @@ def test_margins_explorer_follows_a_dragged_margin(lab, open_notebook):
     notebook = open_notebook(lab.write("drag.ipynb", IMPORT, "MarginsExplorer()")).run_all()
     board = notebook.board()
     board.wait_for_words("does not exceed half of 3.0")
+    before = board.picture()
     board.drag("delta_dist (units)", 0.9)
     words = board.wait_for_words("does not exceed half of 5.", timeout=20)
+    assert changed(before, board.picture()) > 0.001
     assert "all 5 lanes found" in words
 
 
