@@ -21,7 +21,7 @@ from roadtopo_lib.postprocess.curves import (
     order_left_to_right,
     x_at_row,
 )
-from roadtopo_lib.postprocess.road import SUPPORT, curves_of_road, fit_road
+from roadtopo_lib.postprocess.road import curves_of_road, fit_road
 
 __all__ = [
     "LanePostProcessor",
@@ -108,8 +108,9 @@ class LanePostProcessor:
             confidence: (H, W) probability that a pixel is of a lane class. Only pixels with at least 0.7 then decide
                 where a lane's curve runs, and a lane without enough of them is dropped; its mask keeps them all. Dice
                 makes predicted lines too wide rather than too narrow, and their rims are what lies off the curve.
-                Lanes that span less than a fifth of their road's curve are dropped, too. Without it the mask is taken
-                at its word: no lane of ``min_pixels`` is dropped.
+                Lanes that span less than a fifth of their road's curve are dropped, too, and lanes on one curve become
+                one. Without it mask and embeddings are taken at their word: no lane of ``min_pixels`` is dropped or
+                joined with another.
 
         Returns:
             The dict of ``collect_instances``.
@@ -188,8 +189,7 @@ def collect_instances(
         sure_pixels = [core for core in sure if len(core) >= min_pixels]
     polylines = [fit_lane_curve(pixels % width, pixels // width) for pixels in sure_pixels]
     if road_model:
-        support = 0.0 if confidence is None else SUPPORT
-        members, polylines = curves_of_road(sure_pixels, polylines, (height, width), support)
+        members, polylines = curves_of_road(sure_pixels, polylines, (height, width), as_given=confidence is None)
         lane_pixels = [np.unique(np.concatenate([lane_pixels[k] for k in lane])) for lane in members]
     order = order_left_to_right(polylines, reference_row * (height - 1))
     centers = [center_on_curve(polylines[i], lane_pixels[i] % width, lane_pixels[i] // width) for i in order]

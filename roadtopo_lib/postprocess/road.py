@@ -43,6 +43,10 @@ TOLERANCE = 0.65
 OWN_SHARE = 0.3
 """A line of which less lies on the road's curve is not of this road and keeps its own."""
 
+WORSE = 0.1
+"""A line taken as given keeps its own curve where its points lie farther from the road's, on average, by so many line
+widths. (Where a network drew the points the road knows better: lane F1 falls if such lines keep theirs.)"""
+
 SUPPORT = 0.2
 """A line is dropped if from its first pixel to its last it spans less of its curve: a stray blob, not a line."""
 
@@ -144,19 +148,20 @@ def curves_of_road(
     lane_pixels: Sequence[np.ndarray],
     polylines: Sequence[np.ndarray],
     image_size: tuple[int, int],
-    support: float = SUPPORT,
+    as_given: bool = False,
 ) -> tuple[list[list[int]], list[np.ndarray]]:
     """Replaces the lanes' own curves by those of the road they share, where there is such a road.
 
     Every line of the road is drawn through all rows that any of them reaches, except where it would come too near
     another. Lanes whose pixels do not lie on the road's curve keep their own; mere blobs are dropped; two pieces of a
-    line become one.
+    line become one. The last two are not done with lanes taken as given.
 
     Args:
         lane_pixels: K arrays of flat pixel indices.
         polylines: the lanes' own curves, K arrays (M, 2) of (x, y).
         image_size: (H, W) in pixels.
-        support: a line that spans a smaller share of its curve is dropped, 0..1; 0 drops none.
+        as_given: the lanes are right, not found by a network: each remains, and the road must fit its pixels as well
+            as its own curve does.
 
     Returns:
         For each lane that remains, which of the given ones it consists of, longest first, and its polyline. All lanes
@@ -179,13 +184,16 @@ def curves_of_road(
         on_curve = np.abs(np.interp(line_rows, rows, x) - line_columns) * np.interp(line_rows, rows, across)
         near = line_rows[on_curve < TOLERANCE * unit]
         shown = (x >= 0) & (x <= width - 1)
-        if len(near) < OWN_SHARE * len(line_rows) or shown.sum() < 2:
+        own_x = np.interp(line_rows, polylines[k][:, 1], polylines[k][:, 0])
+        off_own = np.abs(own_x - line_columns) * np.interp(line_rows, rows, across)
+        worse = np.minimum(on_curve, unit).mean() - np.minimum(off_own, unit).mean() > WORSE * unit
+        if len(near) < OWN_SHARE * len(line_rows) or shown.sum() < 2 or (as_given and worse):
             kept.append(([int(k)], polylines[k], np.full(len(rows), np.nan)))
             continue
         gaps = np.array([np.abs(columns - x) * across for _, _, columns in kept]).reshape(len(kept), len(rows))
         own = np.isin(rows, near)
         twins = np.flatnonzero(np.median(gaps[:, own], axis=1) < SAME_LINE * unit)  # never true of NaN
-        if len(twins):
+        if len(twins) and not as_given:
             kept[twins[0]][0].append(int(k))
             continue
         # Beyond its own pixels a line is continued only while it keeps its distance from the others.
@@ -193,7 +201,10 @@ def curves_of_road(
         shown &= ~crowded
         length = 1 / across[shown]  # of the curve in each row
         spanned = (rows >= near[0]) & (rows <= near[-1])  # gaps between dashes and vehicles on the way belong to it
-        if shown.sum() < 2 or length[spanned[shown]].sum() < support * length.sum():
+        if not as_given and length[spanned[shown]].sum() <= SUPPORT * length.sum():
+            continue
+        if shown.sum() < 2:
+            kept.append(([int(k)], polylines[k], np.full(len(rows), np.nan)))
             continue
         chosen = np.unique(np.append(np.arange(0, shown.sum(), int(STEP) // 2), shown.sum() - 1))
         polyline = np.stack([x[shown][chosen], rows[shown][chosen]], axis=1)

@@ -494,3 +494,31 @@ def test_embeddings_that_are_not_finite_are_refused():
 def test_impossible_settings_are_refused_by_name(setting, named):
     with pytest.raises(ValueError, match=named):
         LanePostProcessor(**setting)
+
+
+def as_given(instances: np.ndarray) -> dict:
+    """What becomes of lanes with perfect embeddings, (H, W) ids, 0 = none."""
+    embeddings = (5 * np.eye(8, dtype=np.float32))[instances].transpose(2, 0, 1)
+    return LanePostProcessor().process(np.where(instances > 0, LANE_MARKING, 0), embeddings)
+
+
+def test_lanes_with_perfect_embeddings_are_never_joined():
+    bars = np.zeros((64, 96), int)
+    bars[10:14, 5:90], bars[50:54, 5:90] = 1, 2
+    assert as_given(bars)["lane_count"] == 2
+    dashes = np.zeros((64, 96), int)
+    dashes[5:25, 10:14], dashes[35:60, 10:14] = 1, 2  # one above the other
+    assert as_given(dashes)["lane_count"] == 2
+
+
+@pytest.mark.parametrize("columns", [(128, 148, 168), (58, 412, 424), (448, 460), (10, 120, 260, 390, 500)])
+def test_upright_lanes_that_no_road_explains_keep_their_own_curves(columns):
+    lanes = np.zeros((256, 512), int)
+    for number, x in enumerate(columns, start=1):
+        lanes[32:224, x - 1 : x + 2] = number
+    result = as_given(lanes)
+    assert result["lane_count"] == len(columns)
+    for x, polyline in zip(columns, result["lane_polylines"], strict=True):
+        assert np.abs(polyline[:, 0] - x).max() < 1
+        assert polyline[0, 1] <= 33
+        assert polyline[-1, 1] >= 222
