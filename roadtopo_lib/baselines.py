@@ -1,6 +1,7 @@
 """Two ways to find lanes that the model has to beat.
 
-* ``connected_components``: the model's semantic mask without its embeddings. Shows what the instance head adds.
+* ``connected_components``: the model's semantic mask without its embeddings, its confidence and the road model. Shows
+  what all that comes after the semantic head adds together; notebook 6 takes it apart.
 * ``classical_lanes``: OpenCV without any learning. Shows what the network adds.
 
 Both return what ``LanePostProcessor.process`` returns.

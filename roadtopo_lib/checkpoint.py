@@ -79,7 +79,17 @@ def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], config: dic
     """
     metadata = {"kind": KIND, "config": json.dumps(config), "info": json.dumps(info)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: safetensors.torch.save_file(contiguous, temporary, metadata=metadata))
+    content = _with_sorted_metadata(safetensors.torch.save(contiguous, metadata=metadata))
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file whose metadata stand in the order of their names: equal models make equal files."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    sorted_header = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return content[:8] + sorted_header.ljust(length) + content[8 + length :]
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
@@ -94,7 +104,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict, dict]
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file")
+        raise FileNotFoundError(f"{path}: no such model file, expected a .safetensors file written by this library")
     with path.open("rb") as file:
         start = file.read(4)
     if any(start.startswith(signature) for signature in _PICKLE_SIGNATURES):

@@ -263,7 +263,7 @@ class LaneSegmentationConfig:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such config file")
+            raise FileNotFoundError(f"{path}: no such config file, expected a YAML file")
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:

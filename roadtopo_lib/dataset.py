@@ -63,7 +63,7 @@ def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.n
     """Reads a mask of class ids.
 
     Args:
-        path: single-channel 8-bit PNG.
+        path: single-channel PNG of 8 bits, or of 2 or 4 as tools that shrink files make of it.
         num_classes: ids 0..num_classes-1 and 255 are valid.
 
     Returns:
@@ -76,7 +76,7 @@ def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.n
     picture = _open(path)
     if picture.mode != "L":
         raise ValueError(f"{path}: semantic masks are single-channel 8-bit, found {_describe(picture)}")
-    mask = np.asarray(picture)
+    mask = _unscaled(picture, path)
     ids = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     wrong = [int(i) for i in ids if i >= num_classes and i != IGNORE_INDEX]
     if wrong:
@@ -88,8 +88,8 @@ def read_instance_mask(path: str | Path) -> np.ndarray:
     """Reads a mask of instance ids.
 
     Args:
-        path: PNG, grey (8 or 16 bit: the value is the id) or RGB (black is 0; every other colour gets an id, 1..N in
-            the order of its (red, green, blue) value).
+        path: PNG, grey (2 to 16 bit: the value is the id) or RGB of 8 bits (black is 0; every other colour gets an id,
+            1..N in the order of its (red, green, blue) value).
 
     Returns:
         (H, W) uint16.
@@ -101,11 +101,13 @@ def read_instance_mask(path: str | Path) -> np.ndarray:
     """
     picture = _open(path)
     if picture.mode in ("L", *GREY_16_BIT):
-        mask = np.asarray(picture)
+        mask = _unscaled(picture, path)
         if mask.min(initial=0) < 0 or mask.max(initial=0) > np.iinfo(np.uint16).max:
             raise ValueError(f"{path}: instance ids {mask.min()}..{mask.max()} found, expected 0..65535")
         return mask.astype(np.uint16)
     if picture.mode == "RGB":
+        if _bit_depth(path) == 16:  # Pillow would cut colours to 8 bits: several would become one
+            raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB of 8 bits, found RGB of 16 bits")
         return rgb_to_instance_ids(np.asarray(picture), path)
     raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB, found {_describe(picture)}")
 
@@ -406,10 +408,25 @@ def _open(path: str | Path) -> Image.Image:
         picture = Image.open(path)
         picture.load()
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: not an image that can be read") from None
+        raise ValueError(f"{path}: not an image that can be read, expected a JPEG or PNG") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: too large to be read safely ({error})") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: damaged or truncated image ({error})") from None
+        raise ValueError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
     return picture
+
+
+def _bit_depth(path: str | Path) -> int:
+    """Bits per channel of a PNG; 8 of any other file."""
+    with open(path, "rb") as file:
+        start = file.read(25)  # signature, length and name of the header chunk, width, height, bit depth
+    return start[24] if start.startswith(b"\x89PNG") else 8
+
+
+def _unscaled(picture: Image.Image, path: str | Path) -> np.ndarray:
+    """The values of a grey picture as stored: those of 2 and 4 bits, Pillow spreads over 0..255."""
+    bits = min(8, _bit_depth(path))
+    return np.asarray(picture) // (255 // (2**bits - 1))
 
 
 def _describe(picture: Image.Image) -> str:

@@ -99,7 +99,7 @@ class LaneSegmenter:
         """Separates the lanes and crosswalks of one image, or of every image in a folder.
 
         Args:
-            image: (H, W, 3) uint8 RGB of any size from 32×32, the path of an image file, or the path of a folder.
+            image: (H, W, 3) uint8 RGB of any size, the path of an image file, or the path of a folder.
 
         Returns:
             The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder a list of
@@ -124,7 +124,7 @@ class LaneSegmenter:
         """What the network says of one image: all that ``LanePostProcessor.process`` takes, by the names it takes.
 
         Args:
-            image: (H, W, 3) uint8 RGB of any size from 32×32.
+            image: (H, W, 3) uint8 RGB of any size.
 
         Returns:
             ``semantic_pred`` (H, W) int64 class ids, ``embeddings`` (D, h, w) float32, ``first_row``, the image row
@@ -135,10 +135,10 @@ class LaneSegmenter:
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
-        if min(image.shape[:2]) < 32:
-            raise ValueError(f"image must be at least 32 pixels high and wide, got {image.shape[:2]}")
+        if image.size == 0:
+            raise ValueError(f"image must be at least one pixel, got {image.shape[:2]}")
         height, width = image.shape[:2]
-        top = min(rows_cut(height, self.config.crop_top), height - 32)
+        top = max(0, min(rows_cut(height, self.config.crop_top), height - 32))
         outputs = self.model(self._view(image[top:]), upsample=False)
         # Interpolated as logits, like in training: a thin line between two cells would lose to both sides otherwise.
         logits = outputs["logits"].float()  # (1, C, h, w)

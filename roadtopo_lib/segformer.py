@@ -263,7 +263,7 @@ class SegFormerModel(nn.Module):
         try:
             model = cls(**settings, pretrained=False)
             model.load_state_dict(tensors)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{path}: weights do not fit the settings in the file: {str(error).splitlines()[0]}"
             ) from None

@@ -235,7 +235,7 @@ class LaneSegmentationTrainer:
         self.model.eval()
         meter = Meter()
         confusion = ConfusionMatrix(self.model.num_classes, self.config.ignore_index)
-        for batch in loader:
+        for batch in tqdm(loader, "validation", unit="batch", leave=False, disable=None if self.progress else True):
             losses, logits = self._losses(batch)
             _stop_if_not_finite("validation loss", losses["loss"].item(), [batch])
             meter.add(losses, weight=len(batch["image"]))

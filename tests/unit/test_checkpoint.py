@@ -34,3 +34,15 @@ def test_a_file_is_replaced_not_rewritten(tmp_path):
         write_text_atomic(path, "new")
         assert reader.read() == "old"
     assert path.read_text() == "new"
+
+
+def test_equal_models_make_equal_files(tmp_path):
+    """The library that writes the format orders what is not a tensor at random, anew in every process."""
+    info = dict.fromkeys("hijklmnop", 1)
+    for name in ("one", "two"):
+        save_weights(tmp_path / name, {"weight": torch.arange(3.0)}, {"backbone": "tiny"}, **info)
+    content = (tmp_path / "one").read_bytes()
+    assert content == (tmp_path / "two").read_bytes()
+    assert content.index(b'"config"') < content.index(b'"info"') < content.index(b'"kind"')
+    tensors, config, found = load_weights(tmp_path / "one")
+    assert (tensors["weight"].tolist(), config, found) == ([0.0, 1.0, 2.0], {"backbone": "tiny"}, info)

@@ -1,5 +1,9 @@
 """Masks are read as what they are, and both move together with the image."""
 
+import struct
+import zlib
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from roadtopo_lib.dataset import (
     build_transform,
     read_image,
     read_instance_mask,
+    read_semantic_mask,
     repeat_factors,
     rgb_to_instance_ids,
 )
@@ -264,3 +269,36 @@ def test_two_images_of_one_name_are_refused(tmp_path):
     write_sample(tmp_path, "same", np.zeros((*SIZE, 3), np.uint8), blank, blank, ".png")
     with pytest.raises(ValueError, match="several images are named 'same'"):
         LaneInstanceDataset(tmp_path, "train")
+
+
+def write_small_grey(path: Path, values: np.ndarray, bits: int) -> None:
+    """A grey PNG of 2 or 4 bits, as tools that shrink files write it; Pillow itself writes 8."""
+    rows = [np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].ravel() for row in values.astype(np.uint8)]
+    raw = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
+    parts = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_masks_of_fewer_bits_keep_their_ids(tmp_path, bits):
+    ids = np.random.default_rng(0).integers(0, min(2**bits, 6), (5, 7))
+    write_small_grey(tmp_path / "mask.png", ids, bits)
+    np.testing.assert_array_equal(read_semantic_mask(tmp_path / "mask.png"), ids)
+    np.testing.assert_array_equal(read_instance_mask(tmp_path / "mask.png"), ids)
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    colors = np.zeros((4, 4, 3), np.uint16)
+    colors[1], colors[2] = (0, 0, 300), (0, 0, 301)  # equal once cut to 8 bits
+    cv2.imwrite(str(tmp_path / "mask.png"), colors)
+    with pytest.raises(ValueError, match=r"mask\.png: .* found RGB of 16 bits"):
+        read_instance_mask(tmp_path / "mask.png")
+
+
+def test_an_image_too_large_to_be_safe_is_refused_by_name(tmp_path, monkeypatch):
+    Image.new("L", (64, 64)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"large\.png: too large"):
+        read_image(tmp_path / "large.png")

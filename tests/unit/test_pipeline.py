@@ -151,12 +151,18 @@ def test_lanes_of_a_small_image_stay_in_place():
         np.zeros((64, 64), np.uint8),
         np.zeros((64, 64, 4), np.uint8),
         np.zeros((64, 64, 3)),
-        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
     ],
 )
 def test_arrays_that_are_no_rgb_image_are_refused(segmenter, image):
     with pytest.raises(ValueError, match="image must be"):
         segmenter(image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 20), (31, 400), (300, 7)])
+def test_images_of_any_size_are_segmented(segmenter, size):
+    result = segmenter(np.full((*size, 3), 90, np.uint8))
+    assert result["semantic_mask"].shape == result["lane_instances"].shape == size
 
 
 def test_a_checkpoint_brings_its_settings(checkpoint):

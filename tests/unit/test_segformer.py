@@ -302,3 +302,11 @@ def test_one_step_wakes_the_silent_blocks():
         for block in stage.blocks:
             assert block.attention.o_proj.weight.grad.abs().max() > 0
             assert block.mlp.fc2.weight.grad.abs().max() > 0
+
+
+def test_settings_in_the_file_that_no_model_has_are_refused_by_file_name(tmp_path):
+    model = SegFormerModel("tiny", pretrained=False)
+    settings = {**model.config_dict(), "backbone": "b9"}
+    save_weights(tmp_path / "odd.safetensors", model.state_dict(), settings)
+    with pytest.raises(ValueError, match=r"odd\.safetensors: .*b9"):
+        SegFormerModel.load(tmp_path / "odd.safetensors")
