@@ -54,7 +54,7 @@ class LaneSegmentationConfig:
         warmup_fraction: share of all optimiser steps with a linearly rising rate, 0..1; a half cosine to zero follows.
         epochs: passes over the training set, >= 1.
         batch_size: images per forward pass, >= 1.
-        accumulation_steps: forward passes per optimiser step, >= 1.
+        accumulation_steps: batches per optimiser step, >= 1.
         max_grad_norm: gradients are scaled down to this total norm, > 0.
         patience: epochs without a better validation loss before training stops early, >= 1.
         amp: ``"auto"`` chooses by device, or ``"off"``, ``"fp16"``, ``"bf16"``.

@@ -185,8 +185,8 @@ class LaneSegmentationTrainer:
 
         A batch's share of the gradient is its share of what each loss averages over: labelled pixels for the semantic
         loss (by class weight if it has any), images with instances for the discriminative loss. Dividing by the number
-        of batches would be wrong for a short last batch. Two things still see one batch at a time: BatchNorm in the
-        heads, and Dice, whose areas are those of a batch.
+        of batches would be wrong for a short last batch. Dice is no mean, see ``_dice_slopes``. BatchNorm in the heads
+        still sees one batch at a time.
         """
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was stopped or interrupted, if there was one
         semantic_shares = _shares(
@@ -194,13 +194,9 @@ class LaneSegmentationTrainer:
         )
         instance_shares = _shares([_count_with_instances(b["instance_mask"]) for b in batches])
         totals = []
-        for batch, semantic_share, instance_share in zip(batches, semantic_shares, instance_shares, strict=True):
-            losses, _ = self._losses(batch)
+        for batch, *of_union in zip(batches, semantic_shares, instance_shares, self._dice_slopes(batches), strict=True):
+            losses, objective, _ = self._losses(batch, *of_union)
             totals.append(losses["loss"].detach())
-            objective = (
-                self.config.semantic_weight * semantic_share * losses["semantic"]
-                + self.config.instance_weight * instance_share * losses["instance"]
-            )
             self.scaler.scale(objective).backward()
             meter.add(losses, weight=len(batch["image"]))
         self.scaler.unscale_(self.optimizer)  # clipping must see true gradients, not scaled ones
@@ -221,6 +217,36 @@ class LaneSegmentationTrainer:
         if self.scheduler is not None:
             self.scheduler.step()
 
+    def _dice_slopes(self, batches: list[dict]) -> Sequence[Tensor | None]:
+        """For each batch the derivative of the union's Dice loss by the batch's soft counts, (3, B, C).
+
+        Dice divides sums over all images of a step, so its gradient in one batch depends on the others. The sums are
+        taken first, in a forward pass of its own without gradients, but only where several batches make a step and the
+        loss has Dice; else it is ``None`` for each.
+        """
+        criterion = self.semantic_criterion
+        if len(batches) == 1 or not isinstance(criterion, CombinedLoss) or criterion.dice_weight == 0:
+            return [None] * len(batches)
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        tracked = [m.track_running_stats for m in norms]
+        for m in norms:
+            m.track_running_stats = False  # the pass that counts is the second one
+        try:
+            # The second pass draws the same random numbers.
+            with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(self.device)):
+                counts = [self._dice_counts(batch) for batch in batches]  # (3, B_i, C) each
+        finally:
+            for m, was in zip(norms, tracked, strict=True):
+                m.track_running_stats = was
+        union = torch.cat(counts, dim=1).requires_grad_()
+        (slopes,) = torch.autograd.grad(criterion.dice.from_counts(union), union)
+        return slopes.split([c.shape[1] for c in counts], dim=1)
+
+    def _dice_counts(self, batch: dict) -> Tensor:
+        with torch.autocast(self.device.type, dtype=self.amp.dtype, enabled=self.amp.enabled):
+            logits, _ = self._predict(batch)
+            return self.semantic_criterion.terms(logits, batch["semantic_mask"].to(self.device))[1]
+
     @torch.no_grad()
     def validate(self, loader: DataLoader) -> float:
         """One pass over the validation set, in evaluation mode.
@@ -236,25 +262,40 @@ class LaneSegmentationTrainer:
         meter = Meter()
         confusion = ConfusionMatrix(self.model.num_classes, self.config.ignore_index)
         for batch in tqdm(loader, "validation", unit="batch", leave=False, disable=None if self.progress else True):
-            losses, logits = self._losses(batch)
+            losses, _, logits = self._losses(batch)
             _stop_if_not_finite("validation loss", losses["loss"].item(), [batch])
             meter.add(losses, weight=len(batch["image"]))
             confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
         self.val_metrics = {**meter.means(), "miou": confusion.miou()}
         return self.val_metrics["loss"]
 
-    def _losses(self, batch: dict) -> tuple[dict[str, Tensor], Tensor]:
-        """Forward pass: all losses of one batch, and the logits (B, C, H, W)."""
-        images = batch["image"].to(self.device, non_blocking=True)  # (B, 3, H, W)
+    def _predict(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Forward pass: logits (B, C, H, W) at the masks' size, embeddings (B, D, h, w)."""
+        outputs = self.model(batch["image"].to(self.device, non_blocking=True), upsample=False)
+        return upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:]), outputs["embeddings"]
+
+    def _losses(
+        self, batch: dict, semantic_share: float = 1.0, instance_share: float = 1.0, dice_slope: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """All losses of one batch; what to call ``backward`` on, its part in a step of several; logits (B, C, H, W)."""
         semantic_mask = batch["semantic_mask"].to(self.device, non_blocking=True)  # (B, H, W)
         instance_mask = batch["instance_mask"].to(self.device, non_blocking=True)  # (B, H, W)
         with torch.autocast(self.device.type, dtype=self.amp.dtype, enabled=self.amp.enabled):
-            outputs = self.model(images, upsample=False)  # logits (B, C, h, w), embeddings (B, D, h, w)
-            logits = upsample_to(outputs["logits"], semantic_mask.shape[1:])  # (B, C, H, W)
-            semantic = self.semantic_criterion(logits, semantic_mask)
-            instance, parts = self.instance_criterion(outputs["embeddings"], instance_mask)
-        total = self.config.semantic_weight * semantic + self.config.instance_weight * instance
-        return {"loss": total, "semantic": semantic, "instance": instance, **parts}, logits.detach()
+            logits, embeddings = self._predict(batch)
+            instance, parts = self.instance_criterion(embeddings, instance_mask)
+            if dice_slope is None:
+                semantic = self.semantic_criterion(logits, semantic_mask)
+                of_step = semantic_share * semantic
+            else:
+                criterion = self.semantic_criterion
+                cross_entropy, counts = criterion.terms(logits, semantic_mask)
+                dice, dice_of_step = criterion.dice.from_counts(counts), (dice_slope * counts).sum()
+                semantic = criterion.ce_weight * cross_entropy + criterion.dice_weight * dice
+                of_step = criterion.ce_weight * semantic_share * cross_entropy + criterion.dice_weight * dice_of_step
+        semantic_weight, instance_weight = self.config.semantic_weight, self.config.instance_weight
+        total = semantic_weight * semantic + instance_weight * instance
+        objective = semantic_weight * of_step + instance_weight * instance_share * instance
+        return {"loss": total, "semantic": semantic, "instance": instance, **parts}, objective, logits.detach()
 
     def _finish_epoch(self, seconds: float) -> None:
         row = {"epoch": self.epoch}

@@ -66,10 +66,10 @@ class _OverlapLoss(nn.Module):
             probabilities = _logit_per_class(logits).softmax(dim=1)
         else:
             probabilities = logits if logits.shape[1] > 1 else torch.cat([1 - logits, logits], dim=1)
-        return self._from_probabilities(probabilities, target, foreground_only=logits.shape[1] == 1)
+        return self.from_counts(self._counts(probabilities, target), foreground_only=logits.shape[1] == 1)
 
-    def _from_probabilities(self, probabilities: Tensor, target: Tensor, foreground_only: bool) -> Tensor:
-        """The loss of checked inputs, (B, C, H, W) and (B, H, W) → scalar; perhaps, if none is weighted, of class 1."""
+    def _counts(self, probabilities: Tensor, target: Tensor) -> Tensor:
+        """Soft counts of each image and class: (B, C, H, W), (B, H, W) → (3, B, C), Σ p·g, Σ p (or p²) and Σ g."""
         valid, target = _split_ignored(target, self.ignore_index)
         valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
         target = target.flatten(1)  # (B, H·W)
@@ -78,15 +78,25 @@ class _OverlapLoss(nn.Module):
         if self.ignore_index is not None and not valid.all():
             probabilities = probabilities * valid[:, None]
 
-        # Soft counts of each image and class, (B, C). No one-hot truth: its true class's probability is all that a
-        # pixel adds to the hits.
+        # No one-hot truth: its true class's probability is all that a pixel adds to the hits.
         none = probabilities.new_zeros(probabilities.shape[:2])
         of_true_class = probabilities.gather(1, target[:, None])[:, 0]  # (B, H·W)
         hits = none.scatter_add(1, target, of_true_class)
         predicted = self._predicted_share(probabilities).sum(dim=2)
         truth = none.scatter_add(1, target, valid)
-        if not self.per_image:
-            hits, predicted, truth = hits.sum(dim=0), predicted.sum(dim=0), truth.sum(dim=0)  # (B, C) → (C,)
+        return torch.stack([hits, predicted, truth])
+
+    def from_counts(self, counts: Tensor, foreground_only: bool = False) -> Tensor:
+        """The loss of images of which only soft counts are left; those of several batches may be put together.
+
+        Args:
+            counts: (3, B, C): Σ p·g, Σ p (of Dice with ``square_denominator``, Σ p²) and Σ g of each image and class.
+            foreground_only: without class weights, compare the region of class 1 alone.
+
+        Returns:
+            A scalar in [0, 1].
+        """
+        hits, predicted, truth = counts if self.per_image else counts.sum(dim=1)  # (B, C) or (C,) each
         weights = self.class_weights
         if weights is None:
             weights = truth.new_tensor([0, 1]) if foreground_only else truth.new_ones(truth.shape[-1])
@@ -321,13 +331,20 @@ class CombinedLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit each other, or a weight too many or too few.
         """
+        cross_entropy, counts = self.terms(logits, target)
+        dice = self.dice.from_counts(counts, foreground_only=logits.shape[1] == 1)
+        loss = self.ce_weight * cross_entropy + self.dice_weight * dice
+        return loss, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
+
+    def terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, a scalar, and the soft counts (3, B, C) of which ``dice.from_counts`` makes the Dice loss.
+
+        For those who put several batches together: the Dice loss of their union is no mean of their Dice losses.
+        """
         logits, target = _check_inputs(logits, target, self.dice.class_weights)
         # Both terms need it, and it is the dearest step of either.
         log_probabilities = F.log_softmax(_logit_per_class(logits), dim=1)
-        cross_entropy = self._cross_entropy(log_probabilities, target)
-        dice = self.dice._from_probabilities(log_probabilities.exp(), target, foreground_only=logits.shape[1] == 1)
-        loss = self.ce_weight * cross_entropy + self.dice_weight * dice
-        return loss, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
+        return self._cross_entropy(log_probabilities, target), self.dice._counts(log_probabilities.exp(), target)
 
     def _cross_entropy(self, log_probabilities: Tensor, target: Tensor) -> Tensor:
         """Torch's (weighted) mean, except that a batch of ignored pixels gives zero where torch gives NaN."""

@@ -97,14 +97,17 @@ class NotFiniteGradient(torch.autograd.Function):
         return gradient * math.nan
 
 
-def gradients_before_clipping(data, batch_size, accumulation_steps, unlabelled=False, class_weights=None):
+def gradients_before_clipping(
+    data, batch_size, accumulation_steps, unlabelled=False, class_weights=None, dice_weight=0.0, per_image=False
+):
     """The gradient of the first optimiser step, as the optimiser would see it without clipping."""
     config = CONFIG.replace(
-        batch_size=batch_size, accumulation_steps=accumulation_steps, max_grad_norm=1e9, dice_weight=0.0
+        batch_size=batch_size, accumulation_steps=accumulation_steps, max_grad_norm=1e9, dice_weight=dice_weight
     )
     model = PixelModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     criterion = build_semantic_criterion(config, class_weights)
+    criterion.dice.per_image = per_image
     trainer = LaneSegmentationTrainer(model, optimizer, criterion, device="cpu", config=config, progress=False)
     captured = {}
 
@@ -133,6 +136,43 @@ def test_accumulated_batches_give_the_gradient_of_the_large_batch(data, batch_si
     small = gradients_before_clipping(data, batch_size, math.ceil(6 / batch_size), unlabelled, class_weights)
     for name in large:
         torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("class_weights", [None, torch.tensor([0.2, 0.2, 5.0, 1.0, 1.0, 1.0])])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_accumulated_dice_is_that_of_the_large_batch(data, batch_size, per_image, class_weights):
+    settings = {"unlabelled": True, "class_weights": class_weights, "dice_weight": 0.4, "per_image": per_image}
+    large = gradients_before_clipping(data, 6, 1, **settings)
+    small = gradients_before_clipping(data, batch_size, math.ceil(6 / batch_size), **settings)
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-7)
+
+
+def draw_a_number(*_) -> None:
+    """Stands for dropout, of which the tiny model has none."""
+    torch.rand(1)
+
+
+def test_the_pass_that_only_counts_for_dice_leaves_no_trace(data):
+    """Running means move once a batch, and as many random numbers are drawn as without Dice."""
+    batches = [torch.utils.data.default_collate([LaneInstanceDataset(data, "train")[k]]) for k in range(3)]
+    left = []
+    for dice_weight in (0.0, 0.4):
+        torch.manual_seed(0)
+        config = CONFIG.replace(accumulation_steps=3, dice_weight=dice_weight)
+        model = SegFormerModel("tiny", pretrained=False)
+        model.register_forward_pre_hook(draw_a_number)
+        trainer = LaneSegmentationTrainer(
+            model, torch.optim.SGD(model.parameters(), lr=0.0), device="cpu", config=config, progress=False
+        )
+        trainer._training_step(batches, Meter())
+        norm = model.semantic_head.batch_norm
+        assert norm.track_running_stats
+        left.append((norm.running_mean.clone(), norm.num_batches_tracked.item(), torch.get_rng_state()))
+    torch.testing.assert_close(left[0][0], left[1][0])
+    assert left[0][1] == left[1][1] == 3
+    assert torch.equal(left[0][2], left[1][2])
 
 
 def test_the_last_incomplete_window_is_not_lost(data):
@@ -355,7 +395,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(data):
     )
     seen = []
     original = trainer._losses
-    trainer._losses = lambda batch: (seen.append(batch["image_path"]), original(batch))[1]
+    trainer._losses = lambda batch, *parts: (seen.append(batch["image_path"]), original(batch, *parts))[1]
     with pytest.raises(FloatingPointError, match="gradient norm is nan on the batch of") as caught:
         trainer.train_epoch(loaders(data, config)[0])
     assert str(caught.value).endswith(", ".join([*seen[2], *seen[3]]))
