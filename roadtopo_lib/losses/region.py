@@ -66,10 +66,13 @@ class _OverlapLoss(nn.Module):
             probabilities = _logit_per_class(logits).softmax(dim=1)
         else:
             probabilities = logits if logits.shape[1] > 1 else torch.cat([1 - logits, logits], dim=1)
-        return self.from_counts(self._counts(probabilities, target), foreground_only=logits.shape[1] == 1)
+        return self.from_counts(self._counts(probabilities, target, binary=logits.shape[1] == 1))
 
-    def _counts(self, probabilities: Tensor, target: Tensor) -> Tensor:
-        """Soft counts of each image and class: (B, C, H, W), (B, H, W) → (3, B, C), Σ p·g, Σ p (or p²) and Σ g."""
+    def _counts(self, probabilities: Tensor, target: Tensor, binary: bool) -> Tensor:
+        """Soft counts of each image and class: (B, C, H, W), (B, H, W) → (3, B, C), Σ p·g, Σ p (or p²) and Σ g.
+
+        Of a binary mask (C = 2) without class weights those of the foreground alone, (3, B, 1).
+        """
         valid, target = _split_ignored(target, self.ignore_index)
         valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
         target = target.flatten(1)  # (B, H·W)
@@ -84,23 +87,22 @@ class _OverlapLoss(nn.Module):
         hits = none.scatter_add(1, target, of_true_class)
         predicted = self._predicted_share(probabilities).sum(dim=2)
         truth = none.scatter_add(1, target, valid)
-        return torch.stack([hits, predicted, truth])
+        counts = torch.stack([hits, predicted, truth])
+        return counts[:, :, 1:] if binary and self.class_weights is None else counts
 
-    def from_counts(self, counts: Tensor, foreground_only: bool = False) -> Tensor:
+    def from_counts(self, counts: Tensor) -> Tensor:
         """The loss of images of which only soft counts are left; those of several batches may be put together.
 
         Args:
             counts: (3, B, C): Σ p·g, Σ p (of Dice with ``square_denominator``, Σ p²) and Σ g of each image and class.
-            foreground_only: without class weights, compare the region of class 1 alone.
 
         Returns:
             A scalar in [0, 1].
         """
         hits, predicted, truth = counts if self.per_image else counts.sum(dim=1)  # (B, C) or (C,) each
-        weights = self.class_weights
-        if weights is None:
-            weights = truth.new_tensor([0, 1]) if foreground_only else truth.new_ones(truth.shape[-1])
-        return _mean_of_present(self._loss_per_class(hits, predicted, truth), weights.to(truth) * (truth > 0))
+        present = (truth > 0).to(truth)
+        weights = present if self.class_weights is None else present * self.class_weights.to(truth)
+        return _mean_of_present(self._loss_per_class(hits, predicted, truth), weights)
 
     def _predicted_share(self, probabilities: Tensor) -> Tensor:
         """What a pixel of each probability counts as predicted."""
@@ -332,7 +334,7 @@ class CombinedLoss(nn.Module):
             ValueError: shapes that do not fit each other, or a weight too many or too few.
         """
         cross_entropy, counts = self.terms(logits, target)
-        dice = self.dice.from_counts(counts, foreground_only=logits.shape[1] == 1)
+        dice = self.dice.from_counts(counts)
         loss = self.ce_weight * cross_entropy + self.dice_weight * dice
         return loss, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
 
@@ -344,7 +346,8 @@ class CombinedLoss(nn.Module):
         logits, target = _check_inputs(logits, target, self.dice.class_weights)
         # Both terms need it, and it is the dearest step of either.
         log_probabilities = F.log_softmax(_logit_per_class(logits), dim=1)
-        return self._cross_entropy(log_probabilities, target), self.dice._counts(log_probabilities.exp(), target)
+        counts = self.dice._counts(log_probabilities.exp(), target, binary=logits.shape[1] == 1)
+        return self._cross_entropy(log_probabilities, target), counts
 
     def _cross_entropy(self, log_probabilities: Tensor, target: Tensor) -> Tensor:
         """Torch's (weighted) mean, except that a batch of ignored pixels gives zero where torch gives NaN."""
