@@ -243,6 +243,7 @@ class LaneSegmentationTrainer:
         return slopes.split([c.shape[1] for c in counts], dim=1)
 
     def _dice_counts(self, batch: dict) -> Tensor:
+        """Soft counts of each image and class of one batch, (3, B, C), see ``CombinedLoss.terms``."""
         with torch.autocast(self.device.type, dtype=self.amp.dtype, enabled=self.amp.enabled):
             logits, _ = self._predict(batch)
             return self.semantic_criterion.terms(logits, batch["semantic_mask"].to(self.device))[1]

@@ -434,9 +434,8 @@ assert product16 < 3 * product or detour < product16
 assert str(choose_amp("cpu")) == "off (float32)"  # so the library leaves it off on a CPU
 
 # %% [markdown]
-# Below 1 means faster. The stored numbers come from a processor with matrix units for bfloat16 (Intel's AMX): there the
-# product is faster, the whole pass about as fast. On another server the same cell gave 8.6 × for the pass, 30.4 × for
-# the product, and 1.3 × by the detour.
+# Below 1 means faster. On a processor with matrix units for bfloat16 (Intel's AMX) we saw a faster product, and a pass
+# about as fast. On another, both were slower by far, and the detour was not.
 #
 # The usual explanation: a processor without bfloat16 instructions has to convert back and forth. But the detour
 # converts, too. Where it is the faster way, it is the *kernel*, the routine behind `@`, that costs: it may convert
@@ -955,7 +954,7 @@ plt.show()
 # then falls to about the same loss as the good run, while its norm sinks far below.
 #
 # It takes a rate that absurd to be sure of a NaN, since Adam's steps have the length of the rate, however large the
-# gradients. At 20 the loss soars into the millions. Whether it then ends in NaN was a matter of rounding when we
+# gradients. At 20 the loss soars, too. Whether it then ends in NaN was a matter of rounding when we
 # tried: on one kind of processor yes, on another no.
 
 # %% [markdown]

@@ -22,7 +22,7 @@ from roadtopo_lib.scenes.vehicles import draw_vehicle, sample_vehicles
 from roadtopo_lib.scenes.weather import Light, sample_light
 
 PRESETS = ("day", "all")
-MIN_SIZE = 32  # pixels: below it a marking is a fraction of a pixel even at the bonnet
+MIN_SIZE = 32  # pixels
 
 
 @dataclass(frozen=True)

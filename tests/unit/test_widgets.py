@@ -151,10 +151,8 @@ class TestPanel:
 
 
 def test_a_picture_panel_shows_the_picture_whole_below_its_title_and_dashes_one_row():
-    panel, color = (
-        PicturePanel((100, 200), inches=4.6),
-        (10, 200, 30),
-    )  # an even number of rows: no row is half and half
+    # So wide that it has an even number of rows: none is half and half.
+    panel, color = PicturePanel((100, 200), inches=4.6), (10, 200, 30)
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[:] = color
     picture[50:] = 255 - np.array(color)
