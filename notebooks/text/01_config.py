@@ -447,7 +447,7 @@ show_defaults(
 
 # %% [markdown]
 # A gradient matrix is strong in a few directions and weak in all others; its *singular values* say how strong. Muon
-# steps about equally far in all of them, 0.7 to 1.2 times its rate. AdamW's first step keeps the gradient's signs only:
+# steps about equally far in all of them. AdamW's first step keeps the gradient's signs only:
 
 # %%
 generator = torch.Generator().manual_seed(0)

@@ -350,7 +350,8 @@ print(f"threshold {threshold:.1f} px, {right.sum()} of {len(right)} points right
 # Two baselines (기준선) stand beside it: `components` has the same class mask, but no embeddings, no road model and no
 # choice of sure pixels (notebook 6); `opencv` learns nothing at all: it takes narrow bright strips, makes line segments
 # of them (Hough), and keeps those that point to one vanishing point. A model that does not beat them is not worth its
-# training. (Notebook 6 scored lower: there the segmenter looked once at each image, here twice; see *Use it*.)
+# training. (Do not compare with notebook 6: it scored other scenes, too, and its segmenter looked once at each image;
+# ours looks twice, see *Use it*.)
 
 # %% tags=["nbval-ignore-output"]
 segmenter = LaneSegmenter.from_checkpoint(model_file, device)
