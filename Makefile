@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $(STAMP)
 
 run: setup  ## do the main job: render, train, evaluate, infer; writes results/
-	$(BIN)/python -m roadtopo_lib.main_job --out results
+	$(BIN)/python -m roadtopo_lib.app.main_job --out results
 
 test: lint pytest  ## everything that CI runs: lint, tests, notebooks, coverage
 

@@ -7,7 +7,7 @@ the file; they are loaded into float32 as always.
 import sys
 from pathlib import Path
 
-from roadtopo_lib.checkpoint import load_weights, save_weights
+from roadtopo_lib.files import load_weights, save_weights
 
 tensors, config, info = load_weights(sys.argv[1])
 halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

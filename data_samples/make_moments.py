@@ -12,9 +12,9 @@ import torch
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform, image_to_tensor, rows_cut
-from roadtopo_lib.optimization import build_scheduler
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
+from roadtopo_lib.training.optimizer import build_scheduler
 
 HERE = Path(__file__).parent
 FRAMES = (0, 1)

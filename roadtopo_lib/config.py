@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from roadtopo_lib.checkpoint import write_text_atomic
+from roadtopo_lib.files import write_text_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 ACTIVATIONS = ("gelu", "relu")
@@ -48,7 +48,7 @@ class LaneSegmentationConfig:
         lr: base learning rate of AdamW, > 0. The heads run at this rate.
         encoder_lr_scale: the encoder runs at ``lr * encoder_lr_scale``, >= 0.
         muon_lr: rate at which Muon moves the matrices of hidden layers, >= 0; the encoder's times
-            ``encoder_lr_scale``. 0 leaves all to AdamW. See ``optimization.Muon``.
+            ``encoder_lr_scale``. 0 leaves all to AdamW. See ``training.optimizer.Muon``.
         betas: AdamW's moment decay rates.
         weight_decay: AdamW's decoupled weight decay, >= 0.
         warmup_fraction: share of all optimiser steps with a linearly rising rate, 0..1; a half cosine to zero follows.

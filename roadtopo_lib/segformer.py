@@ -23,9 +23,9 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
-from roadtopo_lib.checkpoint import load_weights, save_weights
 from roadtopo_lib.config import ACTIVATIONS
-from roadtopo_lib.doctor import ask_hub
+from roadtopo_lib.files import load_weights, save_weights
+from roadtopo_lib.hub import ask_hub
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class SegFormerModel(nn.Module):
             encoder_lr_scale: the encoder's share of the base rate.
 
         Returns:
-            ``[{"name", "params", "lr_scale"}]`` for encoder and heads. ``optimization.build_optimizer`` makes rates of
+            ``[{"name", "params", "lr_scale"}]`` for encoder and heads. ``training.optimizer.build_optimizer`` makes rates of
             them; an optimiser of torch would take the groups as they are and ignore ``lr_scale``.
 
         Raises:

@@ -12,10 +12,8 @@ import copy
 import csv
 import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +22,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from roadtopo_lib.amp import choose_amp
-from roadtopo_lib.checkpoint import check_writable, write_text_atomic
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.data.checks import check_every_file
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.files import check_writable, write_text_atomic
 from roadtopo_lib.labels import NO_INSTANCE
 from roadtopo_lib.losses import CombinedLoss, class_weights
 from roadtopo_lib.metrics import ConfusionMatrix
-from roadtopo_lib.optimization import (
+from roadtopo_lib.segformer import SegFormerModel, upsample_to
+from roadtopo_lib.training.amp import choose_amp
+from roadtopo_lib.training.optimizer import (
     build_instance_criterion,
     build_optimizer,
     build_scheduler,
     build_semantic_criterion,
 )
-from roadtopo_lib.segformer import SegFormerModel, upsample_to
 
 Callback = Callable[["LaneSegmentationTrainer", dict], None]
 """Called after every epoch with the trainer and that epoch's row of the history."""
@@ -45,8 +44,6 @@ Callback = Callable[["LaneSegmentationTrainer", dict], None]
 WEIGHT_SAMPLES = 200
 """Images, evenly spread over the training set, whose pixels are counted for class weights."""
 
-MAX_READERS = 4
-"""Threads, at most, that read all files before training. They decode side by side, but share one Python interpreter."""
 
 RUN_FILES = ("config.yaml", "history.csv", "best.safetensors", "last.safetensors")
 """What a finished run leaves in its folder."""
@@ -381,8 +378,8 @@ def train_lane_model(
         output_dir=output,
         callbacks=(write_config, *callbacks),
     )
-    _check_every_file(train_set)
-    _check_every_file(val_set)
+    check_every_file(train_set)
+    check_every_file(val_set)
     check_writable(output / RUN_FILES[0])
     trainer.fit(build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False))
     return trainer
@@ -463,19 +460,6 @@ def _stop_if_not_finite(name: str, value: float, batches: list[dict]) -> None:
     if not math.isfinite(value):
         files = ", ".join(path for batch in batches for path in batch["image_path"])
         raise FloatingPointError(f"the {name} is {value} on the batch of {files}")
-
-
-def _check_every_file(dataset: LaneInstanceDataset) -> None:
-    """Reads all files of a data set, so that a damaged one is found now and not hours later."""
-
-    def check(index: int) -> None:
-        dataset.read(index)  # what was read is not returned: finished results would pile up in memory
-
-    with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
-        indices = range(len(dataset))
-        checked = pool.map(check, indices)
-        for _ in tqdm(checked, f"checking {dataset.split}", total=len(indices), leave=False, disable=None):
-            pass
 
 
 def _set_epoch(loader: DataLoader, epoch: int) -> None:

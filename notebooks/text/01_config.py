@@ -24,7 +24,7 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
@@ -58,11 +58,11 @@ from roadtopo_lib.config import (
     load_config,
 )
 from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course.exercises import check
 from roadtopo_lib.dataset import LaneInstanceDataset
-from roadtopo_lib.exercises import check
 from roadtopo_lib.labels import CLASSES
-from roadtopo_lib.optimization import build_optimizer, build_scheduler, orthogonalized
 from roadtopo_lib.segformer import SegFormerModel
+from roadtopo_lib.training.optimizer import build_optimizer, build_scheduler, orthogonalized
 from roadtopo_lib.viz import color_instances, color_semantic
 
 # %% [markdown]

@@ -25,7 +25,7 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
@@ -58,18 +58,11 @@ import albumentations as A
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import reveal, reveal_choice, samples
-from roadtopo_lib.dataset import (
-    EpochSampler,
-    LaneInstanceDataset,
-    build_loader,
-    build_transform,
-    read_image,
-    read_instance_mask,
-    read_semantic_mask,
-    repeat_factors,
-    rgb_to_instance_ids,
-)
-from roadtopo_lib.exercises import check
+from roadtopo_lib.course.exercises import check
+from roadtopo_lib.course.widgets import AugmentationInStep
+from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask, rgb_to_instance_ids
+from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
+from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.labels import (
     CLASS_NAMES,
     CLASSES,
@@ -85,7 +78,6 @@ from roadtopo_lib.labels import (
 from roadtopo_lib.losses import DiscriminativeLoss, count_class_pixels
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.viz import color_instances, color_semantic, overlay_labels
-from roadtopo_lib.widgets import AugmentationInStep
 
 # %% [markdown]
 # ## The labels

@@ -24,7 +24,7 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
@@ -64,13 +64,13 @@ from transformers.utils import logging as transformers_logging
 from roadtopo_lib import segformer
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course.exercises import check
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
-from roadtopo_lib.exercises import check
 from roadtopo_lib.labels import CLASS_NAMES, LANE_CLASS_IDS
 from roadtopo_lib.losses import CombinedLoss
-from roadtopo_lib.optimization import build_optimizer
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.segformer import ARCHITECTURES, SegFormerModel, upsample_to
+from roadtopo_lib.training.optimizer import build_optimizer
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()

@@ -24,7 +24,7 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
@@ -51,8 +51,10 @@ from torch.testing import assert_close
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course.exercises import check
+from roadtopo_lib.course.playground import LOSSES, EmbeddingPlayground, Margins, loss_curves
+from roadtopo_lib.course.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
-from roadtopo_lib.exercises import check
 from roadtopo_lib.labels import BACKGROUND, CLASS_NAMES, LANE_MARKING, NUM_CLASSES, ROAD
 from roadtopo_lib.losses import (
     CombinedLoss,
@@ -64,10 +66,8 @@ from roadtopo_lib.losses import (
     weights_from_counts,
 )
 from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.playground import LOSSES, EmbeddingPlayground, Margins, loss_curves
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.viz import color_semantic
-from roadtopo_lib.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
 
 # %% [markdown]
 # A *loss* (손실) says in one number how wrong the model is. What it does not see, the model will not learn. Each of our

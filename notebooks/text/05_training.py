@@ -25,7 +25,7 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
@@ -55,19 +55,19 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from roadtopo_lib.amp import choose_amp
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course.exercises import check
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
-from roadtopo_lib.exercises import check
-from roadtopo_lib.optimization import (
+from roadtopo_lib.segformer import SegFormerModel, upsample_to
+from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
+from roadtopo_lib.training.amp import choose_amp
+from roadtopo_lib.training.optimizer import (
     build_instance_criterion,
     build_optimizer,
     build_scheduler,
     build_semantic_criterion,
 )
-from roadtopo_lib.segformer import SegFormerModel, upsample_to
-from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.viz import training_curve
 
 # %% [markdown]

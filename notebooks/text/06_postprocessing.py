@@ -24,7 +24,7 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
@@ -56,15 +56,17 @@ from scipy.stats import kurtosis
 from sklearn.cluster import DBSCAN, MeanShift
 from sklearn.metrics import adjusted_rand_score
 
-from roadtopo_lib.baselines import connected_components
 from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course.exercises import check
+from roadtopo_lib.course.playground import FrameMoments
+from roadtopo_lib.course.widgets import FrameEmbeddings, PostProcessingBench
 from roadtopo_lib.dataset import LaneInstanceDataset, image_to_tensor, rows_cut
-from roadtopo_lib.exercises import check
+from roadtopo_lib.inference.baselines import connected_components
+from roadtopo_lib.inference.evaluation import lane_ids
 from roadtopo_lib.labels import LANE_CLASS_IDS, LANE_MARKING, ROAD
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.metrics import LaneF1, polylines_from_instances
-from roadtopo_lib.pipeline import LaneSegmenter, lane_ids
-from roadtopo_lib.playground import FrameMoments
+from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import (
     MIN_CONFIDENCE,
     MIN_PIXELS_SHARE,
@@ -85,7 +87,6 @@ from roadtopo_lib.postprocess.road import SUPPORT
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.segformer import upsample_to
 from roadtopo_lib.viz import INSTANCE_COLORS, color_instances, color_semantic, overlay
-from roadtopo_lib.widgets import FrameEmbeddings, PostProcessingBench
 
 
 def show(rows, size):

@@ -26,7 +26,7 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course.py").is_file()), None)
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
@@ -65,17 +65,19 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import roadtopo_lib
-from roadtopo_lib.checkpoint import load_weights
-from roadtopo_lib.cli import build_parser, main
+from roadtopo_lib.app.cli import build_parser, main
+from roadtopo_lib.app.main_job import TRAIN_SCENES, TRAIN_SEED
 from roadtopo_lib.config import BACKBONES, LaneSegmentationConfig
 from roadtopo_lib.course import reveal, samples
+from roadtopo_lib.course.exercises import check
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
-from roadtopo_lib.exercises import check
+from roadtopo_lib.files import load_weights
+from roadtopo_lib.inference.evaluation import BASELINES, evaluate
+from roadtopo_lib.inference.files import infer_to_files
 from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, NUM_CLASSES, ROAD
-from roadtopo_lib.main_job import TRAIN_SCENES, TRAIN_SEED
 from roadtopo_lib.metrics import ConfusionMatrix, LaneF1, TuSimpleScore, boundary_band, mask_boundary, match_by_iou
 from roadtopo_lib.metrics import lanes as benchmarks
-from roadtopo_lib.pipeline import BASELINES, SECOND_VIEW_SCALE, LaneSegmenter, evaluate, infer_to_files
+from roadtopo_lib.pipeline import SECOND_VIEW_SCALE, LaneSegmenter
 from roadtopo_lib.scenes import render, render_scene, write_dataset
 from roadtopo_lib.scenes.road import sample_road
 from roadtopo_lib.scenes.synth import image_seed
@@ -97,7 +99,7 @@ work = Path(folder.name)
 
 
 def terminal(line):
-    program = [sys.executable, "-m", "roadtopo_lib.cli"]  # what `road-topology` starts
+    program = [sys.executable, "-m", "roadtopo_lib.app.cli"]  # what `road-topology` starts
     here = {**os.environ, "PYTHONPATH": str(Path(roadtopo_lib.__file__).parents[1])}
     done = subprocess.run([*program, *shlex.split(line)], cwd=work, env=here, capture_output=True, text=True)
     print("$ road-topology", line.replace(str(work), "…"))

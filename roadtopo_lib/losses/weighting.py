@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roadtopo_lib.checkpoint import write_text_atomic
+from roadtopo_lib.files import write_text_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")

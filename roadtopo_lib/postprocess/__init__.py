@@ -261,3 +261,9 @@ def _paint(size: tuple[int, int], groups: list[np.ndarray]) -> np.ndarray:
     for instance, pixels in enumerate(groups, start=1):
         mask[pixels] = instance
     return mask.reshape(size)
+
+
+def all_instances(result: dict) -> np.ndarray:
+    """Lanes 1..N and crosswalks N+1.. in one (H, W) int32 mask, as instance masks on disk have them."""
+    lanes, crosswalks = result["lane_instances"], result["crosswalk_instances"]
+    return np.where(lanes > 0, lanes, np.where(crosswalks > 0, crosswalks + result["lane_count"], 0)).astype(np.int32)

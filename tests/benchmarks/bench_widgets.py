@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
 
 from conftest import BROWSER_OPTIONS, Lab, Notebook, browser_path
 
-from roadtopo_lib.playground import EmbeddingPlayground
+from roadtopo_lib.course.playground import EmbeddingPlayground
 
 PLAY_SECONDS = 10
 MOVES = 7
@@ -35,7 +35,9 @@ LEFT = {"steps trained"}
 
 def opened(browser, lab: Lab, call: str) -> Notebook:
     """A notebook that shows one widget."""
-    notebook = Notebook(browser, lab, lab.write("bench.ipynb", "from roadtopo_lib.widgets import *", call)).run_all()
+    notebook = Notebook(
+        browser, lab, lab.write("bench.ipynb", "from roadtopo_lib.course.widgets import *", call)
+    ).run_all()
     notebook.board().wait_for_words(" ", timeout=60)
     time.sleep(2)
     return notebook

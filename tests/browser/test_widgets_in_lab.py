@@ -12,9 +12,9 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from roadtopo_lib.playground import floor_on_sphere
+from roadtopo_lib.course.playground import floor_on_sphere
 
-IMPORT = "from roadtopo_lib.widgets import *"
+IMPORT = "from roadtopo_lib.course.widgets import *"
 MIN_FRAMES_PER_SECOND = 5
 """Low, for other tests run beside this one; tests/benchmarks/bench_widgets.py measures against the target, 15."""
 SOAK_SECONDS = 60
@@ -216,7 +216,7 @@ def test_a_minute_of_wild_dragging_breaks_nothing(lab, open_notebook):
 def test_a_notebook_that_is_not_running_shows_the_still_picture(lab, open_notebook):
     import nbformat
 
-    from roadtopo_lib.widgets import MarginsExplorer
+    from roadtopo_lib.course.widgets import MarginsExplorer
 
     data = MarginsExplorer()._repr_mimebundle_()
     data.pop("application/vnd.jupyter.widget-view+json")

@@ -37,7 +37,7 @@ FAULTS = [
     ),
     Fault(
         "the encoder learns at the full rate",
-        "optimization.py",
+        "training/optimizer.py",
         'config.lr * g["lr_scale"]',
         "config.lr",
         "01_config",
@@ -49,7 +49,7 @@ FAULTS = [
         "mask_interpolation=cv2.INTER_LINEAR",
         "02_dataset",
     ),
-    Fault("RGB masks without black are accepted", "dataset.py", "if colors[0] != 0:", "if False:", "02_dataset"),
+    Fault("RGB masks without black are accepted", "data/images.py", "if colors[0] != 0:", "if False:", "02_dataset"),
     Fault(
         "the model forgets the mean",
         "segformer.py",
@@ -94,7 +94,7 @@ FAULTS = [
     ),
     Fault(
         "emulated bfloat16 counts as native",
-        "amp.py",
+        "training/amp.py",
         "torch.cuda.is_bf16_supported(including_emulation=False)",
         "torch.cuda.is_bf16_supported()",
         "05_training",

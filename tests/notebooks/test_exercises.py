@@ -10,8 +10,8 @@ import yaml
 from test_notebooks import TEXTS, build, tagged
 from wrong_answers import WRONG_ANSWERS
 
-from roadtopo_lib.exercises import check, hint_for
-from roadtopo_lib.exercises._base import EXERCISES
+from roadtopo_lib.course.exercises import check, hint_for
+from roadtopo_lib.course.exercises._base import EXERCISES
 
 NOTEBOOK_OF = {name: text for text in TEXTS for name in tagged(build.read_text(text), "exercise:")}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from roadtopo_lib.checkpoint import load_weights, write_text_atomic
-from roadtopo_lib.cli import main
+from roadtopo_lib.app.cli import main
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.files import load_weights, write_text_atomic
 from roadtopo_lib.segformer import SegFormerModel
 
 BROKEN = Path(__file__).parents[2] / "data_samples" / "broken"
@@ -125,7 +125,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_a_failed_write_leaves_neither_the_file_nor_a_temporary(tmp_path):
-    from roadtopo_lib.checkpoint import write_atomic
+    from roadtopo_lib.files import write_atomic
 
     def fail(path: Path) -> None:
         path.write_text("half")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from roadtopo_lib.baselines import _vanishing_point, classical_lanes, connected_components
+from roadtopo_lib.inference.baselines import _vanishing_point, classical_lanes, connected_components
 from roadtopo_lib.labels import BACKGROUND, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
 from roadtopo_lib.postprocess import LanePostProcessor
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from roadtopo_lib.cli import build_parser, main
+from roadtopo_lib.app.cli import build_parser, main
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader
 from roadtopo_lib.segformer import SegFormerModel
@@ -95,7 +95,7 @@ def test_evaluate_looks_at_its_output_before_it_scores(tmp_path, capsys, monkeyp
         (tmp_path / "data" / "test" / split_folder).mkdir(parents=True)
         Image.fromarray(PHOTO[..., 0] * 0).save(tmp_path / "data" / "test" / split_folder / "a.png")
     SegFormerModel("tiny", pretrained=False).save(tmp_path / "model.safetensors", training=CONFIG.to_dict())
-    monkeypatch.setattr("roadtopo_lib.pipeline.evaluate", lambda *_, **__: pytest.fail("scored before the check"))
+    monkeypatch.setattr("roadtopo_lib.inference.evaluation.evaluate", lambda *_, **__: pytest.fail("scored before the check"))
     command = ["evaluate", "lane", "--model", str(tmp_path / "model.safetensors"), "--data", str(tmp_path / "data")]
     assert main([*command, "--output", str(tmp_path / "file" / "scores.json")]) == 2
     assert f"{tmp_path / 'file'}: cannot write to this folder" in one_line(capsys)
@@ -104,7 +104,7 @@ def test_evaluate_looks_at_its_output_before_it_scores(tmp_path, capsys, monkeyp
 
 
 def test_checking_the_output_of_evaluate_leaves_earlier_scores_and_no_trace(tmp_path):
-    from roadtopo_lib.checkpoint import check_writable
+    from roadtopo_lib.files import check_writable
 
     (tmp_path / "scores.json").write_text("earlier")
     check_writable(tmp_path / "scores.json")

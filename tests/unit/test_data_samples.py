@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.labels import CROSSWALK
-from roadtopo_lib.pipeline import LaneSegmenter, evaluate
+from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.scenes.synth import image_seed
 

@@ -11,17 +11,9 @@ import torch
 from PIL import Image
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.dataset import (
-    EpochSampler,
-    LaneInstanceDataset,
-    build_loader,
-    build_transform,
-    read_image,
-    read_instance_mask,
-    read_semantic_mask,
-    repeat_factors,
-    rgb_to_instance_ids,
-)
+from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask, rgb_to_instance_ids
+from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
+from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 
 SIZE = (64, 96)
 

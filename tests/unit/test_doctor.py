@@ -17,9 +17,10 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from roadtopo_lib import doctor
-from roadtopo_lib.amp import choose_amp
+from roadtopo_lib import hub
+from roadtopo_lib.app import doctor
 from roadtopo_lib.config import AMP_MODES
+from roadtopo_lib.training.amp import choose_amp
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -27,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def run_doctor(*options: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *options, "-m", "roadtopo_lib.doctor"]
+    command = [sys.executable, *options, "-m", "roadtopo_lib.app.doctor"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -247,7 +248,7 @@ def test_a_hub_that_answers_is_reachable_unless_it_is_out_of_order(status, probl
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        assert doctor.ask_hub(f"http://127.0.0.1:{server.server_port}") == problem
+        assert hub.ask_hub(f"http://127.0.0.1:{server.server_port}") == problem
         thread.join()
 
 
@@ -256,8 +257,8 @@ def test_a_name_look_up_that_hangs_is_given_up_in_time(monkeypatch):
     given_up = threading.Event()
     hanging = SimpleNamespace(head=lambda *_, **__: given_up.wait(10))
     monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: hanging)
-    monkeypatch.setattr(doctor, "HUB_TIMEOUT", 0.1)
-    assert doctor.ask_hub("http://127.0.0.1") == "no answer within 0 s"
+    monkeypatch.setattr(hub, "HUB_TIMEOUT", 0.1)
+    assert hub.ask_hub("http://127.0.0.1") == "no answer within 0 s"
     given_up.set()
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from roadtopo_lib import main_job
-from roadtopo_lib.main_job import run
+from roadtopo_lib.app import main_job
+from roadtopo_lib.app.main_job import run
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.scenes import write_dataset
 

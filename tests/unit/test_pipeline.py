@@ -8,11 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from roadtopo_lib.cli import main
+from roadtopo_lib.app.cli import main
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.data.samples import locate_split
 from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.inference.evaluation import evaluate, lane_ids
+from roadtopo_lib.inference.files import read_video
 from roadtopo_lib.labels import BACKGROUND, CROSSWALK, LANE_MARKING, ROAD
-from roadtopo_lib.pipeline import LaneSegmenter, all_instances, evaluate, lane_ids, locate_split, read_video
+from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.segformer import SegFormerModel
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128), crop_top=0.0)

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from roadtopo_lib.course import samples
-from roadtopo_lib.losses import DiceLoss, DiscriminativeLoss, FocalLoss, TverskyLoss
-from roadtopo_lib.playground import (
+from roadtopo_lib.course.playground import (
     FAILURES,
     MOVED,
     STARTS,
@@ -21,7 +20,8 @@ from roadtopo_lib.playground import (
     floor_on_sphere,
     loss_curves,
 )
-from roadtopo_lib.playground.shaping import PIXELS
+from roadtopo_lib.course.playground.shaping import PIXELS
+from roadtopo_lib.losses import DiceLoss, DiscriminativeLoss, FocalLoss, TverskyLoss
 
 
 class TestSeparation:

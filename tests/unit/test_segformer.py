@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from roadtopo_lib.checkpoint import save_weights
+from roadtopo_lib.files import save_weights
 from roadtopo_lib.losses import gather_embeddings
 from roadtopo_lib.postprocess import _embeddings_at
 from roadtopo_lib.segformer import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, SegFormerModel, hub_id

@@ -2,7 +2,7 @@
 
 import pytest
 
-from roadtopo_lib.cli import main
+from roadtopo_lib.app.cli import main
 
 
 @pytest.mark.parametrize(

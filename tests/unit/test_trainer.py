@@ -10,22 +10,22 @@ import torch
 from PIL import Image
 from torch import nn
 
-from roadtopo_lib.amp import AmpChoice
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss
-from roadtopo_lib.optimization import (
-    build_instance_criterion,
-    build_optimizer,
-    build_scheduler,
-    build_semantic_criterion,
-)
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.trainer_lane import (
     LaneSegmentationTrainer,
     Meter,
     history_csv,
     train_lane_model,
+)
+from roadtopo_lib.training.amp import AmpChoice
+from roadtopo_lib.training.optimizer import (
+    build_instance_criterion,
+    build_optimizer,
+    build_scheduler,
+    build_semantic_criterion,
 )
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadtopo_lib import widgets
-from roadtopo_lib.course import samples
-from roadtopo_lib.dataset import LaneInstanceDataset
-from roadtopo_lib.playground import Augmentation, in_step
-from roadtopo_lib.widgets import (
+from roadtopo_lib.course import samples, widgets
+from roadtopo_lib.course.playground import Augmentation, in_step
+from roadtopo_lib.course.widgets import (
     AugmentationInStep,
     EmbeddingSeparation,
     FrameEmbeddings,
@@ -22,7 +20,8 @@ from roadtopo_lib.widgets import (
     MarginsExplorer,
     PostProcessingBench,
 )
-from roadtopo_lib.widgets._base import VIEW, Panel, PicturePanel, button, clock, on_change, slider
+from roadtopo_lib.course.widgets._base import VIEW, Panel, PicturePanel, button, clock, on_change, slider
+from roadtopo_lib.dataset import LaneInstanceDataset
 
 BOARDS = [getattr(widgets, name) for name in widgets.__all__]
 OLD_CONTROLS = {

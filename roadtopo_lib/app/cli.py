@@ -1,0 +1,245 @@
+"""The command line: parses, calls, prints. Logic of its own it has none.
+
+Wrong input ends with exit code 2 and one line; ``--debug`` shows the traceback instead.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from roadtopo_lib import __version__
+
+EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
+"""What wrong input raises; anything else is a bug of ours and keeps its traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a line in one line, without the usage that ``--help`` shows."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments without the program's name; default those of the process.
+
+    Returns:
+        Exit code: 0 done, 1 a failed health check (``doctor``), 2 wrong input.
+
+    Raises:
+        SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except EXPECTED_ERRORS as error:
+        if arguments.debug:
+            raise
+        print(f"road-topology: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks.
+
+    A ``DataLoader`` raises the error of a worker process anew, with that process's traceback in the message: what the
+    error itself says stands behind its name, at the end.
+    """
+    text = str(error)
+    if "in DataLoader worker process" in text:
+        text = text.rpartition(f"\n{type(error).__name__}: ")[2]
+    return " ".join(text.split())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    debug = {"action": "store_true", "help": "show the traceback of an error"}
+    common = Parser(add_help=False)
+    common.add_argument("--debug", **debug, default=argparse.SUPPRESS)  # unless given, what stands in front counts
+
+    parser = Parser(
+        prog="road-topology", description="Separates lanes and crosswalks into instances.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--debug", **debug)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = _task(commands, "train", "train a model", common)
+    train.add_argument("--config", required=True, help="YAML file, or a preset: tiny, b0 .. b5")
+    train.add_argument("--data", required=True, type=Path, help="folder with train/ and val/")
+    train.add_argument("--epochs", type=int, help="instead of the config's")
+    train.add_argument("--output", type=Path, default=Path("runs/lane"), help="folder of the run (default %(default)s)")
+    train.add_argument("--seed", type=int, help="instead of the config's")
+    train.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
+    train.add_argument("--overwrite", action="store_true", help="replace a run that is already in the output folder")
+    train.set_defaults(run=_train)
+
+    evaluate = _task(commands, "evaluate", "score a model on labelled images", common)
+    evaluate.add_argument("--model", required=True, type=Path, help="a .safetensors file of a run")
+    evaluate.add_argument("--data", required=True, type=Path, help="data folder, or one of its splits")
+    evaluate.add_argument("--split", help="train, val or test (default: test, or the split that --data names)")
+    evaluate.add_argument("--baselines", action="store_true", help="score the two baselines on the same images")
+    evaluate.add_argument("--output", type=Path, help="write the scores to this JSON file")
+    evaluate.add_argument("--device")
+    evaluate.set_defaults(run=_evaluate)
+
+    infer = _task(commands, "infer", "separate lanes in images or a video", common)
+    infer.add_argument("--model", required=True, type=Path, help="a .safetensors file of a run")
+    infer.add_argument("--input", required=True, type=Path, help="an image, a folder of images, or a video")
+    infer.add_argument("--output", required=True, type=Path, help="a picture (for one image) or a folder")
+    infer.add_argument("--visualize", action="store_true", help="also paint the lanes over the image")
+    infer.add_argument("--device")
+    infer.set_defaults(run=_infer)
+
+    synth = commands.add_parser("synth", help="render a labelled data set", parents=[common], allow_abbrev=False)
+    synth.add_argument("--out", required=True, type=Path, help="folder to write")
+    for split in ("train", "val", "test"):
+        synth.add_argument(f"--{split}", type=int, default=0, metavar="N", help=f"scenes in {split}/")
+    synth.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="pixels (default 256x512)")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--preset", choices=("day", "all"), default="all", help="kinds of scenes (default %(default)s)")
+    synth.add_argument("--amodal", action="store_true", help="labels run on through gaps and behind vehicles")
+    synth.add_argument("--workers", type=int, help="processes (default: all cores)")
+    synth.set_defaults(run=_synth)
+
+    doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _task(commands: argparse._SubParsersAction, name: str, text: str, common: argparse.ArgumentParser):
+    """``road-topology NAME lane``: the task has its own level, as other road-topology tasks may follow."""
+    tasks = commands.add_parser(name, help=text).add_subparsers(title="tasks", metavar="TASK", required=True)
+    return tasks.add_parser("lane", help=f"{text}: lanes and crosswalks", parents=[common], allow_abbrev=False)
+
+
+# The rooms are imported where they are used: `--help` and `doctor` answer at once, even where torch is missing.
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.config import load_config
+    from roadtopo_lib.trainer_lane import train_lane_model
+
+    changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
+    config = load_config(arguments.config).replace(**changes)
+    trainer = train_lane_model(
+        config,
+        arguments.data,
+        arguments.output,
+        device=_device(arguments),
+        overwrite=arguments.overwrite,
+        callbacks=[print_epoch],
+    )
+    print(f"best validation loss {trainer.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
+
+
+def print_epoch(trainer, row: dict) -> None:
+    """A trainer callback: one line an epoch."""
+    print(
+        f"epoch {row['epoch']:3d}/{trainer.planned_epochs}  train loss {row['train_loss']:.4f}  "
+        f"val loss {row['val_loss']:.4f}  val mIoU {row['val_miou']:.3f}  {row['seconds']:.1f} s",
+        flush=True,
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.data.samples import locate_split
+    from roadtopo_lib.dataset import LaneInstanceDataset
+    from roadtopo_lib.files import check_writable, write_json
+    from roadtopo_lib.inference.evaluation import evaluate
+    from roadtopo_lib.pipeline import LaneSegmenter
+
+    root, split = locate_split(arguments.data, arguments.split)
+    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+    dataset = LaneInstanceDataset(root, split, num_classes=segmenter.model.num_classes)
+    if arguments.output is not None:
+        check_writable(arguments.output)
+    scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True)
+    print_scores(scores)
+    if arguments.output is not None:
+        write_json(arguments.output, scores)
+        print(f"scores: {arguments.output}")
+
+
+def print_scores(scores: dict) -> None:
+    """The scores as a small table."""
+    miou, accuracy = (_decimals(scores[name]) for name in ("miou", "pixel_accuracy"))
+    print(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
+    for name, iou in scores["class_iou"].items():
+        print(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
+    rows = {"model": scores, **scores.get("baselines", {})}
+    print(f"  {'':14s} lane F1   precision   recall   instance F1")
+    for name, row in rows.items():
+        print(
+            f"  {name:14s} {row['lane_f1']:7.3f} {row['lane_precision']:11.3f} {row['lane_recall']:8.3f}"
+            f" {row['instance_f1']:13.3f}"
+        )
+
+
+def _decimals(value: float | None) -> str:
+    """Three decimals, or a dash for what could not be measured."""
+    return "  –  " if value is None else f"{value:.3f}"
+
+
+def _infer(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.inference.files import infer_to_files
+    from roadtopo_lib.pipeline import LaneSegmenter
+
+    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize):
+        print(f"{path}  {lanes} lanes", flush=True)
+
+
+def _synth(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.scenes import write_dataset
+
+    counts = {split: getattr(arguments, split) for split in ("train", "val", "test")}
+    if not any(counts.values()):
+        raise ValueError("nothing to render: give at least one of --train, --val, --test")
+    write_dataset(
+        arguments.out,
+        counts,
+        size=arguments.size,
+        seed=arguments.seed,
+        preset=arguments.preset,
+        amodal=arguments.amodal,
+        workers=arguments.workers,
+    )
+    print(f"{sum(counts.values())} scenes in {arguments.out}")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from roadtopo_lib.app import doctor
+
+    return doctor.main()
+
+
+def _device(arguments: argparse.Namespace):
+    """The torch device asked for; one clear line if it does not exist."""
+    import torch
+
+    if arguments.device is None:
+        return None
+    try:
+        device = torch.device(arguments.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {arguments.device}: not available ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, for example 256x512") from None
+    return height, width
+
+
+if __name__ == "__main__":
+    sys.exit(main())

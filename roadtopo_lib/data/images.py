@@ -1,0 +1,171 @@
+"""Image and mask files, decoded and checked.
+
+Pillow decodes the files: it names a file's pixel format and refuses a truncated file. OpenCV's ``imread`` with
+``IMREAD_GRAYSCALE`` does neither: it turns RGB ids into luminances and divides 16-bit ids by 256, without a word.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+MASK_SUFFIXES = (".png",)
+
+GREY_16_BIT = ("I;16", "I;16B", "I")
+"""Pillow's names for 16-bit grey; older versions open it as 32-bit "I"."""
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads a photograph as it is meant to be seen.
+
+    Args:
+        path: a JPEG or PNG file; grey, palette and alpha images become RGB, 16 bits become 8, EXIF rotation is applied.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an image, or truncated.
+    """
+    picture = ImageOps.exif_transpose(_open(path))
+    if picture.mode in GREY_16_BIT:
+        # Pillow scales 16-bit colours to 8 bits, but of 16-bit grey it would make white wherever it exceeds 255.
+        grey = np.rint(np.asarray(picture) / (65535 / 255)).clip(0, 255).astype(np.uint8)
+        return np.stack([grey] * 3, axis=2)
+    return np.asarray(picture.convert("RGB"))
+
+
+def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.ndarray:
+    """Reads a mask of class ids.
+
+    Args:
+        path: single-channel PNG of 8 bits, or of 2 or 4 as tools that shrink files make of it.
+        num_classes: ids 0..num_classes-1 and 255 are valid.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another pixel format, or ids outside the range; names the file and what was found.
+    """
+    picture = _open(path)
+    if picture.mode != "L":
+        raise ValueError(f"{path}: semantic masks are single-channel 8-bit, found {_describe(picture)}")
+    mask = _unscaled(picture, path)
+    ids = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    wrong = [int(i) for i in ids if i >= num_classes and i != IGNORE_INDEX]
+    if wrong:
+        raise ValueError(f"{path}: semantic ids {wrong} found, expected 0..{num_classes - 1} or {IGNORE_INDEX}")
+    return mask
+
+
+def read_instance_mask(path: str | Path) -> np.ndarray:
+    """Reads a mask of instance ids.
+
+    Args:
+        path: PNG, grey (2 to 16 bit: the value is the id) or RGB of 8 bits (black is 0; every other colour gets an id,
+            1..N in the order of its (red, green, blue) value).
+
+    Returns:
+        (H, W) uint16.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: palette, alpha or float pixels, or RGB without any black pixel: then nothing says which colour is
+            the background, and an instance would silently vanish.
+    """
+    picture = _open(path)
+    if picture.mode in ("L", *GREY_16_BIT):
+        mask = _unscaled(picture, path)
+        if mask.min(initial=0) < 0 or mask.max(initial=0) > np.iinfo(np.uint16).max:
+            raise ValueError(f"{path}: instance ids {mask.min()}..{mask.max()} found, expected 0..65535")
+        return mask.astype(np.uint16)
+    if picture.mode == "RGB":
+        if _bit_depth(path) == 16:  # Pillow would cut colours to 8 bits: several would become one
+            raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB of 8 bits, found RGB of 16 bits")
+        return rgb_to_instance_ids(np.asarray(picture), path)
+    raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB, found {_describe(picture)}")
+
+
+def rgb_to_instance_ids(rgb: np.ndarray, name: str | Path = "mask") -> np.ndarray:
+    """Gives every colour but black an id.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        name: what to call the mask in an error.
+
+    Returns:
+        (H, W) uint16: 0 where black, 1..N elsewhere.
+
+    Raises:
+        ValueError: no pixel is black, or more than 65535 colours.
+    """
+    code = (rgb.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
+    colors, ids = np.unique(code, return_inverse=True)
+    if colors[0] != 0:
+        raise ValueError(f"{name}: RGB instance mask with {len(colors)} colours, none of them black (the background)")
+    if len(colors) > np.iinfo(np.uint16).max:
+        raise ValueError(f"{name}: RGB instance mask with {len(colors)} colours: it looks like a photograph, not ids")
+    return ids.reshape(code.shape).astype(np.uint16)
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files of a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return files
+
+
+def _open(path: str | Path) -> Image.Image:
+    """Opens and fully decodes an image file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not an image that can be read, expected a JPEG or PNG") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: too large to be read safely ({error})") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
+    return picture
+
+
+def _bit_depth(path: str | Path) -> int:
+    """Bits per channel of a PNG; 8 of any other file."""
+    with open(path, "rb") as file:
+        start = file.read(25)  # signature, length and name of the header chunk, width, height, bit depth
+    return start[24] if start.startswith(b"\x89PNG") else 8
+
+
+def _unscaled(picture: Image.Image, path: str | Path) -> np.ndarray:
+    """The values of a grey picture as stored: those of 2 and 4 bits, Pillow spreads over 0..255."""
+    bits = min(8, _bit_depth(path))
+    return np.asarray(picture) // (255 // (2**bits - 1))
+
+
+def _describe(picture: Image.Image) -> str:
+    names = {
+        "P": "a palette image",
+        "RGBA": "RGBA (with alpha)",
+        "RGB": "RGB",
+        "F": "float pixels",
+        "1": "1-bit pixels",
+    }
+    return names.get(picture.mode, f"pixel format {picture.mode}")

@@ -1,0 +1,72 @@
+"""Which samples an epoch draws, and in what order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from roadtopo_lib.data.images import read_semantic_mask
+from roadtopo_lib.labels import IGNORE_INDEX
+
+
+class EpochSampler(Sampler[int]):
+    """Indices of one epoch, shuffled by (seed, epoch) alone, so that a resumed run sees the order it would have seen.
+
+    Args:
+        length: number of samples.
+        seed: the run's seed.
+        shuffle: ``False`` keeps the order of the files.
+        repeats: (length,) from ``repeat_factors``, how often an epoch draws each sample relative to the others; only
+            with ``shuffle``. An epoch stays as long as without.
+    """
+
+    def __init__(self, length: int, seed: int = 0, shuffle: bool = True, repeats: np.ndarray | None = None) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.repeats = repeats
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.arange(self.length)
+        if not self.shuffle:
+            return iter(order.tolist())
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.repeats is not None:
+            # A factor of 1.7 is one draw, and in seven epochs of ten a second one.
+            order = np.repeat(order, (self.repeats + rng.random(self.length)).astype(int))
+        rng.shuffle(order)
+        return iter(order[: self.length].tolist())
+
+
+def repeat_factors(dataset, threshold: float) -> np.ndarray:
+    """How often to draw each image, so that rare classes are met more often: repeat-factor sampling.
+
+    A class c in a share f(c) of the images has the factor ``max(1, sqrt(threshold / f(c)))``; an image has the largest
+    factor of its classes. Unlike a class weight it changes what is seen, not what a pixel costs, and moves no border.
+
+    Args:
+        dataset: its semantic masks are read once.
+        threshold: classes in fewer images than this share are repeated, more than 0 and at most 1.
+
+    Returns:
+        (len(dataset),) float64, each at least 1.
+
+    Raises:
+        ValueError: ``threshold`` out of range.
+
+    Reference:
+        A. Gupta, P. Dollár, R. Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold}, expected more than 0 and at most 1")
+    holds = np.zeros((len(dataset), dataset.num_classes), dtype=bool)  # image × class
+    for row, path in zip(holds, dataset.semantic_paths, strict=True):
+        present = np.unique(read_semantic_mask(path, dataset.num_classes))
+        row[present[present != IGNORE_INDEX]] = True
+    share = np.maximum(holds.mean(axis=0), 1 / max(1, len(dataset)))  # a class of no image repeats none
+    factor = np.maximum(1.0, np.sqrt(threshold / share))
+    return np.where(holds, factor, 1.0).max(axis=1)
