@@ -206,8 +206,8 @@ class SegFormerModel(nn.Module):
             encoder_lr_scale: the encoder's share of the base rate.
 
         Returns:
-            ``[{"name", "params", "lr_scale"}]`` for encoder and heads. ``training.optimizer.build_optimizer`` makes rates of
-            them; an optimiser of torch would take the groups as they are and ignore ``lr_scale``.
+            ``[{"name", "params", "lr_scale"}]`` for encoder and heads. ``build_optimizer`` makes rates of them; an
+            optimiser of torch would take the groups as they are and ignore ``lr_scale``.
 
         Raises:
             RuntimeError: a group is empty, or a trainable parameter is in no group.

@@ -89,13 +89,17 @@ def test_a_folder_may_have_a_dot_in_its_name(infer, tmp_path):
     assert (tmp_path / "found.v2" / "a.json").is_file()
 
 
+def _never_called(*_, **__):
+    pytest.fail("scored before the check")
+
+
 def test_evaluate_looks_at_its_output_before_it_scores(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     for split_folder in ("images", "semantic_masks", "instance_masks"):
         (tmp_path / "data" / "test" / split_folder).mkdir(parents=True)
         Image.fromarray(PHOTO[..., 0] * 0).save(tmp_path / "data" / "test" / split_folder / "a.png")
     SegFormerModel("tiny", pretrained=False).save(tmp_path / "model.safetensors", training=CONFIG.to_dict())
-    monkeypatch.setattr("roadtopo_lib.inference.evaluation.evaluate", lambda *_, **__: pytest.fail("scored before the check"))
+    monkeypatch.setattr("roadtopo_lib.inference.evaluation.evaluate", _never_called)
     command = ["evaluate", "lane", "--model", str(tmp_path / "model.safetensors"), "--data", str(tmp_path / "data")]
     assert main([*command, "--output", str(tmp_path / "file" / "scores.json")]) == 2
     assert f"{tmp_path / 'file'}: cannot write to this folder" in one_line(capsys)
