@@ -14,7 +14,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask
 from roadtopo_lib.data.samples import list_samples
 from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
-from roadtopo_lib.labels import NUM_CLASSES
+from roadtopo_lib.labels import CLASSES, ClassTable
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """(image (H,W,3) uint8, semantic (H,W) uint8, instance (H,W) uint16, seed) → the same three, transformed alike."""
@@ -90,7 +90,7 @@ class LaneInstanceDataset(Dataset):
         transform: from ``build_transform``, or ``None`` for the files as they are.
         seed: with the epoch and the sample's index it decides every random draw of the transform, so results do not
             depend on the number of workers.
-        num_classes: valid semantic ids are 0..num_classes-1 and 255.
+        classes: the class table; valid semantic ids are its own and 255.
 
     Attributes:
         image_paths, semantic_paths, instance_paths: the files, sorted by name, in step.
@@ -106,13 +106,14 @@ class LaneInstanceDataset(Dataset):
         split: str = "train",
         transform: Transform | None = None,
         seed: int = 0,
-        num_classes: int = NUM_CLASSES,
+        classes: ClassTable = CLASSES,
     ) -> None:
         self.root = Path(root)
         self.split = split
         self.transform = transform
         self.seed = seed
-        self.num_classes = num_classes
+        self.classes = classes
+        self.num_classes = len(classes)
         # In shared memory, so that worker processes that outlive an epoch see the new number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.image_paths, self.semantic_paths, self.instance_paths = list_samples(self.root, split)
@@ -173,6 +174,7 @@ def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, s
         batch_size=config.batch_size,
         sampler=EpochSampler(len(dataset), config.seed, shuffle, repeats),
         num_workers=config.num_workers,
+        pin_memory=torch.cuda.is_available(),  # a copy to the GPU waits otherwise, non_blocking or not
         persistent_workers=config.num_workers > 0,
         # A forked copy of a process whose OpenCV or OpenMP threads are running may hang; a fresh process does not.
         multiprocessing_context="spawn" if config.num_workers > 0 else None,

@@ -1,6 +1,7 @@
 """From a checkpoint and an image to separated lanes."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -10,16 +11,24 @@ from torch import Tensor
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.images import list_images, read_image
 from roadtopo_lib.dataset import image_to_tensor, rows_cut
-from roadtopo_lib.files import load_weights
-from roadtopo_lib.labels import (
-    BACKGROUND,
-    LANE_CLASS_IDS,
-)
-from roadtopo_lib.postprocess import LanePostProcessor
-from roadtopo_lib.segformer import SegFormerModel, upsample_to
+from roadtopo_lib.labels import BACKGROUND
+from roadtopo_lib.models import LaneModel, choose_device, load_with_info, upsample_to
+from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
 
 SECOND_VIEW_SCALE = 1.35
 """Chosen on scenes of development; see ``LaneSegmenter``."""
+
+
+class View(NamedTuple):
+    """What the network sees of an image.
+
+    Attributes:
+        pixels: (1, 3, h, w) float32 in [0, 1].
+        mirrored: left and right are exchanged.
+    """
+
+    pixels: Tensor
+    mirrored: bool = False
 
 
 class LaneSegmenter:
@@ -42,28 +51,28 @@ class LaneSegmenter:
 
     def __init__(
         self,
-        model: SegFormerModel,
+        model: LaneModel,
         config: LaneSegmentationConfig,
         device: str | torch.device | None = None,
         tta: bool = True,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.config = config
+        self.classes = config.class_table
         self.tta = tta
         self.postprocessor = LanePostProcessor(
             delta_var=config.delta_var,
             delta_dist=config.delta_dist,
             method=config.clustering,
             reference_row=config.reference_row,
+            lane_class_ids=self.classes.lane_ids,
+            crosswalk_class_ids=self.classes.crosswalk_ids,
         )
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device | None = None) -> "LaneSegmenter":
         """Loads a file written during training; the settings it was trained with travel inside.
-
-        A file that ``SegFormerModel.save`` wrote without them is taken to have been trained with the preset of its
-        size; for other settings use ``LaneSegmenter(SegFormerModel.load(path), config)``.
 
         Args:
             path: ``best.safetensors`` or ``last.safetensors`` of a run, or ``results/model.safetensors``.
@@ -71,19 +80,26 @@ class LaneSegmenter:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a model of this library, damaged, or with another number of classes than its settings.
+            ValueError: not a model of this library, damaged, without the settings of its training, or with another
+                number of classes than they say.
         """
-        _, _, info = load_weights(path)
+        model, info = load_with_info(path)
         if "training" not in info:
-            model = SegFormerModel.load(path)
-            return cls(model, _preset_of(model), device)
+            raise ValueError(
+                f"{path}: holds no settings of its training (image size, margins), expected a file of a run; with "
+                "settings of your own: LaneSegmenter(models.load(path), config)"
+            )
         try:
             config = LaneSegmentationConfig.from_dict(info["training"])
         except ValueError as error:
             raise ValueError(f"{path}: settings of the training: {error}") from None
-        return cls(SegFormerModel.load(path, num_classes=config.num_classes), config, device)
+        if model.num_classes != config.num_classes:
+            raise ValueError(
+                f"{path}: the checkpoint has num_classes {model.num_classes}, the config says {config.num_classes}"
+            )
+        return cls(model, config, device)
 
-    def __call__(self, image: np.ndarray | str | Path) -> dict | list[dict]:
+    def __call__(self, image: np.ndarray | str | Path) -> LaneResult | list[LaneResult]:
         """Separates the lanes and crosswalks of one image, or of every image in a folder.
 
         Args:
@@ -104,12 +120,14 @@ class LaneSegmenter:
             return [{**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path)]
         return self._segment(read_image(path))
 
-    def _segment(self, image: np.ndarray) -> dict:
+    def _segment(self, image: np.ndarray) -> LaneResult:
         return self.postprocessor.process(**self.predict(image))
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray) -> dict:
         """What the network says of one image: all that ``LanePostProcessor.process`` takes, by the names it takes.
+
+        Four steps, each a method: the image's views, the network on each, merging of what it says, classes read off.
 
         Args:
             image: (H, W, 3) uint8 RGB of any size.
@@ -125,42 +143,61 @@ class LaneSegmenter:
             raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
         if image.size == 0:
             raise ValueError(f"image must be at least one pixel, got {image.shape[:2]}")
-        height, width = image.shape[:2]
-        top = max(0, min(rows_cut(height, self.config.crop_top), height - 32))
-        outputs = self.model(self._view(image[top:]), upsample=False)
-        # Interpolated as logits, like in training: a thin line between two cells would lose to both sides otherwise.
-        logits = outputs["logits"].float()  # (1, C, h, w)
-        if self.tta:
-            second = self.model(self._view(image[top:], SECOND_VIEW_SCALE).flip(3), upsample=False)["logits"].float()
-            second = second.flip(3).softmax(dim=1)
-            logits = (upsample_to(logits, second.shape[2:]).softmax(dim=1) / 2 + second / 2).log()
-        logits = upsample_to(logits, (height - top, width))  # (1, C, H − top, W)
-        semantic = np.full((height, width), BACKGROUND, dtype=np.int64)
-        semantic[top:] = logits[0].max(dim=0).indices.cpu().numpy()  # argmax takes seven times as long on a CPU
-        confidence = np.zeros((height, width), dtype=np.float32)
-        lanes = [i for i in LANE_CLASS_IDS if i < logits.shape[1]]  # a model may know fewer classes than the table
-        confidence[top:] = logits[0].softmax(dim=0)[lanes].sum(dim=0).cpu().numpy()
-        embeddings = outputs["embeddings"].float()  # (1, D, h, w), read at lane pixels only
-        # A small image is enlarged for the network; a quarter of that may still be larger than the image.
-        size = (min(embeddings.shape[2], height - top), min(embeddings.shape[3], width))
-        if embeddings.shape[2:] != size:
-            embeddings = upsample_to(embeddings, size)  # downwards, at the centres of the image's pixels
-        embeddings = embeddings[0].cpu().numpy()  # (D, h, w)
-        return {"semantic_pred": semantic, "embeddings": embeddings, "first_row": top, "confidence": confidence}
+        size = image.shape[:2]
+        first_row = max(0, min(rows_cut(size[0], self.config.crop_top), size[0] - 32))
+        views = self.make_views(image[first_row:])
+        outputs = self.merge_views([self.run_network(view) for view in views])
+        return self.read_classes(outputs, size, first_row)
 
-    def _view(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
+    def make_views(self, image: np.ndarray) -> list[View]:
+        """The image at the area of the training images; with ``tta`` a second one, larger and mirrored."""
+        views = [View(self._resized(image))]
+        if self.tta:
+            views.append(View(self._resized(image, SECOND_VIEW_SCALE).flip(3), mirrored=True))
+        return views
+
+    def run_network(self, view: View) -> dict[str, Tensor]:
+        """``logits`` (1, C, h, w) and ``embeddings`` (1, D, h, w) in float32, no longer mirrored."""
+        outputs = self.model(view.pixels, upsample=False)
+        return {name: (x.flip(3) if view.mirrored else x).float() for name, x in outputs.items()}
+
+    def merge_views(self, outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Logits of the mean class probabilities, at the size of the last view; embeddings of the first."""
+        if len(outputs) == 1:
+            return outputs[0]
+        size = outputs[-1]["logits"].shape[2:]
+        # The logarithm of a mean of probabilities, without the probabilities: small ones would underflow to zero.
+        logs = torch.stack([upsample_to(o["logits"], size).log_softmax(dim=1) for o in outputs])  # (V, 1, C, h, w)
+        return {"logits": logs.logsumexp(dim=0) - np.log(len(outputs)), "embeddings": outputs[0]["embeddings"]}
+
+    def read_classes(self, outputs: dict[str, Tensor], size: tuple[int, int], first_row: int) -> dict:
+        """What ``predict`` returns, for an image of ``size`` (H, W) of which the outputs cover rows from ``first_row``.
+
+        Args:
+            outputs: ``logits`` (1, C, h, w) and ``embeddings`` (1, D, h, w).
+        """
+        height, width = size[0] - first_row, size[1]
+        # Interpolated as logits, like in training: a thin line between two cells would lose to both sides otherwise.
+        logits = upsample_to(outputs["logits"], (height, width))[0]  # (C, H − first_row, W)
+        semantic = np.full(size, BACKGROUND, dtype=np.int64)
+        semantic[first_row:] = logits.max(dim=0).indices.cpu().numpy()  # argmax takes seven times as long on a CPU
+        confidence = np.zeros(size, dtype=np.float32)
+        confidence[first_row:] = logits.softmax(dim=0)[list(self.classes.lane_ids)].sum(dim=0).cpu().numpy()
+        embeddings = outputs["embeddings"]  # (1, D, h, w), read at lane pixels only
+        # A small image is enlarged for the network; a quarter of that may still be larger than the image.
+        covered = (min(embeddings.shape[2], height), min(embeddings.shape[3], width))
+        if embeddings.shape[2:] != covered:
+            embeddings = upsample_to(embeddings, covered)  # downwards, at the centres of the image's pixels
+        return {
+            "semantic_pred": semantic,
+            "embeddings": embeddings[0].cpu().numpy(),
+            "first_row": first_row,
+            "confidence": confidence,
+        }
+
+    def _resized(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
         """(H, W, 3) → (1, 3, h, w): the area of the training images times scale², the aspect given, multiples of 32."""
         height, width = image.shape[:2]
         scale *= np.sqrt(np.prod(self.config.image_size) / (height * width))
         size = tuple(max(32, 32 * round(scale * side / 32)) for side in (width, height))
         return image_to_tensor(cv2.resize(image, size, interpolation=cv2.INTER_AREA))[None].to(self.device)
-
-
-def _preset_of(model: SegFormerModel) -> LaneSegmentationConfig:
-    """The preset of a model's size, with the model's own architecture."""
-    config = LaneSegmentationConfig.preset(model.backbone)
-    if model.normalize_embeddings:
-        # On the unit sphere the preset's margins have no room, half of them have, with two means in any dimension: for
-        # how many they must do is a question of training.
-        config = config.replace(delta_var=config.delta_var / 2, delta_dist=config.delta_dist / 2, max_instances=2)
-    return config.replace(pretrained=False, **model.config_dict())

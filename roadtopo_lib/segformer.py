@@ -2,9 +2,9 @@
 
 Axes: B batch, C classes, D embedding dimensions, H and W image pixels; the heads work at h = H/4, w = W/4.
 
-The encoder and the head are transformers' own SegFormer classes, so the hub's weights fit. Ours are the second head,
-the normalisation that lives inside the model (errors of the kind "somebody forgot mean and std" cannot happen), the
-parameter groups, and a file format that carries its own settings.
+The encoder is transformers' own class, and both heads have the weights of its head, so the hub's weights fit. Ours are
+the second head, a faster way to compute a head, the normalisation that lives inside the model (nobody can forget mean
+and standard deviation), the parameter groups, and a file format that carries its own settings.
 
 Reference:
     E. Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers", NeurIPS 2021.
@@ -23,10 +23,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
-from roadtopo_lib.config import ACTIVATIONS
-from roadtopo_lib.files import load_weights, save_weights
+from roadtopo_lib.config import ACTIVATIONS, LaneSegmentationConfig
 from roadtopo_lib.hub import ask_hub
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
+from roadtopo_lib.models import StoredModel, upsample_to
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def hub_id(backbone: str) -> str:
     return f"nvidia/segformer-{backbone}-finetuned-cityscapes-1024-1024"
 
 
-class SegFormerModel(nn.Module):
+class SegFormerModel(StoredModel):
     """Class logits and instance embeddings for every pixel.
 
     Args:
@@ -85,6 +85,8 @@ class SegFormerModel(nn.Module):
     Reference:
         Xie et al. 2021 (encoder and head); De Brabandere et al. 2017 (embedding head).
     """
+
+    kind = "segformer"
 
     def __init__(
         self,
@@ -224,7 +226,7 @@ class SegFormerModel(nn.Module):
             {"name": "heads", "params": heads, "lr_scale": 1.0},
         ]
 
-    def config_dict(self) -> dict:
+    def settings(self) -> dict:
         """What rebuilds this architecture; written into every saved file."""
         return {
             "backbone": self.backbone,
@@ -234,40 +236,22 @@ class SegFormerModel(nn.Module):
             "activation": self.activation,
         }
 
-    def save(self, path: str | Path, **info: object) -> None:
-        """Writes weights and architecture into one ``.safetensors`` file.
-
-        Args:
-            path: the file.
-            info: anything JSON-serialisable to keep beside them.
-        """
-        save_weights(path, self.state_dict(), self.config_dict(), **info)
+    @classmethod
+    def from_settings(cls, settings: dict) -> "SegFormerModel":
+        """A model with random weights from what ``settings`` gave."""
+        return cls(**settings, pretrained=False)
 
     @classmethod
-    def load(cls, path: str | Path, num_classes: int | None = None) -> "SegFormerModel":
-        """Rebuilds a saved model, in evaluation mode, on the CPU. Nothing in the file is executed.
-
-        Args:
-            path: a file written by ``save``.
-            num_classes: what the caller expects, if anything.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: truncated, of another kind, a pickle, or with another number of classes.
-        """
-        tensors, settings, _ = load_weights(path)
-        if num_classes is not None and settings.get("num_classes") != num_classes:
-            raise ValueError(
-                f"{path}: the checkpoint has num_classes {settings.get('num_classes')}, the config says {num_classes}"
-            )
-        try:
-            model = cls(**settings, pretrained=False)
-            model.load_state_dict(tensors)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{path}: weights do not fit the settings in the file: {str(error).splitlines()[0]}"
-            ) from None
-        return model.eval()
+    def from_config(cls, config: LaneSegmentationConfig) -> "SegFormerModel":
+        """A new model as the config describes it, with pretrained weights if it asks for them."""
+        return cls(
+            config.backbone,
+            config.num_classes,
+            config.embedding_dim,
+            config.pretrained,
+            config.normalize_embeddings,
+            config.activation,
+        )
 
 
 class DecodeHead(SegformerDecodeHead):
@@ -334,11 +318,6 @@ def start_as_identity(encoder: nn.Module) -> None:
         for block in stage.blocks:
             nn.init.zeros_(block.attention.o_proj.weight)
             nn.init.zeros_(block.mlp.fc2.weight)
-
-
-def upsample_to(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation to (H, W); pixel centres stay where they are (``align_corners=False``)."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _architecture(backbone: str, num_classes: int, activation: str) -> SegformerConfig:

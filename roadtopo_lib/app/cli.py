@@ -123,7 +123,8 @@ def _task(commands: argparse._SubParsersAction, name: str, text: str, common: ar
 
 def _train(arguments: argparse.Namespace) -> None:
     from roadtopo_lib.config import load_config
-    from roadtopo_lib.trainer_lane import train_lane_model
+    from roadtopo_lib.app.train import train_lane_model
+    from roadtopo_lib.training.recorders import PrintEpochs
 
     changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
     config = load_config(arguments.config).replace(**changes)
@@ -133,18 +134,9 @@ def _train(arguments: argparse.Namespace) -> None:
         arguments.output,
         device=_device(arguments),
         overwrite=arguments.overwrite,
-        callbacks=[print_epoch],
+        recorders=[PrintEpochs()],
     )
-    print(f"best validation loss {trainer.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
-
-
-def print_epoch(trainer, row: dict) -> None:
-    """A trainer callback: one line an epoch."""
-    print(
-        f"epoch {row['epoch']:3d}/{trainer.planned_epochs}  train loss {row['train_loss']:.4f}  "
-        f"val loss {row['val_loss']:.4f}  val mIoU {row['val_miou']:.3f}  {row['seconds']:.1f} s",
-        flush=True,
-    )
+    print(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -156,7 +148,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     root, split = locate_split(arguments.data, arguments.split)
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
-    dataset = LaneInstanceDataset(root, split, num_classes=segmenter.model.num_classes)
+    dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
     if arguments.output is not None:
         check_writable(arguments.output)
     scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from roadtopo_lib.app.cli import EXPECTED_ERRORS, Parser, one_line, print_epoch, print_scores
+from roadtopo_lib.app.cli import EXPECTED_ERRORS, Parser, one_line, print_scores
+from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.files import write_json
@@ -21,7 +22,7 @@ from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import infer_to_files
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.scenes import write_dataset
-from roadtopo_lib.trainer_lane import train_lane_model
+from roadtopo_lib.training.recorders import PrintEpochs
 from roadtopo_lib.viz import contact_sheet, overlay, training_curve
 
 try:
@@ -96,7 +97,7 @@ def run(out: Path, scale: float = 1.0) -> dict:
     started = time.perf_counter()
     config = LaneSegmentationConfig.preset("tiny")
     config = config.replace(epochs=max(1, round(scale * config.epochs)))
-    trainer = train_lane_model(config, data["day"], out / "run", overwrite=True, callbacks=[print_epoch])
+    trainer = train_lane_model(config, data["day"], out / "run", overwrite=True, recorders=[PrintEpochs()])
     training_curve(trainer.history).savefig(out / "training_curve.png", dpi=120)
     trainer.model.save(out / "model.safetensors", training=config.to_dict())
     seconds["train"] = time.perf_counter() - started

@@ -1,9 +1,9 @@
-"""Which samples an epoch draws, and in what order."""
+"""Which samples an epoch draws, in what order, and which batches share an optimiser step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from roadtopo_lib.data.images import read_semantic_mask
 from roadtopo_lib.labels import IGNORE_INDEX
@@ -70,3 +70,23 @@ def repeat_factors(dataset, threshold: float) -> np.ndarray:
     share = np.maximum(holds.mean(axis=0), 1 / max(1, len(dataset)))  # a class of no image repeats none
     factor = np.maximum(1.0, np.sqrt(threshold / share))
     return np.where(holds, factor, 1.0).max(axis=1)
+
+
+def set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Tells data set and sampler of a loader which epoch it is, where they care."""
+    if hasattr(loader.dataset, "set_epoch"):
+        loader.dataset.set_epoch(epoch)
+    if hasattr(loader.sampler, "epoch"):
+        loader.sampler.epoch = epoch
+
+
+def group_batches(loader: Iterable[dict], size: int) -> Iterator[list[dict]]:
+    """Groups of ``size`` batches that share one optimiser step; the last group may be shorter, and is not lost."""
+    group: list[dict] = []
+    for batch in loader:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

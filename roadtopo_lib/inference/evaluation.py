@@ -5,57 +5,64 @@ from collections.abc import Callable
 import numpy as np
 from tqdm.auto import tqdm
 
+from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.inference.baselines import classical_lanes, connected_components
-from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK_CLASS_IDS, IGNORE_INDEX, LANE_CLASS_IDS, NO_INSTANCE
+from roadtopo_lib.labels import IGNORE_INDEX, ClassTable
 from roadtopo_lib.metrics import BoundaryIoU, ConfusionMatrix, InstanceF1, LaneF1, polylines_from_instances
-from roadtopo_lib.pipeline import LaneSegmenter
-from roadtopo_lib.postprocess import all_instances
+from roadtopo_lib.postprocess import LaneResult, all_instances
 
-Method = Callable[[np.ndarray, dict], dict]
-"""A way to separate lanes: (image, the model's result on it) → a dict like ``LanePostProcessor.process``'s."""
+Method = Callable[[np.ndarray, LaneResult, ClassTable], LaneResult]
+"""A way to separate lanes: (image (H, W, 3) uint8 RGB, the model's result on it, class table) → a result of its own."""
 
 BASELINES: dict[str, Method] = {
-    "components": lambda image, result: connected_components(result["semantic_mask"]),
-    "opencv": lambda image, result: classical_lanes(image),
+    "components": lambda image, result, classes: connected_components(
+        result["semantic_mask"], lane_class_ids=classes.lane_ids, crosswalk_class_ids=classes.crosswalk_ids
+    ),
+    "opencv": lambda image, result, classes: classical_lanes(image),
 }
 """Without embeddings: connected components of the model's own semantic mask; without learning: classical OpenCV. Each
 lane of a baseline has the curve of its own pixels: fitting all together needs lanes that are whole."""
 
 
 def evaluate(
-    segmenter: LaneSegmenter, dataset: LaneInstanceDataset, baselines: bool = False, progress: bool = False
+    segment: Callable[[np.ndarray], LaneResult],
+    dataset: LaneInstanceDataset,
+    baselines: bool = False,
+    progress: bool = False,
 ) -> dict:
-    """Scores a model on the files of a split, at their own resolution.
+    """Scores a method on the files of a split, at their own resolution.
 
     Lane F1 compares curves; the true curve of a lane is the centre line of its pixels in the instance mask.
 
     Args:
-        segmenter: the model.
-        dataset: without transform.
+        segment: image (H, W, 3) uint8 RGB → result; a ``LaneSegmenter``, or anything else that gives a result.
+        dataset: without transform; its class table says which classes are lanes.
         baselines: score ``BASELINES`` on the same images too.
         progress: show a progress bar (on a terminal only).
 
     Returns:
         ``images``, ``miou``, ``pixel_accuracy`` (both ``None`` where no pixel is labelled), ``class_iou`` (by class
-        name; ``None`` where a class occurs neither in masks nor in predictions), ``boundary_iou`` and its
-        ``boundary_band_px``, ``lane_f1`` with ``lane_precision`` and ``lane_recall``, ``instance_f1``; with baselines,
-        their lane and instance scores under ``baselines``.
+        name; ``None`` where a class occurs neither in masks nor in predictions), ``boundary_iou`` with its
+        ``boundary_ratio`` and ``boundary_band_px``, ``lane_f1`` with ``lane_precision`` and ``lane_recall``,
+        ``instance_f1``; with baselines, their lane and instance scores under ``baselines``.
     """
-    confusion = ConfusionMatrix(segmenter.model.num_classes, IGNORE_INDEX)
-    boundary = BoundaryIoU(segmenter.model.num_classes, IGNORE_INDEX)
-    methods: dict[str, Method] = {"model": lambda image, result: result, **(BASELINES if baselines else {})}
+    classes = dataset.classes
+    confusion = ConfusionMatrix(len(classes), IGNORE_INDEX)
+    boundary = BoundaryIoU(len(classes), IGNORE_INDEX)
+    methods: dict[str, Method] = {"model": lambda image, result, classes: result, **(BASELINES if baselines else {})}
     scores = {name: (LaneF1(), InstanceF1()) for name in methods}
     for index in tqdm(
         range(len(dataset)), desc="evaluate", unit="image", leave=False, disable=None if progress else True
     ):
         image, semantic, instance = dataset.read(index)
-        result = segmenter(image)
+        result = segment(image)
         confusion.update(result["semantic_mask"], semantic)
         boundary.update(result["semantic_mask"], semantic)
-        true_lanes = polylines_from_instances(instance, lane_ids(semantic, instance))
+        true_ids = instances_by_role(semantic, instance, classes.lane_ids, classes.crosswalk_ids)
+        true_lanes = polylines_from_instances(instance, true_ids)
         for name, method in methods.items():
-            output = method(image, result)
+            output = method(image, result, classes)
             lane_f1, instance_f1 = scores[name]
             lane_f1.update(output["lane_polylines"], true_lanes, image.shape[:2])
             instance_f1.update(all_instances(output), instance)
@@ -63,27 +70,15 @@ def evaluate(
         "images": len(dataset),
         "miou": _number(confusion.miou()),
         "pixel_accuracy": _number(confusion.pixel_accuracy()),
-        "class_iou": _by_class(confusion.class_iou()),
-        "boundary_iou": _by_class(boundary.class_iou()),
+        "class_iou": _by_class(confusion.class_iou(), classes),
+        "boundary_iou": _by_class(boundary.class_iou(), classes),
+        "boundary_ratio": boundary.dilation_ratio,
         "boundary_band_px": boundary.band,
         **_lane_scores(*scores["model"]),
     }
     if baselines:
         report["baselines"] = {name: _lane_scores(*scores[name]) for name in BASELINES}
     return report
-
-
-def lane_ids(semantic: np.ndarray, instance: np.ndarray) -> list[int]:
-    """Ids of the instances that are lanes: those with fewer crosswalk than lane pixels.
-
-    Args:
-        semantic: (H, W) class ids.
-        instance: (H, W) instance ids.
-    """
-    size = int(instance.max(initial=0)) + 1
-    lane = np.bincount(instance[np.isin(semantic, LANE_CLASS_IDS)], minlength=size)
-    crosswalk = np.bincount(instance[np.isin(semantic, CROSSWALK_CLASS_IDS)], minlength=size)
-    return [int(i) for i in np.flatnonzero(lane > crosswalk) if i != NO_INSTANCE]
 
 
 def _lane_scores(lane_f1: LaneF1, instance_f1: InstanceF1) -> dict:
@@ -95,9 +90,8 @@ def _lane_scores(lane_f1: LaneF1, instance_f1: InstanceF1) -> dict:
     }
 
 
-def _by_class(values: np.ndarray) -> dict[str, float | None]:
-    names = CLASS_NAMES if len(values) == len(CLASS_NAMES) else [f"class {i}" for i in range(len(values))]
-    return {name: _number(value) for name, value in zip(names, values, strict=True)}
+def _by_class(values: np.ndarray, classes: ClassTable) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in zip(classes.names, values, strict=True)}
 
 
 def _number(value: float) -> float | None:

@@ -66,13 +66,10 @@ class _OverlapLoss(nn.Module):
             probabilities = _logit_per_class(logits).softmax(dim=1)
         else:
             probabilities = logits if logits.shape[1] > 1 else torch.cat([1 - logits, logits], dim=1)
-        return self.from_counts(self._counts(probabilities, target, binary=logits.shape[1] == 1))
+        return self._from_probabilities(probabilities, target, binary=logits.shape[1] == 1)
 
-    def _counts(self, probabilities: Tensor, target: Tensor, binary: bool) -> Tensor:
-        """Soft counts of each image and class: (B, C, H, W), (B, H, W) → (3, B, C), Σ p·g, Σ p (or p²) and Σ g.
-
-        Of a binary mask (C = 2) without class weights those of the foreground alone, (3, B, 1).
-        """
+    def _from_probabilities(self, probabilities: Tensor, target: Tensor, binary: bool) -> Tensor:
+        """The loss of probabilities (B, C, H, W); of a binary mask (C = 2) without weights that of the foreground."""
         valid, target = _split_ignored(target, self.ignore_index)
         valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
         target = target.flatten(1)  # (B, H·W)
@@ -84,21 +81,12 @@ class _OverlapLoss(nn.Module):
         # No one-hot truth: its true class's probability is all that a pixel adds to the hits.
         none = probabilities.new_zeros(probabilities.shape[:2])
         of_true_class = probabilities.gather(1, target[:, None])[:, 0]  # (B, H·W)
-        hits = none.scatter_add(1, target, of_true_class)
-        predicted = self._predicted_share(probabilities).sum(dim=2)
-        truth = none.scatter_add(1, target, valid)
-        counts = torch.stack([hits, predicted, truth])
-        return counts[:, :, 1:] if binary and self.class_weights is None else counts
-
-    def from_counts(self, counts: Tensor) -> Tensor:
-        """The loss of images of which only soft counts are left; those of several batches may be put together.
-
-        Args:
-            counts: (3, B, C): Σ p·g, Σ p (of Dice with ``square_denominator``, Σ p²) and Σ g of each image and class.
-
-        Returns:
-            A scalar in [0, 1].
-        """
+        hits = none.scatter_add(1, target, of_true_class)  # (B, C), Σ p·g
+        predicted = self._predicted_share(probabilities).sum(dim=2)  # (B, C), Σ p or Σ p²
+        truth = none.scatter_add(1, target, valid)  # (B, C), Σ g
+        counts = torch.stack([hits, predicted, truth])  # (3, B, C)
+        if binary and self.class_weights is None:
+            counts = counts[:, :, 1:]
         hits, predicted, truth = counts if self.per_image else counts.sum(dim=1)  # (B, C) or (C,) each
         present = (truth > 0).to(truth)
         weights = present if self.class_weights is None else present * self.class_weights.to(truth)
@@ -233,13 +221,13 @@ class FocalTverskyLoss(TverskyLoss):
 
 
 class FocalLoss(nn.Module):
-    """Cross-entropy that looks away from easy pixels: −w·(1 − p)^γ·log p, p being the true class's probability.
+    """Cross-entropy with easy pixels down-weighted: −w·(1 − p)^γ·log p, p being the true class's probability.
 
     The mean over all pixels that are not ignored. As in the paper (where w is α) the weights are not divided out; its
     α = 0.25 for a binary mask is ``class_weights=(0.75, 0.25)``.
 
     Args:
-        gamma: how fast an easy pixel loses its say, >= 0; 0 is cross-entropy.
+        gamma: exponent that down-weights easy pixels, >= 0; 0 is cross-entropy.
         class_weights: (C,) weights, >= 0, or ``None`` for 1.
         ignore_index: class id that takes part in nothing, or ``None``.
 
@@ -333,21 +321,13 @@ class CombinedLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit each other, or a weight too many or too few.
         """
-        cross_entropy, counts = self.terms(logits, target)
-        dice = self.dice.from_counts(counts)
+        logits, target = _check_inputs(logits, target, self.dice.class_weights)
+        # Both terms need the softmax, and it is the slowest step of both.
+        log_probabilities = F.log_softmax(_logit_per_class(logits), dim=1)
+        cross_entropy = self._cross_entropy(log_probabilities, target)
+        dice = self.dice._from_probabilities(log_probabilities.exp(), target, binary=logits.shape[1] == 1)
         loss = self.ce_weight * cross_entropy + self.dice_weight * dice
         return loss, {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
-
-    def terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, a scalar, and the soft counts (3, B, C) of which ``dice.from_counts`` makes the Dice loss.
-
-        For those who put several batches together: the Dice loss of their union is no mean of their Dice losses.
-        """
-        logits, target = _check_inputs(logits, target, self.dice.class_weights)
-        # Both terms need it, and it is the dearest step of either.
-        log_probabilities = F.log_softmax(_logit_per_class(logits), dim=1)
-        counts = self.dice._counts(log_probabilities.exp(), target, binary=logits.shape[1] == 1)
-        return self._cross_entropy(log_probabilities, target), counts
 
     def _cross_entropy(self, log_probabilities: Tensor, target: Tensor) -> Tensor:
         """Torch's (weighted) mean, except that a batch of ignored pixels gives zero where torch gives NaN."""

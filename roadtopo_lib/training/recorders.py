@@ -1,0 +1,97 @@
+"""What a run leaves behind while it goes on: files, printed lines, or anything that a reader plots.
+
+A recorder is told of every optimiser step and every epoch. Which weights are kept is a recorder's decision as well.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.files import write_atomic
+
+
+class Recorder:
+    """Does nothing; override what you need. ``trainer`` is the ``LaneSegmentationTrainer`` that calls."""
+
+    def on_step(self, trainer, values: dict[str, float]) -> None:
+        """After an optimiser step; ``values``: ``loss`` (mean over its images) and ``grad_norm`` before clipping."""
+
+    def on_epoch(self, trainer, row: dict[str, float]) -> None:
+        """After an epoch and its validation; ``row`` is the newest of ``trainer.history``."""
+
+    def on_end(self, trainer) -> None:
+        """When ``fit`` returns or is interrupted."""
+
+
+class HistoryFile(Recorder):
+    """The history as a CSV file, written anew after every epoch."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_epoch(self, trainer, row: dict[str, float]) -> None:
+        """Writes all rows so far."""
+        write_atomic(self.path, history_csv(trainer.history))
+
+
+class ConfigFile(Recorder):
+    """The run's settings as YAML, written after the first epoch."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_epoch(self, trainer, row: dict[str, float]) -> None:
+        """Writes the settings once."""
+        if row["epoch"] == 1:
+            trainer.config.to_yaml(self.path)
+
+
+class LastModel(Recorder):
+    """The model after every epoch."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_epoch(self, trainer, row: dict[str, float]) -> None:
+        """Writes the model with the epoch, its scores and the settings of the training."""
+        save_model(trainer.model, self.path, trainer.config, row)
+
+
+class BestModel(LastModel):
+    """The model after every epoch whose validation loss is the lowest so far."""
+
+    def on_epoch(self, trainer, row: dict[str, float]) -> None:
+        """Writes the model if it is the best."""
+        if trainer.state.stale_epochs == 0:
+            super().on_epoch(trainer, row)
+
+
+class PrintEpochs(Recorder):
+    """One printed line an epoch."""
+
+    def on_epoch(self, trainer, row: dict[str, float]) -> None:
+        """Prints losses, mIoU and seconds."""
+        print(
+            f"epoch {row['epoch']:3d}/{trainer.config.epochs}  train loss {row['train_loss']:.4f}  "
+            f"val loss {row['val_loss']:.4f}  val mIoU {row['val_miou']:.3f}  {row['seconds']:.1f} s",
+            flush=True,
+        )
+
+
+def save_model(model, path: str | Path, config: LaneSegmentationConfig, row: dict[str, float]) -> None:
+    """Writes a model file that tells with which settings it was trained, and how well it did."""
+    scores = {"epoch": row["epoch"], "val_loss": row["val_loss"], "val_miou": row["val_miou"]}
+    model.save(path, training=config.to_dict(), **scores)
+
+
+def history_csv(history: Iterable[dict]) -> str:
+    """A history as CSV text, one row an epoch, numbers at six significant digits."""
+    rows = list(history)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+    return text.getvalue()

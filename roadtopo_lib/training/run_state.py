@@ -1,0 +1,65 @@
+"""Everything that a training run needs to go on where it stopped, to and from one file.
+
+Random states are not part of it: each draw follows from the seed, the epoch and the sample's index. Neither is the
+learning-rate schedule, which is a function of the optimiser step.
+"""
+
+import io
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+
+from roadtopo_lib.files import write_atomic
+
+
+@dataclass
+class RunState:
+    """A run between two epochs; as made by its defaults, a run that has not begun.
+
+    Attributes:
+        epoch: finished epochs.
+        step: optimiser steps taken.
+        best_val_loss: lowest validation loss so far.
+        stale_epochs: epochs since then.
+        history: one dict an epoch.
+        best_model: ``state_dict`` of the best epoch, ``None`` before the first.
+        model, optimizer, scaler: their ``state_dict`` after the last epoch, ``None`` before the first.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_val_loss: float = math.inf
+    stale_epochs: int = 0
+    history: list[dict] = field(default_factory=list)
+    best_model: dict | None = None
+    model: dict | None = None
+    optimizer: dict | None = None
+    scaler: dict | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state; the file appears whole or not at all."""
+        content = io.BytesIO()
+        torch.save({f.name: getattr(self, f.name) for f in fields(self)}, content)
+        write_atomic(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunState":
+        """Reads a state, onto the CPU. Nothing in the file is executed.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, or not the state of a run; names the file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file, expected the state of a run")
+        try:
+            values = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises errors of many kinds for a damaged or foreign file
+            raise ValueError(f"{path}: cannot be read as the state of a run ({str(error).splitlines()[0]})") from None
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            raise ValueError(f"{path}: expected the state of a run with {', '.join(sorted(names))}")
+        return cls(**values)
