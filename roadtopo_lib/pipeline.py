@@ -73,7 +73,7 @@ class LaneSegmenter:
             FileNotFoundError: no such file.
             ValueError: not a model of this library, damaged, or with another number of classes than its settings.
         """
-        _, _, info = load_weights(path)
+        info = load_weights(path).info
         if "training" not in info:
             model = SegFormerModel.load(path)
             return cls(model, _preset_of(model), device)

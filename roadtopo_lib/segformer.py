@@ -241,7 +241,7 @@ class SegFormerModel(nn.Module):
             path: the file.
             info: anything JSON-serialisable to keep beside them.
         """
-        save_weights(path, self.state_dict(), self.config_dict(), **info)
+        save_weights(path, "segformer", self.state_dict(), self.config_dict(), **info)
 
     @classmethod
     def load(cls, path: str | Path, num_classes: int | None = None) -> "SegFormerModel":
@@ -255,7 +255,7 @@ class SegFormerModel(nn.Module):
             FileNotFoundError: no such file.
             ValueError: truncated, of another kind, a pickle, or with another number of classes.
         """
-        tensors, settings, _ = load_weights(path)
+        _, tensors, settings, _ = load_weights(path)
         if num_classes is not None and settings.get("num_classes") != num_classes:
             raise ValueError(
                 f"{path}: the checkpoint has num_classes {settings.get('num_classes')}, the config says {num_classes}"

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.checks import check_every_file
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
-from roadtopo_lib.files import check_writable, write_text_atomic
+from roadtopo_lib.files import check_writable, write_atomic
 from roadtopo_lib.labels import NO_INSTANCE
 from roadtopo_lib.losses import CombinedLoss, class_weights
 from roadtopo_lib.metrics import ConfusionMatrix
@@ -303,7 +303,7 @@ class LaneSegmentationTrainer:
         row["seconds"] = seconds
         self.history.append(row)
         if self.output_dir is not None:
-            write_text_atomic(self.output_dir / "history.csv", history_csv(self.history))
+            write_atomic(self.output_dir / "history.csv", history_csv(self.history))
 
     def _save(self, name: str) -> None:
         if self.output_dir is not None:
@@ -343,7 +343,7 @@ def train_lane_model(
     Raises:
         FileExistsError: ``output`` holds a run and ``overwrite`` is off.
         FileNotFoundError, ValueError: wrong data, in any file of ``train`` or ``val``; see ``LaneInstanceDataset``.
-        PermissionError: ``output`` cannot be written to.
+        OSError: ``output`` cannot be written to.
         FloatingPointError: see ``LaneSegmentationTrainer.fit``.
     """
     output = Path(output)

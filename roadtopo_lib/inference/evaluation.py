@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from tqdm.auto import tqdm
 
+from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.inference.baselines import classical_lanes, connected_components
-from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK_CLASS_IDS, IGNORE_INDEX, LANE_CLASS_IDS, NO_INSTANCE
+from roadtopo_lib.labels import CLASS_NAMES, IGNORE_INDEX, LANE_CLASS_IDS
 from roadtopo_lib.metrics import BoundaryIoU, ConfusionMatrix, InstanceF1, LaneF1, polylines_from_instances
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
@@ -74,16 +75,8 @@ def evaluate(
 
 
 def lane_ids(semantic: np.ndarray, instance: np.ndarray) -> list[int]:
-    """Ids of the instances that are lanes: those with fewer crosswalk than lane pixels.
-
-    Args:
-        semantic: (H, W) class ids.
-        instance: (H, W) instance ids.
-    """
-    size = int(instance.max(initial=0)) + 1
-    lane = np.bincount(instance[np.isin(semantic, LANE_CLASS_IDS)], minlength=size)
-    crosswalk = np.bincount(instance[np.isin(semantic, CROSSWALK_CLASS_IDS)], minlength=size)
-    return [int(i) for i in np.flatnonzero(lane > crosswalk) if i != NO_INSTANCE]
+    """Ids of the instances that are lanes, see ``data.samples.instances_by_role``."""
+    return instances_by_role(semantic, instance, LANE_CLASS_IDS)
 
 
 def _lane_scores(lane_f1: LaneF1, instance_f1: InstanceF1) -> dict:
