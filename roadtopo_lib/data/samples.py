@@ -140,8 +140,8 @@ def check_roles(
     shared = [int(i) for i in np.flatnonzero((lane > 0) & (crosswalk > 0)) if i != NO_INSTANCE]
     if shared:
         raise ValueError(
-            f"{name}: instance ids {shared} lie on lane and on crosswalk pixels of the semantic mask, expected each id "
-            "on one of both"
+            f"{name}: instance ids {shared} lie on lane and on crosswalk pixels of the semantic mask, expected every "
+            "id on lanes only or on crosswalks only"
         )
 
 
