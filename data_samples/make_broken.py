@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from roadtopo_lib.data.samples import sample_files, write_sample
+
 BROKEN = Path(__file__).parent / "broken"
 SIZE = (48, 64)  # height, width
 
@@ -26,14 +28,8 @@ def sample(name: str, split: str = "train", stem: str = "scene") -> tuple[Path, 
     semantic[height // 2 :, 20:23] = 2
     instance = np.where(semantic == 2, 1, 0).astype(np.uint16)
     image = (60 + 120 * (semantic == 2)[..., None] + rng.integers(0, 20, (height, width, 3))).astype(np.uint8)
-    paths = tuple(
-        BROKEN / name / split / folder / f"{stem}{suffix}"
-        for folder, suffix in (("images", ".jpg"), ("semantic_masks", ".png"), ("instance_masks", ".png"))
-    )
-    for path, array in zip(paths, (image, semantic, instance), strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(path)
-    return paths
+    write_sample(BROKEN / name / split, stem, image, semantic, instance)
+    return sample_files(BROKEN / name / split, stem)
 
 
 def data_sets() -> None:
@@ -56,6 +52,10 @@ def data_sets() -> None:
     image.write_bytes(image.read_bytes()[:600])
     _, semantic, _ = sample("semantic_id_out_of_range")
     Image.fromarray(np.full(SIZE, 7, np.uint8)).save(semantic)
+    _, semantic, _ = sample("instance_id_shared")
+    classes = np.array(Image.open(semantic))
+    classes[40:][classes[40:] == 2] = 3  # the lower end of the lane becomes a crosswalk that keeps the lane's id
+    Image.fromarray(classes).save(semantic)
 
     _, semantic, _ = sample("float_mask")
     Image.fromarray(np.zeros(SIZE, np.float32)).save(semantic, format="TIFF")  # PNG has no float pixels

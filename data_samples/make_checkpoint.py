@@ -9,6 +9,6 @@ from pathlib import Path
 
 from roadtopo_lib.files import load_weights, save_weights
 
-tensors, config, info = load_weights(sys.argv[1])
+kind, tensors, config, info = load_weights(sys.argv[1])
 halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-save_weights(Path(__file__).parent / "tiny.safetensors", halved, config, **info)
+save_weights(Path(__file__).parent / "tiny.safetensors", kind, halved, config, **info)

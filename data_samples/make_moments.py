@@ -1,7 +1,8 @@
 """Writes ``moments.npz``, what the widget ``FrameEmbeddings`` shows: ``python data_samples/make_moments.py DATA``.
 
-DATA is what ``make run`` leaves as ``results/data``. The tiny preset is trained on it as ``make run`` does, and its
-embeddings of two test samples are kept, in half precision, at a few moments of that run.
+DATA is what ``make run`` leaves as ``results/data``. The tiny preset is trained on it by AdamW alone (``make run`` uses
+Muon as well), and its embeddings of two test samples are kept, in half precision, at steps 0, 25, 100 and 300 and at
+the end of each epoch. The committed file comes from an earlier version of the preset; README.md says how it differs.
 """
 
 import sys
@@ -22,7 +23,7 @@ FRAMES = (0, 1)
 EARLY_STEPS = (0, 25, 100, 300)
 """Optimiser steps of the first moments; then the end of each epoch."""
 
-config = LaneSegmentationConfig.preset("tiny").replace(muon_lr=0.0)  # as the moments stored here were made
+config = LaneSegmentationConfig.preset("tiny").replace(muon_lr=0.0)  # AdamW alone
 train = LaneInstanceDataset(sys.argv[1], "train", build_transform(config, train=True), config.seed)
 loader = build_loader(train, config, shuffle=True)
 plain, resize = LaneInstanceDataset(HERE, "test"), build_transform(config, train=False)

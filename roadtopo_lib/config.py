@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from roadtopo_lib.files import write_text_atomic
+from roadtopo_lib.files import write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 ACTIVATIONS = ("gelu", "relu")
@@ -279,7 +279,7 @@ class LaneSegmentationConfig:
 
     def to_yaml(self, path: str | Path) -> None:
         """Writes the config; the file appears complete or not at all."""
-        write_text_atomic(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
+        write_atomic(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
     def replace(self, **changes) -> "LaneSegmentationConfig":
         """A checked copy with some fields changed."""

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask
-from roadtopo_lib.data.samples import list_samples
+from roadtopo_lib.data.samples import list_samples, read_sample
 from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
 from roadtopo_lib.labels import CLASSES, ClassTable
 
@@ -133,7 +132,7 @@ class LaneInstanceDataset(Dataset):
             ``image_path`` str.
 
         Raises:
-            ValueError: unreadable files, wrong ids, or masks of another size than the image.
+            ValueError: see ``data.samples.read_sample``.
         """
         image, semantic, instance = self.read(index)
         if self.transform is not None:
@@ -148,16 +147,8 @@ class LaneInstanceDataset(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The files of one sample as arrays, checked, not transformed: (image, semantic mask, instance mask)."""
-        image = read_image(self.image_paths[index])
-        semantic = read_semantic_mask(self.semantic_paths[index], self.num_classes)
-        instance = read_instance_mask(self.instance_paths[index])
-        for mask, path in ((semantic, self.semantic_paths[index]), (instance, self.instance_paths[index])):
-            if mask.shape != image.shape[:2]:
-                raise ValueError(
-                    f"{path}: mask is {mask.shape[0]}×{mask.shape[1]} (height × width), its image "
-                    f"{self.image_paths[index].name} is {image.shape[0]}×{image.shape[1]}"
-                )
-        return image, semantic, instance
+        files = self.image_paths[index], self.semantic_paths[index], self.instance_paths[index]
+        return read_sample(*files, self.num_classes)
 
 
 def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, shuffle: bool) -> DataLoader:

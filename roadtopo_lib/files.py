@@ -5,57 +5,78 @@ anything, unlike a pickle, which ``torch.load`` would run.
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import safetensors
-import safetensors.torch
-import torch
+if TYPE_CHECKING:  # a process that renders scenes writes files, but needs no torch: loading it takes seconds
+    import torch
 
-KIND = "roadtopo_lib.lane_model"
-"""Written into every model file, so that another project's weights are not mistaken for ours."""
+UNFINISHED = ".tmp"
+"""Ending of a file that is being written. A killed process leaves it behind."""
+
+HEADER_KEY = "roadtopo_lib"
+"""Marks a model file of this library, so that another project's weights are not mistaken for ours.
+
+It is the header's only entry beside the tensors: safetensors writes several in a random order, and equal models would
+make different files.
+"""
 
 _PICKLE_SIGNATURES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Lets ``write`` fill a temporary file beside ``path``, then renames it into place.
+class WeightsFile(NamedTuple):
+    """What a model file holds."""
+
+    kind: str
+    """Which model class it belongs to, such as ``"segformer"``."""
+    tensors: "dict[str, torch.Tensor]"
+    """The model's ``state_dict()``, on the CPU."""
+    config: dict
+    """Plain values that rebuild the model."""
+    info: dict
+    """What else was saved beside it (epoch, scores, settings of the training)."""
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Writes a file that appears complete or not at all: a temporary file beside it is renamed into place.
 
     Args:
-        path: the final place; missing parent folders are made.
-        write: called with the temporary path.
+        path: the final place; missing parent folders are made, and a file that lies there is replaced.
+        content: text is written as UTF-8, with the line ends that it has.
 
     Raises:
-        PermissionError: the folder cannot be written to; names it.
+        OSError: the file cannot be written, for example ``PermissionError`` or a full disk; names ``path`` and the
+            reason.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except (PermissionError, NotADirectoryError, FileExistsError, OSError) as error:
-        raise PermissionError(f"{path.parent}: cannot write to this folder ({error.strerror or error})") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is as readable as any other file
+    with _temporary_beside(Path(path)) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Writes a text file (UTF-8) that appears complete or not at all."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """A new empty file in the folder of ``path``, removed at the end; an error of the system names ``path``."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}{UNFINISHED}")
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        named = type(error)(f"{path}: cannot be written ({error.strerror or error})")
+        named.errno = error.errno
+        raise named from None
 
 
 def write_json(path: str | Path, values: dict) -> None:
     """Writes JSON that appears complete or not at all."""
-    write_text_atomic(path, json.dumps(values, indent=2) + "\n")
+    write_atomic(path, json.dumps(values, indent=2) + "\n")
 
 
 def check_writable(path: str | Path) -> None:
@@ -63,71 +84,71 @@ def check_writable(path: str | Path) -> None:
 
     Raises:
         IsADirectoryError: there is a folder of that name.
-        PermissionError: its folder cannot be written to.
+        OSError: as for ``write_atomic``.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: this is a folder, expected the name of a file")
-    trial = path.with_name(f".{path.name}.trial")  # what already lies at the path itself stays
-    write_text_atomic(trial, "")
-    trial.unlink()
+    with _temporary_beside(path):
+        pass
 
 
-def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], config: dict, **info: object) -> None:
-    """Writes a model file: weights plus the settings that rebuild the model.
+def save_weights(path: str | Path, kind: str, tensors: "dict[str, torch.Tensor]", config: dict, **info: object) -> None:
+    """Writes a model file: weights plus the settings that rebuild the model. Equal models make equal files.
 
     Args:
         path: where, by custom ending in ``.safetensors``.
+        kind: which model class the weights belong to, such as ``"segformer"``.
         tensors: the model's ``state_dict()``.
         config: plain values that describe the model.
         info: anything else worth keeping beside it (epoch, scores), JSON-serialisable.
+
+    Raises:
+        OSError: as for ``write_atomic``.
     """
-    metadata = {"kind": KIND, "config": json.dumps(config), "info": json.dumps(info)}
+    import safetensors.torch
+
+    header = json.dumps({"kind": kind, "config": config, "info": info}, sort_keys=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = _with_sorted_metadata(safetensors.torch.save(contiguous, metadata=metadata))
-    write_atomic(path, lambda temporary: temporary.write_bytes(content))
+    write_atomic(path, safetensors.torch.save(contiguous, metadata={HEADER_KEY: header}))
 
 
-def _with_sorted_metadata(content: bytes) -> bytes:
-    """A safetensors file whose metadata stand in the order of their names: equal models make equal files."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    sorted_header = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return content[:8] + sorted_header.ljust(length) + content[8 + length :]
-
-
-def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
-    """Reads a model file written by ``save_weights``.
+def load_weights(path: str | Path) -> WeightsFile:
+    """Reads a model file written by ``save_weights``; opens it once.
 
     Returns:
-        (tensors, config, info).
+        kind, tensors, config and info, as they were saved.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, of another kind, or a pickle; names the file and what was found.
+        ValueError: truncated, not of this library, or a pickle; names the file and what was found.
     """
+    import safetensors
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file, expected a .safetensors file written by this library")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if any(start.startswith(signature) for signature in _PICKLE_SIGNATURES):
-        raise ValueError(
-            f"{path}: this is a pickled checkpoint, which can run any code when loaded; refused. "
-            "Expected a .safetensors file written by this library"
-        )
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
             names = list(file.keys())
-            if metadata.get("kind") != KIND:
-                found = metadata.get("kind") or f"a safetensors file with {len(names)} tensors and no kind"
-                raise ValueError(f"{path}: expected a lane model ({KIND}), found {found}")
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            if header is None:
+                raise ValueError(
+                    f"{path}: expected a model file of this library, found a safetensors file with "
+                    f"{len(names)} tensors and no entry {HEADER_KEY!r} in its header"
+                )
             tensors = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
+        with path.open("rb") as file:
+            is_pickle = file.read(4).startswith(_PICKLE_SIGNATURES)
+        if is_pickle:
+            raise ValueError(
+                f"{path}: this is a pickled checkpoint, which can run any code when loaded; refused. "
+                "Expected a .safetensors file written by this library"
+            ) from None
         raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
     try:
-        return tensors, json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
-    except (KeyError, json.JSONDecodeError):
+        values = json.loads(header)
+        return WeightsFile(values["kind"], tensors, values["config"], values["info"])
+    except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{path}: the model's settings in the file header are missing or damaged") from None

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. Logic of its own it has none.
+"""The command line: parses arguments, calls the library, prints the results. It contains no logic.
 
 Wrong input ends with exit code 2 and one line; ``--debug`` shows the traceback instead.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from roadtopo_lib import __version__
+from roadtopo_lib.data import SPLITS
 
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
 """What wrong input raises; anything else is a bug of ours and keeps its traceback."""
@@ -98,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     synth = commands.add_parser("synth", help="render a labelled data set", parents=[common], allow_abbrev=False)
     synth.add_argument("--out", required=True, type=Path, help="folder to write")
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         synth.add_argument(f"--{split}", type=int, default=0, metavar="N", help=f"scenes in {split}/")
     synth.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="pixels (default 256x512)")
     synth.add_argument("--seed", type=int, default=0)
@@ -190,7 +191,7 @@ def _infer(arguments: argparse.Namespace) -> None:
 def _synth(arguments: argparse.Namespace) -> None:
     from roadtopo_lib.scenes import write_dataset
 
-    counts = {split: getattr(arguments, split) for split in ("train", "val", "test")}
+    counts = {split: getattr(arguments, split) for split in SPLITS}
     if not any(counts.values()):
         raise ValueError("nothing to render: give at least one of --train, --val, --test")
     write_dataset(

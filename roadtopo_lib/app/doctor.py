@@ -1,8 +1,8 @@
 """What is installed, what is missing, and what this machine will train on: ``python -m roadtopo_lib.app.doctor``.
 
 Each line is one check: ``[OK]``, ``[FAIL]`` with what to type, or ``[--]`` for something that is absent but not needed.
-The text is meant to be pasted into a bug report. The module imports nothing but the standard library at the top, so
-that it runs where everything else is broken; the versions it compares with are read from the project's own metadata.
+The text is meant to be pasted into a bug report. The module needs nothing but the standard library, so that it runs
+where everything else is broken; with `packaging` it also compares versions, with those in the project's own metadata.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +26,15 @@ try:
     import tomllib
 except ModuleNotFoundError:  # Python before 3.11: reported by `check_python`
     tomllib = None
+try:
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
+except Exception:  # missing or broken: reported by `check_packages`
+    Requirement = SpecifierSet = canonicalize_name = None
 
 DISTRIBUTION = "roadtopo-lib"
-PYPROJECT = Path(__file__).resolve().parent.parent.parent / "pyproject.toml"
-
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 GIB = 2**30
 MEMORY_FLOOR = 4 * GIB
 """The most that ``make run`` may take, see the README."""
@@ -46,51 +51,6 @@ class Check(NamedTuple):
 
     def __str__(self) -> str:
         return f"{f'[{self.status}]':<6} {self.name:<22} {self.text}"
-
-
-class Requirement(NamedTuple):
-    """One declared dependency, e.g. ``Requirement("monai", (">=1.5",), "test")``; no extra means always needed."""
-
-    name: str
-    limits: tuple[str, ...]
-    extra: str | None
-
-
-def parse_requirement(line: str) -> Requirement:
-    """Read one dependency as the project writes them: ``name>=floor``, maybe ``,<limit``, maybe ``; extra == "x"``.
-
-    The full grammar is the ``packaging`` library's, which may be one of the missing packages.
-    """
-    specifier, _, marker = line.partition(";")
-    name, limits = re.fullmatch(r"\s*([\w.-]+)\s*(.*?)\s*", specifier).groups()
-    extra = re.search(r"""extra\s*==\s*["']([\w-]+)["']""", marker)
-    return Requirement(name, tuple(part.strip() for part in limits.split(",") if part), extra and extra[1])
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version without trailing zeros: ``"2.13.0+cpu"`` becomes ``(2, 13)``, equal to ``"2.13"``."""
-    numbers = [int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split(".")]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
-
-
-def satisfies(version: str, limits: tuple[str, ...]) -> bool:
-    """Whether a version keeps all limits, each ``">=x"`` or ``"<x"``.
-
-    Raises:
-        ValueError: a limit with another operator, which the project does not use.
-    """
-    for limit in limits:
-        if limit.startswith(">="):
-            kept = release(version) >= release(limit[2:])
-        elif limit.startswith("<") and not limit.startswith("<="):
-            kept = release(version) < release(limit[1:])
-        else:
-            raise ValueError(f"limit must be '>=VERSION' or '<VERSION', got {limit!r}")
-        if not kept:
-            return False
-    return True
 
 
 def declared() -> tuple[str, list[str]]:
@@ -116,10 +76,12 @@ def check_python() -> Iterator[Check]:
     """Is this Python new enough?"""
     version = platform.python_version()
     if tomllib is None:
-        yield Check("FAIL", "python", f"{version} is too old, it lacks tomllib: run this with Python 3.11 or later")
+        yield Check("FAIL", "python", f"{version} is too old: make the environment with Python 3.11 or later")
         return
     python, _ = declared()
-    if satisfies(version, tuple(python.split(","))):
+    if SpecifierSet is None:
+        yield Check("--", "python", f"{version}, not compared with {python} without packaging")
+    elif SpecifierSet(python).contains(version, prereleases=True):
         yield Check("OK", "python", f"{version} ({python})")
     else:
         yield Check("FAIL", "python", f"{version} does not fit {python}: make the environment with another Python")
@@ -127,11 +89,14 @@ def check_python() -> Iterator[Check]:
 
 def check_packages() -> Iterator[Check]:
     """Is every declared package there, new enough and importable, and ``cv2`` there once? The extras are optional."""
+    if Requirement is None:
+        yield Check("FAIL", "packaging", "not importable, so no package is checked: python -m pip install packaging")
+        return
     # Importing albumentations asks a server for newer versions unless told not to.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     modules = modules_by_distribution()
     seen = set()
-    for requirement in map(parse_requirement, declared()[1]):
+    for requirement in map(Requirement, declared()[1]):
         if requirement.name not in seen:
             seen.add(requirement.name)
             yield check_package(requirement, modules)
@@ -140,19 +105,19 @@ def check_packages() -> Iterator[Check]:
 
 def check_package(requirement: Requirement, modules: dict[str, list[str]]) -> Check:
     """One package: its version against its limits, and for needed packages one import."""
-    name, extra = requirement.name, requirement.extra
-    limits = ",".join(requirement.limits)
-    failed = "--" if extra else "FAIL"
-    wanted = f"{limits}, extra '{extra}'" if extra else limits
+    name, limits, marker = requirement.name, requirement.specifier, requirement.marker
+    is_needed = marker is None or marker.evaluate({"extra": ""})
+    failed = "FAIL" if is_needed else "--"
+    wanted = f"{limits}" if is_needed else f"{limits}, {marker}"
     way_out = f'python -m pip install "{name}{limits}"'
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Check(failed, name, f"missing ({wanted}): {way_out}")
-    if not satisfies(version, requirement.limits):
+    if not limits.contains(version, prereleases=True):
         return Check(failed, name, f"{version} does not fit ({wanted}): {way_out}")
     module = main_module(name, modules)
-    if module and not extra:
+    if module and is_needed:
         try:
             importlib.import_module(module)
         except Exception as error:  # a broken package may raise anything
@@ -166,7 +131,7 @@ def modules_by_distribution() -> dict[str, list[str]]:
     for module, distributions in importlib.metadata.packages_distributions().items():
         if module.isidentifier() and not module.startswith("_"):
             for distribution in distributions:
-                modules.setdefault(canonical(distribution), []).append(module)
+                modules.setdefault(canonicalize_name(distribution), []).append(module)
     return modules
 
 
@@ -175,13 +140,9 @@ def main_module(name: str, modules: dict[str, list[str]]) -> str | None:
 
     ``None`` where the distribution keeps no list of its files, as some of conda's do.
     """
-    candidates = modules.get(canonical(name), [None])
-    return next((module for module in candidates if module and canonical(module) == canonical(name)), candidates[0])
-
-
-def canonical(name: str) -> str:
-    """The one spelling of a distribution's name: ``PyYAML`` → ``pyyaml``, ``huggingface_hub`` → ``huggingface-hub``."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    name = canonicalize_name(name)
+    candidates = modules.get(name, [None])
+    return next((module for module in candidates if module and canonicalize_name(module) == name), candidates[0])
 
 
 def check_cv2(modules: dict[str, list[str]]) -> Check:
@@ -207,14 +168,14 @@ def check_device() -> Iterator[Check]:
     from roadtopo_lib.training.amp import choose_amp
 
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"
-    if torch.cuda.is_available():
-        device = "cuda"
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # what every command takes unless told otherwise
+    if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         text = f"cuda: {torch.cuda.get_device_name()}, compute capability {major}.{minor}, {threads}"
-    elif torch.backends.mps.is_available():
-        device, text = "mps", f"mps: Apple GPU, {threads}"
     else:
-        device, text = "cpu", f"cpu: {platform.processor() or platform.machine()}, {threads}"
+        text = f"cpu: {platform.processor() or platform.machine()}, {threads}"
+        if torch.backends.mps.is_available():
+            text += "; mps present, not used unless --device mps"
     yield Check("OK", "device", text)
     yield Check("OK", "mixed precision", str(choose_amp(device)))
     if device == "cuda":
@@ -264,10 +225,8 @@ def check_hub() -> Iterator[Check]:
         yield Check("--", "hub", f"not asked, HF_HUB_OFFLINE is set: {consequence}")
         return
     problem = ask_hub(constants.ENDPOINT)
-    if problem:
-        yield Check("--", "hub", f"{constants.ENDPOINT} not reachable ({problem}): {consequence}")
-    else:
-        yield Check("OK", "hub", f"{constants.ENDPOINT} answers")
+    answer = f"not reachable ({problem}): {consequence}" if problem else "answers"
+    yield Check("--" if problem else "OK", "hub", f"{constants.ENDPOINT} {answer}")
 
 
 def one_line(error: Exception) -> str:
@@ -276,22 +235,11 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {message[0][:120]}" if message else type(error).__name__
 
 
-CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
-    check_python,
-    check_packages,
-    check_device,
-    check_memory,
-    check_disk,
-    check_hub,
-)
+CHECKS = (check_python, check_packages, check_device, check_memory, check_disk, check_hub)
 
 
 def main() -> int:
-    """Print the report.
-
-    Returns:
-        0 if everything that is needed is there, else 1: the exit code.
-    """
+    """Print the report; returns the exit code, 0 if everything that is needed is there, else 1."""
     print(f"Road Topology {__version__} on {platform.platform()}")
     failures = 0
     for check in CHECKS:
@@ -299,7 +247,7 @@ def main() -> int:
             for line in check():
                 print(line, flush=True)
                 failures += line.status == "FAIL"
-        except Exception as error:  # a report with a hole in it beats no report
+        except Exception as error:  # the other checks go on
             print(Check("FAIL", check.__name__.removeprefix("check_"), one_line(error)), flush=True)
             failures += 1
         if tomllib is None:

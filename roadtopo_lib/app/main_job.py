@@ -5,7 +5,6 @@ baselines, and paints what it finds. It calls what the command line calls; every
 """
 
 import argparse
-import ctypes
 import sys
 import time
 from pathlib import Path
@@ -39,7 +38,6 @@ DAY_TEST_SEED = 2
 ALL_TEST_SEED = 3
 """Different seeds never share a scene, so both test sets are unseen."""
 PICTURES = 12
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def main() -> int:
@@ -74,7 +72,6 @@ def run(out: Path, scale: float = 1.0) -> dict:
     Raises:
         ValueError: scenes of another job lie there, more or others than this one's; says what to delete.
     """
-    keep_freed_memory()
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
@@ -149,18 +146,6 @@ def true_picture(image: np.ndarray, instance: np.ndarray) -> np.ndarray:
 def step(text: str) -> None:
     """Announces a step."""
     print(f"\n{text}", flush=True)
-
-
-def keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory for the next batch instead of handing it back to the system each time.
-
-    A training step frees and takes the same large blocks again; fetching them anew cost a seventh of the time on the
-    machine it was measured on. Other C libraries have no such switch and lose nothing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 2**30)
 
 
 def peak_memory_mb() -> float | None:

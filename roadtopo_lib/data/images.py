@@ -1,14 +1,17 @@
-"""Image and mask files, decoded and checked.
+"""Image and mask files: decoded and checked, or encoded and written.
 
 Pillow decodes the files: it names a file's pixel format and refuses a truncated file. OpenCV's ``imread`` with
 ``IMREAD_GRAYSCALE`` does neither: it turns RGB ids into luminances and divides 16-bit ids by 256, without a word.
+OpenCV encodes the files.
 """
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from roadtopo_lib.files import write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -58,11 +61,16 @@ def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.n
     if picture.mode != "L":
         raise ValueError(f"{path}: semantic masks are single-channel 8-bit, found {_describe(picture)}")
     mask = _unscaled(picture, path)
+    check_class_ids(mask, path, num_classes)
+    return mask
+
+
+def check_class_ids(mask: np.ndarray, path: str | Path, num_classes: int = NUM_CLASSES) -> None:
+    """Raises ValueError if an (H, W) uint8 mask holds other ids than 0..num_classes-1 and 255."""
     ids = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     wrong = [int(i) for i in ids if i >= num_classes and i != IGNORE_INDEX]
     if wrong:
         raise ValueError(f"{path}: semantic ids {wrong} found, expected 0..{num_classes - 1} or {IGNORE_INDEX}")
-    return mask
 
 
 def read_instance_mask(path: str | Path) -> np.ndarray:
@@ -113,6 +121,35 @@ def rgb_to_instance_ids(rgb: np.ndarray, name: str | Path = "mask") -> np.ndarra
     if len(colors) > np.iinfo(np.uint16).max:
         raise ValueError(f"{name}: RGB instance mask with {len(colors)} colours: it looks like a photograph, not ids")
     return ids.reshape(code.shape).astype(np.uint16)
+
+
+def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
+    """Writes an image or a mask; the file appears complete or not at all.
+
+    Args:
+        path: a name ending in .png, .jpg or .jpeg; the ending decides the format. JPEG changes pixels: no format for
+            masks.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8, or for PNG (H, W) uint16.
+        jpeg_quality: 0..100, for JPEG only.
+
+    Raises:
+        OSError: as for ``files.write_atomic``.
+        ValueError: another ending or an array that the format cannot hold.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise ValueError(f"{path}: expected a name ending in {', '.join(IMAGE_SUFFIXES)}")
+    is_rgb = image.ndim == 3 and image.shape[2] == 3
+    types = (np.uint8, np.uint16) if suffix == ".png" and not is_rgb else (np.uint8,)
+    if not (is_rgb or image.ndim == 2) or image.dtype not in types or image.size == 0:
+        raise ValueError(
+            f"{path}: an array of shape {image.shape} and type {image.dtype} cannot be written, expected (H, W, 3) "
+            "uint8, (H, W) uint8 or, as PNG, (H, W) uint16"
+        )
+    options = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+    _, data = cv2.imencode(suffix, image[..., ::-1] if is_rgb else image, options)  # OpenCV writes blue first
+    write_atomic(path, data.tobytes())
 
 
 def list_images(folder: str | Path) -> list[Path]:

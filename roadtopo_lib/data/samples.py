@@ -6,31 +6,186 @@ Layout (each sample is one NAME in three folders)::
     root/{train,val,test}/semantic_masks/NAME.png     class id per pixel, single channel, 255 = unlabelled
     root/{train,val,test}/instance_masks/NAME.png     0 = no instance, 1..N; 8 or 16 bit grey, or RGB (a colour an id)
 
-Endings may be written in capitals.
+Endings may be written in capitals. Instance ids are unique in an image: a lane and a crosswalk never share one.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from roadtopo_lib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+import numpy as np
+
+from roadtopo_lib.data.images import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    check_class_ids,
+    read_image,
+    read_instance_mask,
+    read_semantic_mask,
+    write_image,
+)
+from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, NO_INSTANCE, NUM_CLASSES
+
+FOLDERS = ("images", "semantic_masks", "instance_masks")
+"""The three folders of a split."""
+
+JPEG_QUALITY = 92
+"""Of the images that ``write_sample`` writes."""
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Image (H, W, 3) uint8 RGB, semantic mask (H, W) uint8, instance mask (H, W) uint16."""
+
+
+def sample_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """The files that ``write_sample`` writes: image, semantic mask, instance mask."""
+    endings = (".jpg", ".png", ".png")
+    image, semantic, instance = (folder / kind / (name + end) for kind, end in zip(FOLDERS, endings, strict=True))
+    return image, semantic, instance
+
+
+def write_sample(
+    folder: str | Path,
+    name: str,
+    image: np.ndarray,
+    semantic_mask: np.ndarray,
+    instance_mask: np.ndarray,
+    num_classes: int = NUM_CLASSES,
+    lane_ids: Sequence[int] = LANE_CLASS_IDS,
+    crosswalk_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
+) -> None:
+    """Writes one sample: image as JPEG, semantic mask as 8-bit PNG, instance mask as 16-bit PNG.
+
+    Every file appears complete or not at all. The image comes last: where it exists, the masks do, too.
+
+    Args:
+        folder: the split, such as ``root/train``; made if missing.
+        name: of the three files, without ending.
+        image: (H, W, 3) uint8 RGB.
+        semantic_mask: (H, W) integer class ids, 0..num_classes-1 or 255 for unlabelled.
+        instance_mask: (H, W) integer ids, 0 for no instance, 1..65535.
+        num_classes: number of semantic classes.
+        lane_ids: classes that form lanes.
+        crosswalk_ids: classes that form crosswalks.
+
+    Raises:
+        ValueError: an array of another shape or type, ids out of range, or an id on lane and crosswalk pixels;
+            nothing is written then.
+        OSError: as for ``files.write_atomic``.
+    """
+    files = sample_files(Path(folder), name)
+    image_path, semantic_path, instance_path = files
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"{image_path}: image must be (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
+    semantic = _narrowed(semantic_mask, np.uint8, semantic_path)
+    instance = _narrowed(instance_mask, np.uint16, instance_path)
+    check_class_ids(semantic, semantic_path, num_classes)
+    _check_sizes((image, semantic, instance), files)
+    check_roles(semantic, instance, instance_path, lane_ids, crosswalk_ids)
+    write_image(semantic_path, semantic)
+    write_image(instance_path, instance)
+    write_image(image_path, image, JPEG_QUALITY)
+
+
+def read_sample(
+    image_path: str | Path,
+    semantic_path: str | Path,
+    instance_path: str | Path,
+    num_classes: int = NUM_CLASSES,
+    lane_ids: Sequence[int] = LANE_CLASS_IDS,
+    crosswalk_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
+) -> Sample:
+    """Reads and checks one sample.
+
+    Args:
+        image_path, semantic_path, instance_path: the files, in the formats that ``data.images`` reads.
+        num_classes: valid semantic ids are 0..num_classes-1 and 255.
+        lane_ids: classes that form lanes.
+        crosswalk_ids: classes that form crosswalks.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: unreadable files, wrong ids, masks of another size than the image, or an id on lane and crosswalk
+            pixels; names the file and what was found.
+    """
+    image = read_image(image_path)
+    semantic = read_semantic_mask(semantic_path, num_classes)
+    instance = read_instance_mask(instance_path)
+    _check_sizes((image, semantic, instance), (Path(image_path), Path(semantic_path), Path(instance_path)))
+    check_roles(semantic, instance, instance_path, lane_ids, crosswalk_ids)
+    return image, semantic, instance
+
+
+def check_roles(
+    semantic: np.ndarray,
+    instance: np.ndarray,
+    name: str | Path = "instance mask",
+    lane_ids: Sequence[int] = LANE_CLASS_IDS,
+    crosswalk_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
+) -> None:
+    """Refuses an instance id that lies on lane and on crosswalk pixels.
+
+    Two classes of one role may share an id.
+
+    Args:
+        semantic: (H, W) class ids.
+        instance: (H, W) instance ids.
+        name: what to call the instance mask in the error.
+        lane_ids: classes that form lanes.
+        crosswalk_ids: classes that form crosswalks.
+
+    Raises:
+        ValueError: names the ids.
+    """
+    lane, crosswalk = _pixels_by_id(semantic, instance, lane_ids), _pixels_by_id(semantic, instance, crosswalk_ids)
+    shared = [int(i) for i in np.flatnonzero((lane > 0) & (crosswalk > 0)) if i != NO_INSTANCE]
+    if shared:
+        raise ValueError(
+            f"{name}: instance ids {shared} lie on lane and on crosswalk pixels of the semantic mask, expected every "
+            "id on lanes only or on crosswalks only"
+        )
+
+
+def instances_by_role(
+    semantic: np.ndarray,
+    instance: np.ndarray,
+    class_ids: Sequence[int],
+    bearing_ids: Sequence[int] = LANE_CLASS_IDS + CROSSWALK_CLASS_IDS,
+) -> list[int]:
+    """Ids of the instances with more pixels of the given classes than of the other classes that bear instances.
+
+    Args:
+        semantic: (H, W) class ids.
+        instance: (H, W) instance ids.
+        class_ids: the classes of the role, such as ``LANE_CLASS_IDS``.
+        bearing_ids: all classes that bear instances.
+    """
+    others = sorted(set(bearing_ids) - set(class_ids))
+    own, other = _pixels_by_id(semantic, instance, class_ids), _pixels_by_id(semantic, instance, others)
+    return [int(i) for i in np.flatnonzero(own > other) if i != NO_INSTANCE]
 
 
 def list_samples(root: Path, split: str) -> tuple[list[Path], list[Path], list[Path]]:
+    """Images, semantic masks and instance masks of a split, sorted by name, in step.
+
+    Raises:
+        FileNotFoundError: missing root, split or folder; an image without a mask, or a mask without an image.
+        ValueError: no image at all, or two images or masks of one name.
+    """
     folder = root / split
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such data folder")
     if not folder.is_dir():
         found = sorted(child.name for child in root.iterdir() if child.is_dir())
         raise FileNotFoundError(f"{folder}: no such split; {root} holds {', '.join(found) or 'no folder'}")
-    for name in ("images", "semantic_masks", "instance_masks"):
+    for name in FOLDERS:
         if not (folder / name).is_dir():
-            raise FileNotFoundError(f"{folder / name}: missing; a split needs images, semantic_masks, instance_masks")
+            raise FileNotFoundError(f"{folder / name}: missing; a split needs {', '.join(FOLDERS)}")
 
     images = _files_by_stem(folder / "images", IMAGE_SUFFIXES)
     if not images:
         raise ValueError(f"{folder / 'images'}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     masks = {}
-    for kind in ("semantic_masks", "instance_masks"):
+    for kind in FOLDERS[1:]:
         present = _files_by_stem(folder / kind, MASK_SUFFIXES)
         missing = sorted(images.keys() - present.keys())
         if missing:
@@ -66,6 +221,33 @@ def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]
     if split is not None and split != data.resolve().name:
         raise ValueError(f"{data} is a split itself, but split {split!r} is asked for")
     return data.resolve().parent, data.resolve().name
+
+
+def _check_sizes(sample: Sample, files: tuple[Path, Path, Path]) -> None:
+    """Raises ValueError if a mask has another size than its image."""
+    image, *masks = sample
+    for mask, path in zip(masks, files[1:], strict=True):
+        if mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"{path}: mask is {'×'.join(map(str, mask.shape))} (height × width), its image "
+                f"{files[0].name} is {image.shape[0]}×{image.shape[1]}"
+            )
+
+
+def _narrowed(mask: np.ndarray, dtype: type, path: Path) -> np.ndarray:
+    """The mask in the type of its file; ValueError for ids that do not fit."""
+    highest = np.iinfo(dtype).max
+    if mask.dtype.kind not in "iu":
+        raise ValueError(f"{path}: mask must hold integers, got {mask.dtype}")
+    if mask.min(initial=0) < 0 or mask.max(initial=0) > highest:
+        raise ValueError(f"{path}: ids {mask.min()}..{mask.max()} found, expected 0..{highest}")
+    return mask.astype(dtype)
+
+
+def _pixels_by_id(semantic: np.ndarray, instance: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
+    """How many pixels of the given classes each instance id has: (highest id + 1,) int64."""
+    size = int(instance.max(initial=0)) + 1
+    return np.bincount(instance[np.isin(semantic, class_ids)], minlength=size)
 
 
 def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from roadtopo_lib.data.images import IMAGE_SUFFIXES, list_images, read_image
-from roadtopo_lib.files import write_atomic, write_json
+from roadtopo_lib.data.images import IMAGE_SUFFIXES, list_images, read_image, write_image
+from roadtopo_lib.files import write_json
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
@@ -40,7 +40,7 @@ def infer_to_files(
     Raises:
         FileNotFoundError, ValueError: nothing to read, or not readable.
         ValueError: an output of a kind that is not written, or one that is an input file; nothing is written then.
-        PermissionError: the output folder cannot be written to.
+        OSError: the output folder cannot be written to.
     """
     source, output = Path(source), Path(output)
     if not source.exists():
@@ -53,8 +53,8 @@ def infer_to_files(
         _spare_inputs([source], [output, output.with_suffix(".json")])
         image = read_image(source)
         result = segmenter(image)
-        picture = _rgb_png(overlay(image, result)) if visualize else all_instances(result).astype(np.uint16)
-        write_atomic(output, lambda path: _write_image(path, picture))
+        picture = overlay(image, result) if visualize else all_instances(result).astype(np.uint16)
+        write_image(output, picture)
         write_json(output.with_suffix(".json"), summary(result))
         yield output, result["lane_count"]
         return
@@ -67,13 +67,11 @@ def infer_to_files(
     for name, image in _named_images(source):
         result = segmenter(image)
         main = output / f"{name}_instances.png"
-        ids = all_instances(result).astype(np.uint16)
-        write_atomic(main, lambda path, ids=ids: _write_image(path, ids))
+        write_image(main, all_instances(result).astype(np.uint16))
         write_json(output / f"{name}.json", summary(result))
         if visualize:
             main = output / f"{name}_overlay.png"
-            picture = _rgb_png(overlay(image, result))
-            write_atomic(main, lambda path, picture=picture: _write_image(path, picture))
+            write_image(main, overlay(image, result))
         yield main, result["lane_count"]
 
 
@@ -129,12 +127,3 @@ def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     for path in outputs:
         if path.resolve() in read:
             raise ValueError(f"{path}: would be written over an input image; choose another output")
-
-
-def _rgb_png(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # OpenCV writes blue first
-
-
-def _write_image(path: Path, picture: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), picture):
-        raise OSError(f"{path}: the picture could not be written")

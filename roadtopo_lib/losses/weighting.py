@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roadtopo_lib.files import write_text_atomic
+from roadtopo_lib.files import write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
@@ -157,7 +157,7 @@ def count_class_pixels(
     if counts is None:
         counts = _count(samples, indices, num_classes)
         entry = {"fingerprint": fingerprint, **{name: value.tolist() for name, value in counts._asdict().items()}}
-        write_text_atomic(cache, json.dumps(entry))
+        write_atomic(cache, json.dumps(entry))
     return counts
 
 

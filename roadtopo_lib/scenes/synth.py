@@ -21,12 +21,12 @@ import numpy as np
 from tqdm import tqdm
 
 from roadtopo_lib import __version__
+from roadtopo_lib.data import SPLITS
+from roadtopo_lib.data.samples import FOLDERS, sample_files, write_sample
+from roadtopo_lib.files import UNFINISHED, write_atomic
 from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
 
-SPLITS = ("train", "val", "test")
-FOLDERS = {"images": ".jpg", "semantic_masks": ".png", "instance_masks": ".png"}
-JPEG_QUALITY = 92
-META, JOURNAL, TEMPORARY = "meta.json", "meta.partial.jsonl", ".tmp"
+META, JOURNAL = "meta.json", "meta.partial.jsonl"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def write_dataset(
 
     Raises:
         ValueError: if an argument is out of range, or ``out`` holds other data.
-        PermissionError: if ``out`` cannot be written to.
+        OSError: if ``out`` cannot be written to.
     """
     out = Path(out)
     size = check_size(size)
@@ -105,7 +105,7 @@ def write_dataset(
             journal.flush()
             records[f"{record['split']}/{record['name']}"] = record
             bar.update()
-    _write(out / META, _meta(settings, counts, records))
+    write_atomic(out / META, _meta(settings, counts, records))
     (out / JOURNAL).unlink()
     return out
 
@@ -138,12 +138,12 @@ def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
         for split in SPLITS:
             for folder in FOLDERS:
                 (out / split / folder).mkdir(parents=True, exist_ok=True)
-                for stale in (out / split / folder).glob(f"*{TEMPORARY}"):
+                for stale in (out / split / folder).glob(f"*{UNFINISHED}"):  # left by a run that was killed
                     stale.unlink()
-        if not records:
-            _write(out / META, _meta(settings, counts, {}))
     except OSError as error:
-        raise PermissionError(f"cannot write to the output folder {out}: {error}") from error
+        raise type(error)(f"cannot write to the output folder {out}: {error}") from error
+    if not records:
+        write_atomic(out / META, _meta(settings, counts, {}))
     return records
 
 
@@ -173,17 +173,17 @@ def _read(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
     return records
 
 
-def _meta(settings: dict, counts: dict[str, int], records: dict[str, dict]) -> bytes:
+def _meta(settings: dict, counts: dict[str, int], records: dict[str, dict]) -> str:
     """Text of meta.json: the settings, then one line per image."""
     head = {**settings, "counts": {split: int(counts.get(split, 0)) for split in SPLITS}}
     order = sorted(records.values(), key=lambda r: (SPLITS.index(r["split"]), r["name"]))
     images = ",\n".join("  " + json.dumps(record) for record in order)
-    return f'{json.dumps(head, indent=1)[:-2]},\n "images": [\n{images}\n ]\n}}\n'.encode()
+    return f'{json.dumps(head, indent=1)[:-2]},\n "images": [\n{images}\n ]\n}}\n'
 
 
 def _complete(task: _Task) -> bool:
     """Whether all files of an image exist; they appear by rename, so what exists is whole."""
-    return all((task.out / task.split / f / (task.name + end)).exists() for f, end in FOLDERS.items())
+    return all(path.exists() for path in sample_files(task.out / task.split, task.name))
 
 
 def _run(tasks: list[_Task], workers: int):
@@ -207,14 +207,11 @@ def _run(tasks: list[_Task], workers: int):
 
 
 def _render(task: _Task) -> dict:
-    """Render one image, write its files (the image last) and return its record."""
+    """Render one image, write its files and return its record."""
     scene = render_scene(task.seed, task.size, task.preset)
     semantic = scene.semantic_amodal if task.amodal else scene.semantic_visible
     instance = scene.instance_amodal if task.amodal else scene.instance_visible
-    folder = task.out / task.split
-    _write(folder / "semantic_masks" / f"{task.name}.png", _encode(".png", semantic))
-    _write(folder / "instance_masks" / f"{task.name}.png", _encode(".png", instance))
-    _write(folder / "images" / f"{task.name}.jpg", _encode(".jpg", scene.image[..., ::-1]))
+    write_sample(task.out / task.split, task.name, scene.image, semantic, instance)
     return _record(task, scene)
 
 
@@ -224,23 +221,3 @@ def _record(task: _Task, scene: Scene) -> dict:
     return {
         "split": task.split, "name": task.name, "seed": task.seed, "camera": camera, "attributes": scene.attributes,
     }  # fmt: skip
-
-
-def _encode(kind: str, array: np.ndarray) -> bytes:
-    """A picture as the bytes of its file."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == ".jpg" else []
-    done, data = cv2.imencode(kind, array, options)
-    if not done:
-        raise ValueError(f"OpenCV could not encode an array of shape {array.shape} and type {array.dtype} as {kind}")
-    return data.tobytes()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

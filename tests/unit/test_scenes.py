@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from roadtopo_lib.data import SPLITS
 from roadtopo_lib.labels import (
     CROSSWALK,
     CROSSWALK_CLASS_IDS,
@@ -408,7 +409,7 @@ def test_amodal_data_set_holds_amodal_masks(tmp_path):
 
 
 def test_splits_share_no_seed():
-    seeds = [synth.image_seed(0, split, k) for split in synth.SPLITS for k in range(500)]
+    seeds = [synth.image_seed(0, split, k) for split in SPLITS for k in range(500)]
     assert len(set(seeds)) == len(seeds)
 
 

@@ -187,7 +187,7 @@ class TestActivation:
     def test_a_file_that_does_not_name_one_holds_gelu(self, model, tmp_path):
         settings = model.config_dict()
         assert settings.pop("activation") == "gelu"
-        save_weights(tmp_path / "old.safetensors", model.state_dict(), settings)
+        save_weights(tmp_path / "old.safetensors", "segformer", model.state_dict(), settings)
         assert SegFormerModel.load(tmp_path / "old.safetensors").activation == "gelu"
 
     def test_pretrained_weights_bring_their_own(self, tmp_path):
@@ -307,6 +307,6 @@ def test_one_step_wakes_the_silent_blocks():
 def test_settings_in_the_file_that_no_model_has_are_refused_by_file_name(tmp_path):
     model = SegFormerModel("tiny", pretrained=False)
     settings = {**model.config_dict(), "backbone": "b9"}
-    save_weights(tmp_path / "odd.safetensors", model.state_dict(), settings)
+    save_weights(tmp_path / "odd.safetensors", "segformer", model.state_dict(), settings)
     with pytest.raises(ValueError, match=r"odd\.safetensors: .*b9"):
         SegFormerModel.load(tmp_path / "odd.safetensors")
