@@ -55,7 +55,7 @@ Table = Annotated[
 
 @dataclass(frozen=True)
 class LaneSegmentationConfig:
-    """All settings of the lane model, its training and its post-processing: one line each, with range, default and meaning.
+    """All settings of the lane model, its training and its post-processing, a line each: range, default, meaning.
 
     The defaults are the guide's, but for ``normalize_embeddings``: its margins do not fit on a sphere.
     ``LaneSegmentationConfig.preset("tiny")`` is the small model that trains from scratch on a CPU in minutes;

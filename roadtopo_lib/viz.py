@@ -1,8 +1,8 @@
 """Pictures: predictions painted over the image, training curves.
 
-Instance colours follow the order of the ids, so the leftmost lane is blue in every picture. The first six are Paul Tol's
-"bright" scheme, made to be told apart with any common colour vision deficiency. The scheme's seventh is grey, the colour
-of a road; an orange of our own takes its place. Numbers say the same without colour.
+Instance colours follow the order of the ids, so the leftmost lane is blue in every picture. The first six are Paul
+Tol's "bright" scheme, made to be told apart with any common colour vision deficiency. The scheme's seventh is grey, the
+colour of a road; an orange that is not in the scheme takes its place. Numbers say the same without colour.
 
 Reference:
     P. Tol, "Colour Schemes", SRON/EPS/TN/09-002, 2021.
