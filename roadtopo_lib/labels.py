@@ -1,9 +1,11 @@
-"""The class table: the only place where a class id is written as a number.
+"""Class tables: the only place where a class id is written as a number.
 
-Every other room imports the names below. The six classes are those of the Road Topology guide; the colours are
-taken from the Okabe-Ito palette, which readers with any common colour vision deficiency can tell apart.
+A table gives each class its id, name and colour, and says which classes bear instances. Other rooms ask a table for
+roles (``lane_ids``, ``crosswalk_ids``) and never for a number. ``CLASSES`` is the default: the six classes of the Road
+Topology guide, in colours of the Okabe-Ito palette, which readers with any common colour vision deficiency can tell
+apart. A user's own table comes from the setting ``classes`` of a config.
 
-Two kinds of thing are separated into instances:
+Two roles are separated into instances:
 
 * ``"lane"``: painted lane lines (``LANE_MARKING``) and the line where the road ends, an edge line or a kerb
   (``LANE_BOUNDARY``). Lane benchmarks (TuSimple, CULane, BDD100K) label both as lanes, and a driver needs both.
@@ -15,17 +17,26 @@ Reference:
     M. Okabe, K. Ito, "Color Universal Design", 2008 (palette).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+
+IGNORE_INDEX = 255
+"""Semantic id of an unlabelled pixel: it takes part in no loss and no score."""
+
+NO_INSTANCE = 0
+"""Instance id of a pixel that belongs to no instance."""
+
+ROLES = ("lane", "crosswalk")
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One row of the class table.
+    """One row of a class table. ``ClassTable`` checks the values.
 
     Args:
-        id: value in the semantic mask, 0..5.
+        id: value in the semantic mask, the row's place in the table.
         name: the name used in tables, metrics and files.
         color: RGB, each 0..255.
         instances: ``"lane"`` or ``"crosswalk"`` if the class bears instances, else ``None``.
@@ -37,38 +48,148 @@ class LabelClass:
     instances: str | None = None
 
 
-CLASSES: tuple[LabelClass, ...] = (
-    LabelClass(0, "background", (0, 0, 0)),
-    LabelClass(1, "road", (128, 128, 128)),
-    LabelClass(2, "lane_marking", (230, 159, 0), instances="lane"),
-    LabelClass(3, "crosswalk", (86, 180, 233), instances="crosswalk"),
-    LabelClass(4, "sidewalk", (204, 121, 167)),
-    LabelClass(5, "lane_boundary", (0, 158, 115), instances="lane"),
-)
+@dataclass(frozen=True)
+class ClassTable(Sequence):
+    """A sequence of classes: ``table[2]``, ``len(table)`` and ``for c in table`` work as on a tuple.
 
+    Args:
+        rows: C classes with ids 0..C-1 in order, C between 2 and 255. Id 0 is the background.
+
+    Raises:
+        ValueError: wrong number of classes, ids out of order, a name that is empty or taken, a colour that is not
+            three whole numbers 0..255, an unknown role.
+    """
+
+    rows: tuple[LabelClass, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(self.rows))
+        if not 2 <= len(self.rows) <= IGNORE_INDEX:
+            raise ValueError(f"a class table has {len(self.rows)} classes, expected 2 to {IGNORE_INDEX}")
+        taken = set()
+        for place, c in enumerate(self.rows):
+            _require(_is_whole(c.id) and c.id == place, c, "id", f"{place}, its place in the table")
+            _require(isinstance(c.name, str) and c.name.strip() != "", c, "name", "some text")
+            _require(c.name not in taken, c, "name", "a name that no earlier class has")
+            is_rgb = isinstance(c.color, tuple) and len(c.color) == 3
+            is_rgb = is_rgb and all(_is_whole(value) and 0 <= value <= 255 for value in c.color)
+            _require(is_rgb, c, "color", "three whole numbers from 0 to 255")
+            _require(c.instances is None or c.instances in ROLES, c, "instances", f"none or one of {ROLES}")
+            taken.add(c.name)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | slice) -> LabelClass | tuple[LabelClass, ...]:
+        return self.rows[index]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.rows)
+
+    @property
+    def lane_ids(self) -> tuple[int, ...]:
+        """Ids of the classes whose pixels are separated into lanes."""
+        return tuple(c.id for c in self.rows if c.instances == "lane")
+
+    @property
+    def crosswalk_ids(self) -> tuple[int, ...]:
+        """Ids of the classes whose pixels are separated into crosswalks."""
+        return tuple(c.id for c in self.rows if c.instances == "crosswalk")
+
+    def palette(self) -> np.ndarray:
+        """Colours of all 256 possible mask values: unlabelled pixels are white, ids outside the table black.
+
+        Returns:
+            (256, 3) uint8 RGB, so that ``palette()[semantic_mask]`` is an (H, W, 3) picture.
+        """
+        colors = np.zeros((256, 3), dtype=np.uint8)
+        colors[: len(self.rows)] = [c.color for c in self.rows]
+        colors[IGNORE_INDEX] = 255
+        return colors
+
+    def to_list(self) -> list[dict]:
+        """Plain values for YAML and JSON, a dict for each class; ``from_list`` reads them back."""
+        return [{**asdict(c), "color": list(c.color)} for c in self.rows]
+
+    @classmethod
+    def from_list(cls, rows: Sequence[dict]) -> "ClassTable":
+        """A table from a list of mappings with ``id``, ``name``, ``color`` and, where there is a role, ``instances``.
+
+        Raises:
+            ValueError: a row that is no mapping, a key that is missing or unknown, a value that ``ClassTable`` refuses.
+        """
+        known = [field.name for field in fields(LabelClass)]
+        classes = []
+        for place, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise ValueError(f"class {place} is {row!r}, expected a mapping with id, name and color")
+            wrong = [key for key in row if key not in known] + [key for key in known[:3] if key not in row]
+            if wrong:
+                raise ValueError(f"class {place} has keys {list(row)}, expected id, name, color and maybe instances")
+            color = tuple(row["color"]) if isinstance(row["color"], list) else row["color"]
+            classes.append(LabelClass(**{**row, "color": color}))
+        return cls(tuple(classes))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(condition: bool, c: LabelClass, key: str, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"class {c.id!r} ({c.name!r}): {key} is {getattr(c, key)!r}, expected {expected}")
+
+
+CLASSES = ClassTable(
+    (
+        LabelClass(0, "background", (0, 0, 0)),
+        LabelClass(1, "road", (128, 128, 128)),
+        LabelClass(2, "lane_marking", (230, 159, 0), instances="lane"),
+        LabelClass(3, "crosswalk", (86, 180, 233), instances="crosswalk"),
+        LabelClass(4, "sidewalk", (204, 121, 167)),
+        LabelClass(5, "lane_boundary", (0, 158, 115), instances="lane"),
+    )
+)
 BACKGROUND, ROAD, LANE_MARKING, CROSSWALK, SIDEWALK, LANE_BOUNDARY = (c.id for c in CLASSES)
 
 NUM_CLASSES = len(CLASSES)
-CLASS_NAMES = tuple(c.name for c in CLASSES)
+CLASS_NAMES = CLASSES.names
+LANE_CLASS_IDS = CLASSES.lane_ids
+CROSSWALK_CLASS_IDS = CLASSES.crosswalk_ids
 
-IGNORE_INDEX = 255
-"""Semantic id of an unlabelled pixel: it takes part in no loss and no score."""
+BINARY_CLASSES = ClassTable(
+    (LabelClass(0, "background", (0, 0, 0)), LabelClass(1, "lane", (230, 159, 0), instances="lane"))
+)
 
-NO_INSTANCE = 0
-"""Instance id of a pixel that belongs to no instance."""
 
-LANE_CLASS_IDS = tuple(c.id for c in CLASSES if c.instances == "lane")
-CROSSWALK_CLASS_IDS = tuple(c.id for c in CLASSES if c.instances == "crosswalk")
+def table_for(num_classes: int) -> ClassTable:
+    """The table of a model that says how many classes it has and nothing else.
+
+    Raises:
+        ValueError: neither 2 nor 6 classes: nothing tells which of them are lanes.
+    """
+    for table in (CLASSES, BINARY_CLASSES):
+        if len(table) == num_classes:
+            return table
+    raise ValueError(
+        f"num_classes is {num_classes}, and no class table of that size is known (2 and 6 are): "
+        "give the setting `classes`, a list with id, name, color and instances of each class"
+    )
 
 
 def palette() -> np.ndarray:
-    """Colours of all 256 possible mask values; unlabelled pixels are white.
+    """Colours of the default table, see ``ClassTable.palette``."""
+    return CLASSES.palette()
 
-    Returns:
-        (256, 3) uint8 RGB, so that ``palette()[semantic_mask]`` is an (H, W, 3) picture.
-    """
-    colors = np.zeros((256, 3), dtype=np.uint8)
-    for c in CLASSES:
-        colors[c.id] = c.color
-    colors[IGNORE_INDEX] = 255
-    return colors
+
+LINE_WIDTH = 30 / 1640
+"""Width at which CULane draws a lane, as a share of the image width; scenes, metrics and post-processing rely on it.
+
+Reference:
+    X. Pan et al., "Spatial as Deep: Spatial CNN for Traffic Scene Understanding", AAAI 2018.
+"""

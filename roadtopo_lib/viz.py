@@ -1,7 +1,8 @@
 """Pictures: predictions painted over the image, training curves.
 
-Instance colours follow the order of the ids, so the leftmost lane is blue in every picture. The cycle is Paul Tol's
-"bright" scheme, made to be told apart with any common colour vision deficiency; numbers say the same without colour.
+Instance colours follow the order of the ids, so the leftmost lane is blue in every picture. The first six are Paul
+Tol's "bright" scheme, made to be told apart with any common colour vision deficiency. The scheme's seventh is grey, the
+colour of a road; an orange that is not in the scheme takes its place. Numbers say the same without colour.
 
 Reference:
     P. Tol, "Colour Schemes", SRON/EPS/TN/09-002, 2021.
@@ -15,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from roadtopo_lib.labels import palette
+from roadtopo_lib.labels import BACKGROUND, CLASSES, ClassTable
 
 INSTANCE_COLORS = np.array(
     [(68, 119, 170), (238, 102, 119), (34, 136, 51), (204, 187, 68), (102, 204, 238), (170, 51, 119), (255, 140, 40)],
@@ -29,9 +30,9 @@ def instance_color(instance_id: int) -> tuple[int, int, int]:
     return tuple(int(v) for v in INSTANCE_COLORS[(instance_id - 1) % len(INSTANCE_COLORS)])
 
 
-def color_semantic(mask: np.ndarray) -> np.ndarray:
+def color_semantic(mask: np.ndarray, table: ClassTable = CLASSES) -> np.ndarray:
     """Class ids as colours of the class table: (H, W) → (H, W, 3) uint8 RGB."""
-    return palette()[mask]
+    return table.palette()[mask]
 
 
 def color_instances(mask: np.ndarray) -> np.ndarray:
@@ -77,11 +78,13 @@ def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
     return canvas
 
 
-def overlay_labels(image: np.ndarray, semantic_mask: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+def overlay_labels(
+    image: np.ndarray, semantic_mask: np.ndarray, alpha: float = 0.5, table: ClassTable = CLASSES
+) -> np.ndarray:
     """Paints class colours over the image where a class is not background: (H, W, 3) uint8 RGB."""
-    painted = semantic_mask > 0
+    painted = semantic_mask != BACKGROUND
     canvas = image.copy()
-    colors = color_semantic(semantic_mask)[painted].astype(np.float32)
+    colors = color_semantic(semantic_mask, table)[painted].astype(np.float32)
     canvas[painted] = (alpha * colors + (1 - alpha) * canvas[painted]).astype(np.uint8)
     return canvas
 

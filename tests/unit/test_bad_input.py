@@ -31,7 +31,7 @@ DATA_SETS = {
 }
 CONFIGS = {
     "unknown_key": r"unknown_key\.yaml: unknown config key learning_rate; known keys: .*\blr\b",
-    "negative_margin": r"negative_margin\.yaml: delta_var is -0\.5, expected more than 0",
+    "negative_margin": r"negative_margin\.yaml: delta_var is -0\.5, expected greater than 0",
     "unreachable_margin": r"unreachable_margin\.yaml: delta_dist 1\.5 cannot be reached.*at most 1\.51 apart",
     "not_yaml": r"not_yaml\.yaml: not valid YAML",
 }
