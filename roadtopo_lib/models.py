@@ -12,7 +12,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.files import WeightsFile, load_weights, save_weights
 
 KINDS: dict[str, tuple[str, str]] = {"segformer": ("roadtopo_lib.segformer", "SegFormerModel")}
-"""Kind of model → module and class, imported when a file or a config asks for it. Add a line for a model of your own."""
+"""Kind of model → module and class, imported when a file or a config asks for it; add a model of your own."""
 
 
 class LaneModel(Protocol):

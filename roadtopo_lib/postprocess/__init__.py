@@ -44,6 +44,8 @@ MIN_PIXELS_SHARE = 1e-3
 MIN_CONFIDENCE = 0.7
 """Probability from which a lane pixel decides about its lane's curve."""
 
+LaneResult = dict
+
 
 class LanePostProcessor:
     """Semantic prediction and embeddings in, numbered lanes and crosswalks out.
