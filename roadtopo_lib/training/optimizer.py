@@ -117,9 +117,14 @@ def build_optimizer(model: SegFormerModel, config: LaneSegmentationConfig) -> to
 
 
 def build_scheduler(
-    optimizer: torch.optim.Optimizer, total_steps: int, warmup_fraction: float
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup_fraction: float, step: int = 0
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up, then half a cosine down to zero, counted in optimiser steps.
+
+    Args:
+        total_steps: after these the rate is zero.
+        warmup_fraction: share of them with a rising rate, 0..1.
+        step: steps already taken; the optimiser then knows its base rates from the schedule it had before.
 
     Reference:
         I. Loshchilov, F. Hutter, "SGDR", ICLR 2017 (cosine).
@@ -132,7 +137,7 @@ def build_scheduler(
         progress = (step - warmup) / max(1, total_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=step - 1)
 
 
 def build_semantic_criterion(config: LaneSegmentationConfig, class_weights: Tensor | None = None) -> CombinedLoss:

@@ -58,7 +58,7 @@ class RunState:
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises errors of many kinds for a damaged or foreign file
-            raise ValueError(f"{path}: cannot be read as the state of a run ({str(error).splitlines()[0]})") from None
+            raise ValueError(f"{path}: cannot be read as the state of a run ({type(error).__name__})") from None
         names = {f.name for f in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
             raise ValueError(f"{path}: expected the state of a run with {', '.join(sorted(names))}")
