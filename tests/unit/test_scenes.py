@@ -509,18 +509,22 @@ def test_a_failing_write_leaves_nothing_half_written(tmp_path, monkeypatch):
             assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape[:2] == SMALL
 
 
-def test_temporary_files_of_a_killed_run_are_cleared_away(tmp_path):
+@pytest.mark.parametrize("victim", ["meta.json", "train_00000.png", "train_00000.jpg"])
+def test_temporary_files_of_a_killed_run_are_cleared_away(tmp_path, victim):
     def run():
-        os.replace = lambda *_: os._exit(9)  # killed between writing a file and naming it
+        replace = os.replace
+        # Killed between writing a file and naming it.
+        os.replace = lambda source, path: os._exit(9) if path.name == victim else replace(source, path)
         write_dataset(tmp_path, {"train": 1}, SMALL, workers=1, progress=False)
 
-    write_dataset(tmp_path, {"train": 0}, SMALL, workers=1, progress=False)
     child = multiprocessing.get_context("fork").Process(target=run)
     child.start()
     child.join()
     assert child.exitcode == 9
-    assert [name for name in contents(tmp_path / "train") if name.endswith(UNFINISHED)]
+    assert len([name for name in contents(tmp_path) if name.endswith(UNFINISHED)]) == 1
+    (tmp_path / "notes.tmp").write_text("mine")
     write_dataset(tmp_path, {"train": 1}, SMALL, workers=1, progress=False)
+    assert (tmp_path / "notes.tmp").exists()
     assert not [name for name in contents(tmp_path) if name.endswith(UNFINISHED)]
 
 
