@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:  # a process that renders scenes writes files, but needs no torch: loading it takes seconds
     import torch
 
-UNFINISHED = ".tmp"
+UNFINISHED = ".roadtopo_lib.tmp"
 """Ending of a file that is being written. A killed process leaves it behind."""
 
 HEADER_KEY = "roadtopo_lib"

@@ -134,12 +134,13 @@ def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
         records = _read(out, settings, counts)
     elif any(any((out / split / "images").glob("*")) for split in SPLITS):
         raise ValueError(f"{out} holds images but no {META}: expected an empty folder or one that synth has written")
+    folders = [out / split / folder for split in SPLITS for folder in FOLDERS]
     try:
-        for split in SPLITS:
-            for folder in FOLDERS:
-                (out / split / folder).mkdir(parents=True, exist_ok=True)
-                for stale in (out / split / folder).glob(f"*{UNFINISHED}"):  # left by a run that was killed
-                    stale.unlink()
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (out, *folders):
+            for stale in folder.glob(f"*{UNFINISHED}"):  # left by a run that was killed
+                stale.unlink()
     except OSError as error:
         raise type(error)(f"cannot write to the output folder {out}: {error}") from error
     if not records:

@@ -102,7 +102,7 @@ def test_evaluate_looks_at_its_output_before_it_scores(tmp_path, capsys, monkeyp
     monkeypatch.setattr("roadtopo_lib.inference.evaluation.evaluate", _never_called)
     command = ["evaluate", "lane", "--model", str(tmp_path / "model.safetensors"), "--data", str(tmp_path / "data")]
     assert main([*command, "--output", str(tmp_path / "file" / "scores.json")]) == 2
-    assert f"{tmp_path / 'file'}: cannot write to this folder" in one_line(capsys)
+    assert f"{tmp_path / 'file' / 'scores.json'}: cannot be written (Not a directory)" in one_line(capsys)
     assert main([*command, "--output", str(tmp_path)]) == 2
     assert f"{tmp_path}: this is a folder" in one_line(capsys)
 

@@ -1,48 +1,160 @@
-"""Model files carry their settings and appear complete or not at all."""
+"""Files appear complete or not at all and errors name them; model files carry their settings."""
 
+import errno
+import json
+import os
 import stat
+from pathlib import Path
 
+import pytest
+import safetensors
+import safetensors.torch
 import torch
 
-from roadtopo_lib.files import load_weights, save_weights, write_text_atomic
+from roadtopo_lib.files import check_writable, load_weights, save_weights, write_atomic, write_json
 
 
-def test_weights_config_and_info_come_back(tmp_path):
-    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5), "c": torch.randn(4, 4).t()}
-    save_weights(tmp_path / "deep" / "model.safetensors", tensors, {"backbone": "tiny"}, epoch=3)
-    loaded, config, info = load_weights(tmp_path / "deep" / "model.safetensors")
-    assert config == {"backbone": "tiny"}
-    assert info == {"epoch": 3}
-    assert loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+def test_bytes_and_text_are_written_as_they_are(tmp_path):
+    write_atomic(tmp_path / "deep" / "er" / "raw", b"\x00\r\n\xff")
+    write_atomic(tmp_path / "text", "mü\n")
+    assert (tmp_path / "deep" / "er" / "raw").read_bytes() == b"\x00\r\n\xff"
+    assert (tmp_path / "text").read_bytes() == b"m\xc3\xbc\n"
 
 
-def test_a_written_file_replaces_the_old_one_and_is_readable_by_others(tmp_path):
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_written_file_replaces_the_old_one_and_has_the_permissions_of_any_new_file(tmp_path, umask, mode):
     path = tmp_path / "note.txt"
-    write_text_atomic(path, "first")
-    write_text_atomic(path, "second")
+    before = os.umask(umask)
+    try:
+        write_atomic(path, "first")
+        write_atomic(path, "second")
+    finally:
+        os.umask(before)
     assert path.read_text() == "second"
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
-    assert stat.S_IMODE(path.stat().st_mode) & 0o044, "a result is not private to the user who made it"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_a_file_is_replaced_not_rewritten(tmp_path):
     """Who reads the old file while the new one is written reads the old one to its end."""
     path = tmp_path / "text"
-    write_text_atomic(path, "old")
+    write_atomic(path, "old")
     with path.open() as reader:
-        write_text_atomic(path, "new")
+        write_atomic(path, "new")
         assert reader.read() == "old"
     assert path.read_text() == "new"
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, OSError), (errno.EACCES, PermissionError), (errno.EROFS, OSError), (errno.EIO, OSError)],
+)
+@pytest.mark.parametrize("method", ["touch", "write_bytes", "replace", "mkdir"])
+def test_an_error_of_the_system_keeps_its_kind_and_names_the_file_and_the_reason(
+    tmp_path, monkeypatch, method, number, kind
+):
+    path = tmp_path / "new" / "result.txt"
+    if method != "mkdir":
+        path.parent.mkdir()
+        path.write_text("old")
+
+    def fail(self: Path, *_, **__) -> None:
+        if method == "write_bytes":
+            with self.open("wb") as file:
+                file.write(b"half")
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, method, fail)
+    with pytest.raises(OSError, match="cannot be written") as refusal:
+        write_atomic(path, "text")
+    monkeypatch.undo()
+    assert type(refusal.value) is kind
+    assert refusal.value.errno == number
+    assert str(refusal.value) == f"{path}: cannot be written ({os.strerror(number)})"
+    if method != "mkdir":
+        assert [p.name for p in path.parent.iterdir()] == ["result.txt"], "no temporary file is left"
+        assert path.read_text() == "old"
+
+
+def test_an_interrupted_write_leaves_neither_the_file_nor_a_temporary(tmp_path, monkeypatch):
+    def interrupt(self: Path, _) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "result.txt", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [lambda path: write_atomic(path, "text"), check_writable])
+@pytest.mark.parametrize("inside", ["inside.txt", "deep/inside.txt"])
+def test_a_file_where_a_folder_is_needed_is_said(tmp_path, write, inside):
+    (tmp_path / "file").write_text("in the way")
+    path = tmp_path / "file" / inside
+    with pytest.raises(NotADirectoryError) as refusal:
+        write(path)
+    assert str(refusal.value) == f"{path}: cannot be written (Not a directory)"
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_checking_a_place_leaves_no_trace_and_what_lies_there_stays(tmp_path):
+    (tmp_path / "scores.json").write_text("earlier")
+    check_writable(tmp_path / "scores.json")
+    check_writable(tmp_path / "other.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.json"]
+    assert (tmp_path / "scores.json").read_text() == "earlier"
+    with pytest.raises(IsADirectoryError, match="this is a folder"):
+        check_writable(tmp_path)
+
+
+def test_json_comes_back(tmp_path):
+    write_json(tmp_path / "scores.json", {"lane_f1": 0.5, "name": "ü"})
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == {"lane_f1": 0.5, "name": "ü"}
+
+
+def test_kind_weights_config_and_info_come_back(tmp_path):
+    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5), "c": torch.randn(4, 4).t()}
+    save_weights(tmp_path / "deep" / "model.safetensors", "segformer", tensors, {"backbone": "tiny"}, epoch=3)
+    loaded = load_weights(tmp_path / "deep" / "model.safetensors")
+    assert (loaded.kind, loaded.config, loaded.info) == ("segformer", {"backbone": "tiny"}, {"epoch": 3})
+    assert loaded.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(loaded.tensors[name], tensor, rtol=0, atol=0)
+
+
 def test_equal_models_make_equal_files(tmp_path):
-    """The library that writes the format orders what is not a tensor at random, anew in every process."""
-    info = dict.fromkeys("hijklmnop", 1)
-    for name in ("one", "two"):
-        save_weights(tmp_path / name, {"weight": torch.arange(3.0)}, {"backbone": "tiny"}, **info)
-    content = (tmp_path / "one").read_bytes()
-    assert content == (tmp_path / "two").read_bytes()
-    assert content.index(b'"config"') < content.index(b'"info"') < content.index(b'"kind"')
-    tensors, config, found = load_weights(tmp_path / "one")
-    assert (tensors["weight"].tolist(), config, found) == ([0.0, 1.0, 2.0], {"backbone": "tiny"}, info)
+    """Whatever the order in which settings were made; safetensors orders several entries of a header at random."""
+    names = list("hijklmnop")
+    for name, order in (("one", names), ("two", names[::-1])):
+        config = dict.fromkeys(order, {"b": 1, "a": 2} if name == "one" else {"a": 2, "b": 1})
+        save_weights(tmp_path / name, "unet", {"weight": torch.arange(3.0)}, config, **dict.fromkeys(order, 1))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    with safetensors.safe_open(tmp_path / "one", framework="pt") as file:
+        assert list(file.metadata()) == ["roadtopo_lib"]
+
+
+@pytest.mark.parametrize("metadata", [None, {"kind": "roadtopo_lib.lane_model", "config": "{}"}, {"format": "pt"}])
+def test_a_model_file_of_another_project_is_refused_with_what_was_found(tmp_path, metadata):
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, path, metadata)
+    with pytest.raises(ValueError, match=r"other\.safetensors: expected a model file of this library, .* 2 tensors"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("header", ["no JSON", "[]", "3", "{}", '{"kind": "segformer", "config": {}}'])
+def test_a_damaged_header_is_refused_by_name(tmp_path, header):
+    path = tmp_path / "damaged.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"roadtopo_lib": header})
+    with pytest.raises(ValueError, match=r"damaged\.safetensors: the model's settings .* missing or damaged"):
+        load_weights(path)
+
+
+def test_a_model_file_is_opened_once(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_weights(path, "segformer", {"a": torch.zeros(1)}, {})
+    opened = []
+    real = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", lambda *a, **k: opened.append(a) or real(*a, **k))
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("opened once more"))
+    load_weights(path)
+    assert len(opened) == 1

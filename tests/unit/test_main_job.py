@@ -1,7 +1,10 @@
 """The main job, at a hundredth of its size: everything that it promises lands in the folder."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,8 @@ from roadtopo_lib.app import main_job
 from roadtopo_lib.app.main_job import run
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.scenes import write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_small_main_job_leaves_everything_it_promises(tmp_path, capsys):
@@ -34,6 +39,17 @@ def test_without_the_unix_module_the_job_says_nothing_about_memory(tmp_path, cap
     assert main_job.peak_memory_mb() is None
     main_job.print_ending(tmp_path, {"seconds": 1.0, "seconds_by_step": {"render": 1.0}, "peak_memory_mb": None})
     assert "GB" not in capsys.readouterr().out
+
+
+def test_make_run_lets_the_c_library_keep_freed_memory(tmp_path):
+    (tmp_path / ".installed").touch()
+    command = ["make", "--dry-run", "run", f"VENV={tmp_path}"]
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    made = subprocess.run(command, cwd=ROOT, env=clean, check=True, capture_output=True, text=True).stdout
+    line = made.replace("\\\n", " ").split()
+    program = line.index(f"{tmp_path}/bin/python")
+    assert {"MALLOC_TRIM_THRESHOLD_=1073741824", "MALLOC_MMAP_THRESHOLD_=1073741824"} == set(line[:program])
+    assert line[program + 1 : program + 3] == ["-m", "roadtopo_lib.app.main_job"]
 
 
 def test_training_and_test_scenes_have_different_seeds():

@@ -1,5 +1,6 @@
 """The scene renderer: geometry against independent formulas, labels against the picture, files against the promises."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from roadtopo_lib.data import SPLITS
+from roadtopo_lib.files import UNFINISHED
 from roadtopo_lib.labels import (
     CROSSWALK,
     CROSSWALK_CLASS_IDS,
@@ -493,25 +495,37 @@ def test_a_failing_write_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     def full_disk(source, target):
         if str(target).endswith("train_00001.jpg"):
-            raise OSError("no space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"train_00001\.jpg: cannot be written \(No space left") as refusal:
         write_dataset(tmp_path, {"train": 3}, SMALL, seed=3, workers=1, progress=False)
-    assert not [name for name in contents(tmp_path) if name.endswith(".tmp")]
+    assert type(refusal.value) is OSError, "a full disk is no matter of permissions"
+    assert not [name for name in contents(tmp_path) if name.endswith(UNFINISHED)]
     assert not (tmp_path / "train/images/train_00001.jpg").exists()
     for name, data in contents(tmp_path).items():
         if name.endswith((".png", ".jpg")):
             assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape[:2] == SMALL
 
 
-def test_temporary_files_of_a_killed_run_are_cleared_away(tmp_path):
-    stale = tmp_path / "train/images/train_00000.jpg.123.tmp"
+@pytest.mark.parametrize("victim", ["meta.json", "train_00000.png", "train_00000.jpg"])
+def test_temporary_files_of_a_killed_run_are_cleared_away(tmp_path, victim):
+    def run():
+        replace = os.replace
+        # Killed between writing a file and naming it.
+        os.replace = lambda source, path: os._exit(9) if path.name == victim else replace(source, path)
+        write_dataset(tmp_path, {"train": 1}, SMALL, workers=1, progress=False)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+    assert len([name for name in contents(tmp_path) if name.endswith(UNFINISHED)]) == 1
+    (tmp_path / "notes.tmp").write_text("mine")
     write_dataset(tmp_path, {"train": 1}, SMALL, workers=1, progress=False)
-    stale.write_bytes(b"half")
-    write_dataset(tmp_path, {"train": 1}, SMALL, workers=1, progress=False)
-    assert not stale.exists()
+    assert (tmp_path / "notes.tmp").exists()
+    assert not [name for name in contents(tmp_path) if name.endswith(UNFINISHED)]
 
 
 def test_a_folder_of_other_images_is_left_alone(tmp_path):
