@@ -1,11 +1,20 @@
 """Settings check themselves and survive YAML."""
 
+import json
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
 
 from roadtopo_lib.config import BACKBONES, LaneSegmentationConfig, check_margins_on_sphere, load_config
+from roadtopo_lib.labels import BINARY_CLASSES, CLASSES, ClassTable
+
+ROWS = [
+    {"id": 0, "name": "rest", "color": [0, 0, 0], "instances": None},
+    {"id": 1, "name": "line", "color": [255, 0, 0], "instances": "lane"},
+    {"id": 2, "name": "zebra", "color": [0, 0, 255], "instances": "crosswalk"},
+]
 
 
 def test_defaults_are_the_guides():
@@ -38,37 +47,131 @@ def test_a_file_holds_only_what_differs(tmp_path):
     assert load_config(tmp_path / "empty.yaml") == LaneSegmentationConfig()
 
 
+NUMBER, FINITE, WHOLE = "a valid number", "a finite number", "a valid integer"
+SIZE = "(height, width), two multiples of 32"
+BETAS = "two numbers, each at least 0 and below 1"
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("name", "value", "expected"),
     [
-        {"backbone": "b6"},
-        {"activation": "silu"},
-        {"lr": 0},
-        {"lr": "fast"},
-        {"lr": math.nan},
-        {"delta_dist": 0.4},
-        {"embedding_dim": 2.5},
-        {"num_classes": 1},
-        {"epochs": True},
-        {"pretrained": 3},
-        {"normalize_embeddings": 1},
-        {"betas": (0.9, 1.0)},
-        {"betas": 0.9},
-        {"image_size": (100, 256)},
-        {"image_size": (128.0, 256)},
-        {"crop_scale": 0},
-        {"crop_top": -0.1},
-        {"crop_top": 0.95},
-        {"flip_probability": 1.5},
-        {"amp": "fp8"},
-        {"clustering": "kmeans"},
-        {"class_weights": "yes"},
-        {"accumulation_steps": 0},
+        ("backbone", "b6", "'tiny', 'b0', 'b1', 'b2', 'b3', 'b4' or 'b5'"),
+        ("activation", "silu", "'gelu' or 'relu'"),
+        ("lr", 0, "greater than 0"),
+        ("lr", "0", "greater than 0"),
+        ("lr", "fast", NUMBER),
+        ("lr", True, NUMBER),
+        ("lr", None, NUMBER),
+        ("lr", math.nan, FINITE),
+        ("lr", ".nan", NUMBER),
+        ("lr", "nan", FINITE),
+        ("lr", math.inf, FINITE),
+        ("alpha", -1, "greater than or equal to 0"),
+        ("delta_dist", 0.4, "more than delta_var = 0.5, or clusters overlap"),
+        ("delta_dist", 0.5, "more than delta_var = 0.5, or clusters overlap"),
+        ("embedding_dim", 2.5, WHOLE),
+        ("embedding_dim", 32.0, WHOLE),
+        ("embedding_dim", "32", WHOLE),
+        ("num_classes", 1, "a whole number from 2 to 255"),
+        ("num_classes", 256, "a whole number from 2 to 255"),
+        ("num_classes", 2.0, "a whole number from 2 to 255"),
+        ("epochs", True, WHOLE),
+        ("seed", -1, "greater than or equal to 0"),
+        ("accumulation_steps", 0, "greater than or equal to 1"),
+        ("pretrained", 3, "true, false, a hub id or a folder"),
+        ("normalize_embeddings", 1, "a valid boolean"),
+        ("betas", (0.9, 1.0), BETAS),
+        ("betas", (0.9, True), BETAS),
+        ("betas", [0.9], BETAS),
+        ("betas", 0.9, BETAS),
+        ("image_size", (100, 256), SIZE),
+        ("image_size", (0, 256), SIZE),
+        ("image_size", (128.0, 256), SIZE),
+        ("image_size", "32", SIZE),
+        ("crop_scale", 0, "a number more than 0 and at most 1"),
+        ("crop_top", -0.1, "a number between 0 and 0.9"),
+        ("crop_top", 0.95, "a number between 0 and 0.9"),
+        ("flip_probability", 1.5, "a number between 0 and 1"),
+        ("amp", "fp8", "'auto', 'off', 'fp16' or 'bf16'"),
+        ("clustering", "kmeans", "'fast', 'meanshift' or 'dbscan'"),
+        ("class_weights", "yes", "None, 'inverse', 'sqrt_inverse', 'effective_number' or 'median_frequency'"),
+        ("model", "", "an identifier"),
+        ("model", "my model", "an identifier"),
+        ("model", 3, "an identifier"),
+        ("classes", "lane", "a list of mappings with id, name, color and instances"),
     ],
 )
-def test_nonsense_is_refused_with_the_name_of_the_field(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        LaneSegmentationConfig(**wrong)
+def test_nonsense_is_refused_in_one_line_with_setting_value_and_range(name, value, expected):
+    with pytest.raises(ValueError, match=name) as refusal:
+        LaneSegmentationConfig(**{name: value})
+    assert type(refusal.value) is ValueError
+    assert str(refusal.value) == f"{name} is {value!r}, expected {expected}"
+
+
+def test_several_faults_are_named_together():
+    with pytest.raises(ValueError, match="lr") as refusal:
+        LaneSegmentationConfig(lr=0, betas=[1.0, 2.0], epochs="x")
+    assert str(refusal.value).split("; ") == [
+        "lr is 0, expected greater than 0",
+        f"betas is [1.0, 2.0], expected {BETAS}",
+        "epochs is 'x', expected a valid integer",
+    ]
+
+
+def test_whole_numbers_and_text_become_the_floats_that_they_stand_for():
+    config = LaneSegmentationConfig(lr="6e-5", alpha=2, betas=[0, "9e-1"])
+    assert (config.lr, config.alpha, config.betas) == (6e-5, 2.0, (0.0, 0.9))
+    assert all(type(value) is float for value in (config.lr, config.alpha, *config.betas))
+
+
+def test_a_config_is_frozen_compares_by_value_and_takes_settings_by_place():
+    config = LaneSegmentationConfig("tiny", False, classes=ROWS)
+    assert (config.backbone, config.pretrained) == ("tiny", False)
+    assert len({config, LaneSegmentationConfig("tiny", False, classes=ROWS), LaneSegmentationConfig("tiny")}) == 2
+    with pytest.raises(FrozenInstanceError):
+        config.lr = 1.0
+
+
+def test_a_class_table_travels_with_the_config(tmp_path):
+    config = LaneSegmentationConfig(model="unet", classes=ROWS)
+    assert (config.num_classes, config.class_table) == (3, ClassTable.from_list(ROWS))
+    config.to_yaml(tmp_path / "own.yaml")
+    assert load_config(tmp_path / "own.yaml") == config
+    values = json.loads(json.dumps(config.to_dict()))
+    assert (values["classes"], values["model"], values["num_classes"]) == (ROWS, "unet", 3)
+    assert LaneSegmentationConfig.from_dict(values) == config
+
+
+def test_num_classes_follows_a_new_class_table_and_may_not_contradict_one():
+    assert LaneSegmentationConfig().replace(classes=ROWS).num_classes == 3
+    assert LaneSegmentationConfig(classes=ROWS).replace(lr=1.0).class_table.names == ("rest", "line", "zebra")
+    assert LaneSegmentationConfig(num_classes=3, classes=ROWS).class_table.lane_ids == (1,)
+    with pytest.raises(ValueError, match="num_classes is 4, expected 3"):
+        LaneSegmentationConfig(num_classes=4, classes=ROWS)
+    with pytest.raises(ValueError, match="num_classes is 2, expected 3"):
+        LaneSegmentationConfig(classes=ROWS).replace(num_classes=2)
+
+
+def test_without_a_table_only_6_and_2_classes_have_known_roles():
+    assert LaneSegmentationConfig().class_table is CLASSES
+    assert LaneSegmentationConfig(num_classes=2).class_table is BINARY_CLASSES
+    config = LaneSegmentationConfig(num_classes=3)  # enough for a model, which needs no roles
+    with pytest.raises(ValueError, match=r"num_classes is 3.*`classes`"):
+        _ = config.class_table
+
+
+def test_a_wrong_class_table_is_refused_by_setting_file_and_class(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "classes:\n- {id: 0, name: a, color: [0, 0, 0]}\n- {id: 5, name: b, color: [1, 1, 1]}"
+    )
+    with pytest.raises(ValueError, match=r"own\.yaml: classes: class 5 \('b'\): id is 5, expected 1"):
+        load_config(tmp_path / "own.yaml")
+
+
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path):
+    (tmp_path / "list.yaml").write_text("- lr")
+    with pytest.raises(ValueError, match=r"list\.yaml: expected a mapping of settings, found list"):
+        load_config(tmp_path / "list.yaml")
 
 
 def test_margins_on_the_sphere_fit_up_to_the_simplex_bound():

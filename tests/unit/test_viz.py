@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from roadtopo_lib.labels import CLASSES, CROSSWALK, IGNORE_INDEX, LANE_CLASS_IDS, NUM_CLASSES, palette
+from roadtopo_lib.labels import (
+    BINARY_CLASSES,
+    CLASSES,
+    CROSSWALK,
+    IGNORE_INDEX,
+    LANE_CLASS_IDS,
+    NUM_CLASSES,
+    ROAD,
+    palette,
+)
 from roadtopo_lib.viz import (
     INSTANCE_COLORS,
     color_instances,
@@ -11,6 +20,7 @@ from roadtopo_lib.viz import (
     contact_sheet,
     instance_color,
     overlay,
+    overlay_labels,
     training_curve,
 )
 
@@ -38,6 +48,16 @@ def test_masks_become_their_colours():
     assert colors[0].tolist() == [0, 0, 0]
     assert colors[1].tolist() == list(instance_color(1)) == colors[3].tolist()
     assert colors[2].tolist() == INSTANCE_COLORS[-1].tolist()
+
+
+def test_a_mask_of_another_class_table_takes_its_colours():
+    mask = np.zeros(GREY.shape[:2], np.uint8)
+    mask[:, 5:9] = 1
+    line = list(BINARY_CLASSES[1].color)
+    assert color_semantic(mask, BINARY_CLASSES)[0, 5].tolist() == line != list(CLASSES[ROAD].color)
+    picture = overlay_labels(GREY, mask, alpha=1.0, table=BINARY_CLASSES)
+    assert picture[0, 5].tolist() == line
+    assert picture[0, 4].tolist() == [100, 100, 100], "background keeps the image"
 
 
 def test_only_instances_are_painted_and_the_image_is_left_alone():
