@@ -72,3 +72,17 @@ def palette() -> np.ndarray:
         colors[c.id] = c.color
     colors[IGNORE_INDEX] = 255
     return colors
+
+
+LINE_WIDTH = 30 / 1640
+"""Width of a drawn lane line as a share of the image width: CULane's benchmark draws lanes 30 px wide in 1640.
+
+``scenes`` draws its label lines so wide, ``metrics.LaneF1`` draws the lanes that it compares, and ``postprocess.road``
+measures its tolerances in this width.
+"""
+
+LINE_SPACING = 2.0
+"""Distance in line widths, centre to centre, from which the labels of two lines can be told apart.
+
+``scenes`` ends a label line where it comes nearer to another one, and ``postprocess.road`` ends a continued curve there.
+"""

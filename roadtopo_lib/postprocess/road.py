@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roadtopo_lib.metrics.lanes import CULANE_IMAGE_WIDTH, CULANE_LINE_WIDTH
+from roadtopo_lib.labels import LINE_SPACING, LINE_WIDTH
 from roadtopo_lib.postprocess.curves import STEP, row_medians
 
 POINTS_PER_LINE = 48
@@ -53,9 +53,6 @@ SUPPORT = 0.2
 SAME_LINE = 0.7
 """Two curves nearer than this, in line widths, are one line in two pieces."""
 
-SPACING = 2.0
-"""Where two curves come nearer than this, in line widths, labels of lines can no longer be told apart."""
-
 
 @dataclass(frozen=True)
 class RoadFit:
@@ -82,8 +79,8 @@ class RoadFit:
 
 
 def line_width(image_width: int) -> float:
-    """The yardstick of all tolerances: width in pixels at which CULane's score draws lanes."""
-    return CULANE_LINE_WIDTH / CULANE_IMAGE_WIDTH * image_width
+    """Width of a lane line in pixels, the unit of all tolerances here; see ``labels.LINE_WIDTH``."""
+    return LINE_WIDTH * image_width
 
 
 def fit_road(lines: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], image_size: tuple[int, int]) -> RoadFit | None:
@@ -197,7 +194,7 @@ def curves_of_road(
             kept[twins[0]][0].append(int(k))
             continue
         # Beyond its own pixels a line is continued only while it keeps its distance from the others.
-        crowded = (gaps < SPACING * unit).any(axis=0) & ((rows < near[0]) | (rows > near[-1]))
+        crowded = (gaps < LINE_SPACING * unit).any(axis=0) & ((rows < near[0]) | (rows > near[-1]))
         shown &= ~crowded
         length = 1 / across[shown]  # of the curve in each row
         spanned = (rows >= near[0]) & (rows <= near[-1])  # gaps between dashes and vehicles on the way belong to it
