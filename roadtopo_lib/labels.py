@@ -84,5 +84,5 @@ measures its tolerances in this width.
 LINE_SPACING = 2.0
 """Distance in line widths, centre to centre, from which the labels of two lines can be told apart.
 
-``scenes`` ends a label line where it comes nearer to another one, and ``postprocess.road`` ends a continued curve there.
+``scenes`` ends a label line where it comes nearer to another one; ``postprocess.road`` ends a continued curve there.
 """
