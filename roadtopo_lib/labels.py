@@ -188,8 +188,15 @@ def palette() -> np.ndarray:
 
 
 LINE_WIDTH = 30 / 1640
-"""Width at which CULane draws a lane, as a share of the image width; scenes, metrics and post-processing rely on it.
+"""Width of a drawn lane line as a share of the image width: CULane's benchmark draws lanes 30 px wide in 1640
+(X. Pan et al., "Spatial as Deep", AAAI 2018).
 
-Reference:
-    X. Pan et al., "Spatial as Deep: Spatial CNN for Traffic Scene Understanding", AAAI 2018.
+``scenes`` draws its label lines so wide, ``metrics.LaneF1`` draws the lanes that it compares, and ``postprocess.road``
+measures its tolerances in this width.
+"""
+
+LINE_SPACING = 2.0
+"""Distance in line widths, centre to centre, from which the labels of two lines can be told apart.
+
+``scenes`` ends a label line where it comes nearer to another one; ``postprocess.road`` ends a continued curve there.
 """

@@ -12,13 +12,11 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 from scipy.spatial import cKDTree
 
+from roadtopo_lib.labels import LINE_WIDTH
 from roadtopo_lib.metrics.instances import MatchCounts, match_by_iou
 
 CULANE_IMAGE_WIDTH = 1640
 """CULane's image width in pixels; lanes are drawn at this scale, whatever the size of the image."""
-
-CULANE_LINE_WIDTH = 30
-"""Width in pixels of a lane drawn by CULane's benchmark."""
 
 SPLINE_STEP = 8.0
 """Distance of successive points of a drawn curve, in pixels of the canvas. The chord of an arc of radius 100 px then
@@ -68,7 +66,7 @@ class LaneF1(MatchCounts):
         X. Pan et al., "Spatial As Deep: Spatial CNN for Traffic Scene Understanding", AAAI 2018, section "Evaluation".
     """
 
-    def __init__(self, width: float = CULANE_LINE_WIDTH / CULANE_IMAGE_WIDTH, iou_threshold: float = 0.5) -> None:
+    def __init__(self, width: float = LINE_WIDTH, iou_threshold: float = 0.5) -> None:
         super().__init__()
         self.width = width
         self.iou_threshold = iou_threshold

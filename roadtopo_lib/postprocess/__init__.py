@@ -21,7 +21,7 @@ from roadtopo_lib.postprocess.curves import (
     order_left_to_right,
     x_at_row,
 )
-from roadtopo_lib.postprocess.road import curves_of_road, fit_road
+from roadtopo_lib.postprocess.road import curves_of_given_lanes, curves_of_road, fit_road
 
 __all__ = [
     "LanePostProcessor",
@@ -29,6 +29,7 @@ __all__ = [
     "center_on_curve",
     "cluster_embeddings",
     "collect_instances",
+    "curves_of_given_lanes",
     "curves_of_road",
     "fit_lane_curve",
     "fit_road",
@@ -191,7 +192,8 @@ def collect_instances(
         sure_pixels = [core for core in sure if len(core) >= min_pixels]
     polylines = [fit_lane_curve(pixels % width, pixels // width) for pixels in sure_pixels]
     if road_model:
-        members, polylines = curves_of_road(sure_pixels, polylines, (height, width), as_given=confidence is None)
+        share_road = curves_of_given_lanes if confidence is None else curves_of_road
+        members, polylines = share_road(sure_pixels, polylines, (height, width))
         lane_pixels = [np.unique(np.concatenate([lane_pixels[k] for k in lane])) for lane in members]
     order = order_left_to_right(polylines, reference_row * (height - 1))
     centers = [center_on_curve(polylines[i], lane_pixels[i] % width, lane_pixels[i] // width) for i in order]

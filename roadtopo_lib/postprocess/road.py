@@ -15,11 +15,11 @@ Reference:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from roadtopo_lib.metrics.lanes import CULANE_IMAGE_WIDTH, CULANE_LINE_WIDTH
+from roadtopo_lib.labels import LINE_SPACING, LINE_WIDTH
 from roadtopo_lib.postprocess.curves import STEP, row_medians
 
 POINTS_PER_LINE = 48
@@ -44,17 +44,14 @@ OWN_SHARE = 0.3
 """A line of which less lies on the road's curve is not of this road and keeps its own."""
 
 WORSE = 0.1
-"""A line taken as given keeps its own curve where its points lie farther from the road's, on average, by so many line
-widths. (Where a network drew the points the road knows better: lane F1 falls if such lines keep theirs.)"""
+"""A given line keeps its own curve if its points lie farther from the road's, on average, by so many line widths.
+(Where a network drew the points the road's curve is the better one: lane F1 falls if such lines keep theirs.)"""
 
 SUPPORT = 0.2
 """A line is dropped if from its first pixel to its last it spans less of its curve: a stray blob, not a line."""
 
 SAME_LINE = 0.7
 """Two curves nearer than this, in line widths, are one line in two pieces."""
-
-SPACING = 2.0
-"""Where two curves come nearer than this, in line widths, labels of lines can no longer be told apart."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ class RoadFit:
 
 
 def line_width(image_width: int) -> float:
-    """The yardstick of all tolerances: width in pixels at which CULane's score draws lanes."""
-    return CULANE_LINE_WIDTH / CULANE_IMAGE_WIDTH * image_width
+    """Width of a lane line in pixels, the unit of all tolerances here; see ``labels.LINE_WIDTH``."""
+    return LINE_WIDTH * image_width
 
 
 def fit_road(lines: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], image_size: tuple[int, int]) -> RoadFit | None:
@@ -145,71 +142,173 @@ def _fit_for_horizons(
 
 
 def curves_of_road(
-    lane_pixels: Sequence[np.ndarray],
-    polylines: Sequence[np.ndarray],
-    image_size: tuple[int, int],
-    as_given: bool = False,
+    lane_pixels: Sequence[np.ndarray], polylines: Sequence[np.ndarray], image_size: tuple[int, int]
 ) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Replaces the lanes' own curves by those of the road they share, where there is such a road.
+    """Gives the lanes that a network found the curves of the road they share, where there is such a road.
 
-    Every line of the road is drawn through all rows that any of them reaches, except where it would come too near
-    another. Lanes whose pixels do not lie on the road's curve keep their own; mere blobs are dropped; two pieces of a
-    line become one. The last two are not done with lanes taken as given.
+    Four steps: *fit* the road; *assign* its curve to the lanes whose pixels lie on it, the others keep their own;
+    *merge* two pieces of a line; *trim* each curve: it is drawn through all rows that any line reaches, except where it
+    comes too near a longer line's, and a line whose pixels span less than a fifth of its curve is dropped.
 
     Args:
         lane_pixels: K arrays of flat pixel indices.
         polylines: the lanes' own curves, K arrays (M, 2) of (x, y).
         image_size: (H, W) in pixels.
-        as_given: the lanes are right, not found by a network: each remains, and the road must fit its pixels as well
-            as its own curve does.
 
     Returns:
         For each lane that remains, which of the given ones it consists of, longest first, and its polyline. All lanes
         with their own curves if they do not share a road.
     """
+    points = _points(lane_pixels, image_size[1])
+    road = _fit(points, image_size)
+    if road is None:
+        return [[k] for k in range(len(polylines))], list(polylines)
+    unit = line_width(image_size[1])
+    lines = _assign(road, points, polylines, image_size)
+    return _trim(_merge(lines, unit), unit, min_span=SUPPORT)
+
+
+def curves_of_given_lanes(
+    lane_pixels: Sequence[np.ndarray], polylines: Sequence[np.ndarray], image_size: tuple[int, int]
+) -> tuple[list[list[int]], list[np.ndarray]]:
+    """As ``curves_of_road``, for lanes that are right: each remains, and none is merged with another.
+
+    A lane whose own curve runs closer to its pixels than the road's keeps its own. Arguments and result are those of
+    ``curves_of_road``.
+    """
+    points = _points(lane_pixels, image_size[1])
+    road = _fit(points, image_size)
+    if road is None:
+        return [[k] for k in range(len(polylines))], list(polylines)
+    unit = line_width(image_size[1])
+    lines = _assign(road, points, polylines, image_size)
+    lines = [line.off_road() if line.worse > WORSE * unit else line for line in lines]
+    return _trim(lines, unit, min_span=0.0)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A lane and its road's curve, on the R rows that any lane reaches.
+
+    Args:
+        members: the lanes that it consists of, longest first.
+        own: (M, 2) polyline of its own curve.
+        worse: pixels by which its points lie farther from the road's curve than from its own, on average.
+        rows: (R,) the same for all lines.
+        x: (R,) columns of the road's curve; NaN if the lane is not of this road.
+        near: (R,) bool, rows where its points lie on the road's curve.
+        shown: (R,) bool, rows where the road's curve is drawn.
+    """
+
+    members: list[int]
+    own: np.ndarray
+    worse: float
+    rows: np.ndarray
+    x: np.ndarray
+    near: np.ndarray
+    shown: np.ndarray
+
+    def off_road(self) -> "_Line":
+        """The same lane with its own curve."""
+        nowhere = np.zeros(len(self.rows), dtype=bool)
+        return replace(self, x=np.full(len(self.rows), np.nan), near=nowhere, shown=nowhere)
+
+    def gap(self, other: "_Line") -> np.ndarray:
+        """(R,) distance to another line's curve across this one, in pixels; NaN if one of them is not of the road."""
+        return np.abs(other.x - self.x) * _across(self.x)
+
+    def polyline(self) -> np.ndarray:
+        """(M, 2) of (x, y)."""
+        if not self.shown.any():
+            return self.own
+        shown = np.flatnonzero(self.shown)
+        chosen = shown[np.unique(np.append(np.arange(0, len(shown), int(STEP) // 2), len(shown) - 1))]
+        return np.stack([self.x[chosen], self.rows[chosen]], axis=1)
+
+
+def _points(lane_pixels: Sequence[np.ndarray], width: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each lane: its rows, the median column and the number of its pixels in each of them."""
+    return [row_medians(pixels // width, pixels % width) for pixels in lane_pixels]
+
+
+def _fit(points: list[tuple[np.ndarray, np.ndarray, np.ndarray]], image_size: tuple[int, int]) -> RoadFit | None:
+    """The road that the lanes share; None if there is none."""
+    road = fit_road([_thinned(*p) for p in points], image_size)
+    return None if road is None or road.residual > TOLERANCE * line_width(image_size[1]) else road
+
+
+def _assign(
+    road: RoadFit,
+    points: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    polylines: Sequence[np.ndarray],
+    image_size: tuple[int, int],
+) -> list[_Line]:
+    """The lanes with their road's curve, longest first; without it where too few of their points lie on it."""
     height, width = image_size
     unit = line_width(width)
-    points = [row_medians(pixels // width, pixels % width) for pixels in lane_pixels]
-    road = fit_road([_thinned(*p) for p in points], image_size)
-    if road is None or road.residual > TOLERANCE * unit:
-        return [[k] for k in range(len(lane_pixels))], list(polylines)
-
     top = max(min(rows[0] for rows, _, _ in points), road.horizon + NEAREST_TO_HORIZON * height)
     rows = np.arange(np.ceil(top), max(rows[-1] for rows, _, _ in points) + 1)
-    kept: list[tuple[list[int], np.ndarray, np.ndarray]] = []  # members, polyline, columns at all rows
+    lines = []
     for k in np.argsort([-len(p[0]) for p in points], kind="stable"):
-        line_rows, line_columns, _ = points[k]
+        own_rows, own_columns, _ = points[k]
         x = road.x(k, rows)
-        across = 1 / np.hypot(np.gradient(x) if len(x) > 1 else 0.0, 1)  # from a distance along the row to one across
-        on_curve = np.abs(np.interp(line_rows, rows, x) - line_columns) * np.interp(line_rows, rows, across)
-        near = line_rows[on_curve < TOLERANCE * unit]
+        across = np.interp(own_rows, rows, _across(x))
+        off_road = np.abs(np.interp(own_rows, rows, x) - own_columns) * across
+        off_own = np.abs(np.interp(own_rows, polylines[k][:, 1], polylines[k][:, 0]) - own_columns) * across
+        worse = np.minimum(off_road, unit).mean() - np.minimum(off_own, unit).mean()
+        near = off_road < TOLERANCE * unit
         shown = (x >= 0) & (x <= width - 1)
-        own_x = np.interp(line_rows, polylines[k][:, 1], polylines[k][:, 0])
-        off_own = np.abs(own_x - line_columns) * np.interp(line_rows, rows, across)
-        worse = np.minimum(on_curve, unit).mean() - np.minimum(off_own, unit).mean() > WORSE * unit
-        if len(near) < OWN_SHARE * len(line_rows) or shown.sum() < 2 or (as_given and worse):
-            kept.append(([int(k)], polylines[k], np.full(len(rows), np.nan)))
-            continue
-        gaps = np.array([np.abs(columns - x) * across for _, _, columns in kept]).reshape(len(kept), len(rows))
-        own = np.isin(rows, near)
-        twins = np.flatnonzero(np.median(gaps[:, own], axis=1) < SAME_LINE * unit)  # never true of NaN
-        if len(twins) and not as_given:
-            kept[twins[0]][0].append(int(k))
-            continue
-        # Beyond its own pixels a line is continued only while it keeps its distance from the others.
-        crowded = (gaps < SPACING * unit).any(axis=0) & ((rows < near[0]) | (rows > near[-1]))
-        shown &= ~crowded
-        length = 1 / across[shown]  # of the curve in each row
-        spanned = (rows >= near[0]) & (rows <= near[-1])  # gaps between dashes and vehicles on the way belong to it
-        if not as_given and length[spanned[shown]].sum() <= SUPPORT * length.sum():
-            continue
+        near_rows = np.maximum(own_rows[near], rows[0])  # points above the first row count there
+        line = _Line([int(k)], polylines[k], float(worse), rows, x, np.isin(rows, near_rows), shown)
+        belongs = near.mean() >= OWN_SHARE and shown.sum() >= 2
+        lines.append(line if belongs else line.off_road())
+    return lines
+
+
+def _merge(lines: list[_Line], unit: float) -> list[_Line]:
+    """Lines on the same curve become one: the longest, with the members of all."""
+    kept: list[_Line] = []
+    for line in lines:
+        same = (k for k, other in enumerate(kept) if np.median(line.gap(other)[line.near]) < SAME_LINE * unit)
+        twin = next(same, None) if line.near.any() else None
+        if twin is None:
+            kept.append(line)
+        else:
+            kept[twin] = replace(kept[twin], members=kept[twin].members + line.members)
+    return kept
+
+
+def _trim(lines: list[_Line], unit: float, min_span: float) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Draws each line where it keeps its distance from those before it.
+
+    Args:
+        lines: longest first.
+        unit: width of a line in pixels.
+        min_span: a line is dropped if from its first point to its last it spans a smaller share of its curve.
+
+    Returns:
+        Members and polyline of each line that remains.
+    """
+    kept: list[_Line] = []
+    for line in lines:
+        crowded = np.zeros(len(line.rows), dtype=bool)
+        for other in kept:
+            crowded |= line.gap(other) < LINE_SPACING * unit  # never true of NaN
+        # Gaps between dashes and vehicles on the way belong to the line, too.
+        spanned = np.maximum.accumulate(line.near) & np.maximum.accumulate(line.near[::-1])[::-1]
+        shown = line.shown & (spanned | ~crowded)
         if shown.sum() < 2:
-            kept.append(([int(k)], polylines[k], np.full(len(rows), np.nan)))
+            kept.append(line.off_road())
             continue
-        chosen = np.unique(np.append(np.arange(0, shown.sum(), int(STEP) // 2), shown.sum() - 1))
-        polyline = np.stack([x[shown][chosen], rows[shown][chosen]], axis=1)
-        kept.append(([int(k)], polyline, x))
-    return [members for members, _, _ in kept], [polyline for _, polyline, _ in kept]
+        length = np.where(shown, 1 / _across(line.x), 0.0)  # of the curve in each row
+        if length[spanned].sum() >= min_span * length.sum():
+            kept.append(replace(line, shown=shown))
+    return [line.members for line in kept], [line.polyline() for line in kept]
+
+
+def _across(x: np.ndarray) -> np.ndarray:
+    """Factor from a distance along the row to one across the curve: (R,) columns in successive rows → (R,)."""
+    return 1 / np.hypot(np.gradient(x) if len(x) > 1 else np.zeros(len(x)), 1)
 
 
 def _cosine(rows: np.ndarray, columns: np.ndarray) -> float:

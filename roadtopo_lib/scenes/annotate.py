@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from roadtopo_lib.labels import BACKGROUND, CROSSWALK, NO_INSTANCE, ROAD, SIDEWALK
+from roadtopo_lib.labels import BACKGROUND, CROSSWALK, LINE_SPACING, LINE_WIDTH, NO_INSTANCE, ROAD, SIDEWALK
 from roadtopo_lib.scenes.camera import Camera, Ground
 from roadtopo_lib.scenes.layout import Crosswalk, Layout, Line
 from roadtopo_lib.scenes.road import Road, RoadPixels, band_coverage, dash_coverage
 from roadtopo_lib.scenes.surface import ROAD_MATERIALS, SIDEWALK_MATERIALS
 
-LABEL_WIDTH = 30 / 1640  # of the image width: as thick as CULane draws lanes to compare them
-SPACING = 2  # label widths, centre to centre, that two labels need; and one pixel, lest rounding let them touch
 LABEL_Z = (80.0, 100.0)  # metres: no label lies farther away than a distance drawn from this range
 SAMPLES = 160
 
@@ -54,7 +52,8 @@ def annotate(
     base[fixed | moving] = BACKGROUND
 
     lines = [line for line in layout.lines if line.label is not None]
-    curves = _separate(lines, [_curve(camera, road, line.u, fixed, z_max) for line in lines], SPACING * width + 1)
+    apart = LINE_SPACING * width + 1  # one pixel more, so that rounding does not let two labels touch
+    curves = _separate(lines, [_curve(camera, road, line.u, fixed, z_max) for line in lines], apart)
     amodal = np.zeros((h, w), dtype=np.uint8)  # 1 + index of the line
     for k, (line, curve) in enumerate(zip(lines, curves, strict=True), start=1):
         if curve is not None:
@@ -76,7 +75,7 @@ def annotate(
 
 def label_width(image_width: int) -> int:
     """Thickness of a label line in pixels: 9 at 512, always odd, so that it is centred on its line."""
-    return max(1, round((LABEL_WIDTH * image_width - 1) / 2)) * 2 + 1
+    return max(1, round((LINE_WIDTH * image_width - 1) / 2)) * 2 + 1
 
 
 def _surface_classes(layout: Layout) -> np.ndarray:
