@@ -123,7 +123,7 @@ def test_a_bad_file_is_named_alike_with_and_without_worker_processes(tmp_path, c
     def load(config, data, *_, **__):  # train itself reads every file once before: this one goes bad later
         list(build_loader(LaneInstanceDataset(data, "train"), config, shuffle=False))
 
-    monkeypatch.setattr("roadtopo_lib.trainer_lane.train_lane_model", load)
+    monkeypatch.setattr("roadtopo_lib.app.train.train_lane_model", load)
     errors = []
     for workers in (0, 1):
         CONFIG.replace(num_workers=workers).to_yaml(tmp_path / "lane.yaml")

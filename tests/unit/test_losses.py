@@ -219,18 +219,6 @@ def test_a_binary_loss_is_the_two_class_loss_of_its_foreground(criterion, two_cl
     assert criterion(logits, ignored) == 0
 
 
-@pytest.mark.parametrize("batch", [random_batch, random_binary_batch], ids=["six classes", "binary"])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("per_image", [False, True])
-def test_counts_of_several_batches_give_the_dice_loss_of_their_union(batch, weighted, per_image):
-    logits, target = batch(24)
-    weights = (WEIGHTS if logits.shape[1] > 1 else [1, 3]) if weighted else None
-    criterion = CombinedLoss(class_weights=weights, per_image=per_image)
-    counts = [criterion.terms(logits[part], target[part])[1] for part in (slice(0, 2), slice(2, 3))]
-    union = criterion.dice.from_counts(torch.cat(counts, dim=1))
-    assert_same_value_and_gradient(union, criterion.dice(logits, target), logits)
-
-
 def test_binary_masks_without_foreground_teach_by_cross_entropy_alone():
     logits, target = random_binary_batch(23)
     target[0] = 0

@@ -12,10 +12,10 @@ from roadtopo_lib.app.cli import main
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import locate_split
 from roadtopo_lib.dataset import LaneInstanceDataset
-from roadtopo_lib.inference.evaluation import evaluate, lane_ids
+from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import read_video
-from roadtopo_lib.labels import BACKGROUND, CROSSWALK, LANE_MARKING, ROAD
-from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.labels import BACKGROUND, BINARY_CLASSES, LANE_MARKING, ROAD, ClassTable, LabelClass
+from roadtopo_lib.pipeline import LaneSegmenter, View
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.segformer import SegFormerModel
 
@@ -174,21 +174,10 @@ def test_a_checkpoint_brings_its_settings(checkpoint):
     assert loaded.config == CONFIG
 
 
-@pytest.mark.parametrize("normalize_embeddings", [False, True])
-def test_a_model_without_training_settings_gets_those_of_its_preset(tmp_path, normalize_embeddings):
-    settings = {
-        "num_classes": 3,
-        "embedding_dim": 2,
-        "activation": "gelu",
-        "normalize_embeddings": normalize_embeddings,
-    }
-    SegFormerModel("tiny", pretrained=False, **settings).save(tmp_path / "bare.safetensors")
-    config = LaneSegmenter.from_checkpoint(tmp_path / "bare.safetensors", device="cpu").config
-    assert {name: getattr(config, name) for name in settings} == settings
-    preset = LaneSegmentationConfig.preset("tiny")
-    assert (config.image_size, config.crop_top, config.pretrained) == (preset.image_size, preset.crop_top, False)
-    # Means on the unit sphere cannot be as far apart as the preset's margins want.
-    assert config.delta_dist == (0.75 if normalize_embeddings else 1.5)
+def test_a_model_without_training_settings_is_refused_rather_than_guessed_at(tmp_path):
+    SegFormerModel("tiny", pretrained=False).save(tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match=r"bare\.safetensors: holds no settings of its training"):
+        LaneSegmenter.from_checkpoint(tmp_path / "bare.safetensors", device="cpu")
 
 
 def test_training_settings_that_contradict_the_model_are_refused(tmp_path):
@@ -205,18 +194,97 @@ def test_training_settings_of_another_version_are_refused_by_file_name(tmp_path)
         LaneSegmenter.from_checkpoint(path)
 
 
-@pytest.mark.parametrize("num_classes", [2, 4, 8])
-def test_a_model_may_have_fewer_or_more_classes_than_the_table(tmp_path, num_classes):
-    torch.manual_seed(0)
-    config = CONFIG.replace(num_classes=num_classes)
-    model = SegFormerModel("tiny", num_classes=num_classes, pretrained=False)
-    segmenter = LaneSegmenter(model, config, device="cpu")
-    image, semantic, instance = (array[::2, ::2] for array in striped_scene())
-    confidence = segmenter.predict(image)["confidence"]
-    assert confidence.any() == (num_classes > LANE_MARKING)
-    write_split(tmp_path, [(image, semantic.clip(max=num_classes - 1), instance)])
-    scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test", num_classes=num_classes), baselines=True)
-    assert len(scores["class_iou"]) == num_classes
+def table(*roles):
+    """A class table with a class of each role, ``None`` for classes that bear no instances."""
+    return ClassTable(tuple(LabelClass(i, f"c{i}", (i, i, i), role) for i, role in enumerate(roles)))
+
+
+class BrightIs(BrightIsLane):
+    """The same, with another number of classes and another one for bright pixels; all others count as class 0."""
+
+    def __init__(self, num_classes, bright):
+        super().__init__()
+        self.num_classes, self.bright = num_classes, bright
+
+    def forward(self, images, upsample=False):
+        outputs = super().forward(images)
+        logits = torch.full((len(images), self.num_classes, *outputs["logits"].shape[2:]), -10.0)
+        logits[:, 0], logits[:, self.bright] = 0.0, outputs["logits"][:, LANE_MARKING]
+        return {**outputs, "logits": logits}
+
+
+TABLES = {
+    "binary": (BINARY_CLASSES, 1),
+    "lanes last of three": (table(None, "crosswalk", "lane"), 2),
+    "lanes first of nine": (table(None, "lane", *[None] * 7), 1),
+}
+
+
+@pytest.mark.parametrize(("classes", "bright"), TABLES.values(), ids=TABLES)
+def test_a_class_table_of_ones_own_says_what_is_a_lane(tmp_path, classes, bright):
+    config = CONFIG.replace(classes=classes, num_classes=len(classes))
+    segmenter = LaneSegmenter(BrightIs(len(classes), bright), config, device="cpu")
+    image, semantic, instance = striped_scene()
+    assert segmenter(image)["lane_count"] == 3
+    assert segmenter.predict(image)["confidence"].max() > 0.99
+    write_split(tmp_path, [(image, np.where(semantic == LANE_MARKING, bright, 0).astype(np.uint8), instance)])
+    scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test", classes=classes), baselines=True)
+    assert list(scores["class_iou"]) == list(classes.names)
+    assert scores["lane_f1"] == scores["instance_f1"] == scores["baselines"]["components"]["lane_f1"] == 1.0
+
+
+def test_where_bright_things_are_crosswalks_there_is_no_lane():
+    classes = table(None, "crosswalk")
+    config = CONFIG.replace(classes=classes, num_classes=2)
+    result = LaneSegmenter(BrightIs(2, 1), config, device="cpu")(striped_scene()[0])
+    assert (result["lane_count"], result["crosswalk_count"]) == (0, 3)
+
+
+def test_two_classes_are_background_and_lane_unless_a_table_says_otherwise(tmp_path):
+    config = CONFIG.replace(num_classes=2)
+    SegFormerModel("tiny", num_classes=2, pretrained=False).save(tmp_path / "m.safetensors", training=config.to_dict())
+    loaded = LaneSegmenter.from_checkpoint(tmp_path / "m.safetensors", device="cpu")
+    assert loaded.classes == BINARY_CLASSES
+    with pytest.raises(ValueError, match=r"num_classes is 4.*give the setting `classes`"):
+        LaneSegmenter(BrightIs(4, 1), CONFIG.replace(num_classes=4), device="cpu")
+
+
+def test_a_class_table_travels_in_the_model_file(tmp_path):
+    classes = table(None, "lane", "crosswalk")
+    config = CONFIG.replace(classes=classes, num_classes=3)
+    SegFormerModel("tiny", num_classes=3, pretrained=False).save(tmp_path / "m.safetensors", training=config.to_dict())
+    assert LaneSegmenter.from_checkpoint(tmp_path / "m.safetensors", device="cpu").classes == classes
+
+
+class Certain(BrightIsLane):
+    """So sure of itself that the softmax of all but one class is zero in float32."""
+
+    def forward(self, images, upsample=False):
+        outputs = super().forward(images)
+        return {**outputs, "logits": outputs["logits"] * 1e4}
+
+
+def test_probabilities_that_underflow_leave_no_hole():
+    image, _, instance = striped_scene()
+    segmenter = LaneSegmenter(Certain(), CONFIG, device="cpu")
+    predicted = segmenter.predict(image)
+    assert np.isfinite(predicted["confidence"]).all()
+    assert segmenter(image)["lane_count"] == 3
+    assert (segmenter(image)["lane_instances"] == instance)[instance > 0].mean() > 0.9
+
+
+def test_tiles_may_come_between_view_and_classes():
+    """Two halves through the network, one after the other, merged by hand, give what the whole image gives."""
+    image, _, _ = striped_scene()
+    segmenter = LaneSegmenter(BrightIsLane(), CONFIG, device="cpu", tta=False)
+    (view,) = segmenter.make_views(image)
+    halves = [segmenter.run_network(View(half)) for half in view.pixels.chunk(2, dim=3)]
+    logits = torch.cat([half["logits"] for half in halves], dim=3)
+    embeddings = segmenter.run_network(view)["embeddings"]
+    predicted = segmenter.read_classes({"logits": logits, "embeddings": embeddings}, image.shape[:2], first_row=0)
+    whole = segmenter.predict(image)
+    for name in ("semantic_pred", "embeddings", "confidence"):
+        np.testing.assert_array_equal(predicted[name], whole[name])
 
 
 def test_files_and_folders_give_what_arrays_give(segmenter, tmp_path):
@@ -272,12 +340,6 @@ def test_a_missed_and_an_invented_lane_cost_what_they_should(segmenter, tmp_path
     scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test"))
     assert scores["lane_precision"] == pytest.approx(2 / 3)
     assert scores["lane_recall"] == 1.0
-
-
-def test_lane_ids_leaves_crosswalks_out():
-    instance = np.array([[0, 1, 1, 2, 2, 3]])
-    semantic = np.array([[ROAD, LANE_MARKING, LANE_MARKING, CROSSWALK, CROSSWALK, ROAD]])
-    assert lane_ids(semantic, instance) == [1]
 
 
 def test_all_instances_numbers_crosswalks_after_lanes():

@@ -185,7 +185,7 @@ class TestActivation:
         assert not torch.allclose(same_weights(images)["logits"], relu(images)["logits"])
 
     def test_a_file_that_does_not_name_one_holds_gelu(self, model, tmp_path):
-        settings = model.config_dict()
+        settings = model.settings()
         assert settings.pop("activation") == "gelu"
         save_weights(tmp_path / "old.safetensors", "segformer", model.state_dict(), settings)
         assert SegFormerModel.load(tmp_path / "old.safetensors").activation == "gelu"
@@ -306,7 +306,7 @@ def test_one_step_wakes_the_silent_blocks():
 
 def test_settings_in_the_file_that_no_model_has_are_refused_by_file_name(tmp_path):
     model = SegFormerModel("tiny", pretrained=False)
-    settings = {**model.config_dict(), "backbone": "b9"}
+    settings = {**model.settings(), "backbone": "b9"}
     save_weights(tmp_path / "odd.safetensors", "segformer", model.state_dict(), settings)
     with pytest.raises(ValueError, match=r"odd\.safetensors: .*b9"):
         SegFormerModel.load(tmp_path / "odd.safetensors")
