@@ -1,4 +1,4 @@
-"""What lies in a folder already: only a meta.json that synth has written is taken for one."""
+"""``synth`` refuses a folder whose meta.json is not one of its own, and leaves the file as it is."""
 
 import pytest
 
