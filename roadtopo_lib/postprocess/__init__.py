@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, NO_INSTANCE
+from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.postprocess.clustering import METHODS, cluster_embeddings, radius_from_margins
 from roadtopo_lib.postprocess.curves import (
     center_on_curve,
@@ -134,8 +134,9 @@ class LanePostProcessor:
         groups = []
         for class_ids in (self.lane_class_ids, self.crosswalk_class_ids):
             pixels = np.flatnonzero(class_mask(semantic_mask, class_ids))
-            covered = np.maximum(pixels // width - first_row, 0) * width + pixels % width
-            vectors = _embeddings_at(embeddings, covered, size)  # (n, D)
+            rows, columns = np.maximum(pixels // width - first_row, 0), pixels % width  # of what the embeddings cover
+            place = (torch.from_numpy(index).to(embeddings.device) for index in (np.zeros_like(rows), rows, columns))
+            vectors = gather_embeddings(embeddings[None], *place, size)  # (n, D)
             groups.append((pixels, cluster_embeddings(vectors, self.radius, self.method)))
         if confidence is not None and confidence.shape != semantic_mask.shape:
             raise ValueError(f"confidence must have shape {semantic_mask.shape}, got {confidence.shape}")
@@ -234,19 +235,6 @@ def class_mask(semantic_mask: np.ndarray, class_ids: Sequence[int]) -> np.ndarra
     for class_id in class_ids:
         found |= semantic_mask == class_id
     return found
-
-
-def _embeddings_at(embeddings: torch.Tensor, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Embeddings at flat pixel indices of an image of the given size: (D, h, w), (n,) → (n, D) float32."""
-    index = torch.from_numpy(pixels).to(embeddings.device)
-    if tuple(embeddings.shape[1:]) == size:
-        return embeddings.flatten(1)[:, index].float().cpu().numpy().T  # (D, H·W) → (D, n) → (n, D)
-    # The centre of pixel i lies at (2i + 1) / size − 1 in grid_sample's coordinates, which run from −1 to 1.
-    x = (2 * (index % size[1]) + 1) / size[1] - 1
-    y = (2 * (index // size[1]) + 1) / size[0] - 1
-    grid = torch.stack([x, y], dim=1)[None, None]  # (1, 1, n, 2)
-    sampled = F.grid_sample(embeddings.float()[None], grid, padding_mode="border", align_corners=False)  # (1, D, 1, n)
-    return sampled[0, :, 0].cpu().numpy().T
 
 
 def _split(pixels: np.ndarray, labels: np.ndarray, min_pixels: int) -> list[np.ndarray]:
