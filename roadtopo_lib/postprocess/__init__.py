@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from roadtopo_lib.postprocess.road import curves_of_given_lanes, curves_of_road,
 
 __all__ = [
     "LanePostProcessor",
+    "LaneResult",
     "as_class_mask",
     "center_on_curve",
     "cluster_embeddings",
@@ -44,6 +46,30 @@ MIN_PIXELS_SHARE = 1e-3
 
 MIN_CONFIDENCE = 0.7
 """Probability from which a lane pixel decides about its lane's curve."""
+
+
+class LaneResult(TypedDict):
+    """What every method that finds lanes returns for one image, in the pixels of that image.
+
+    N lanes and C crosswalks; points are (x, y).
+    """
+
+    semantic_mask: np.ndarray
+    """(H, W) integer class ids."""
+    lane_instances: np.ndarray
+    """(H, W) int32: 0 = none, lanes 1..N left to right by where their curves meet the reference row."""
+    lane_count: int
+    """N."""
+    lane_centers: np.ndarray
+    """(N, 2) float: the point of each lane's curve at the mean row of its pixels."""
+    lane_polylines: list[np.ndarray]
+    """N float arrays (M, 2), each top to bottom."""
+    crosswalk_instances: np.ndarray
+    """(H, W) int32: 0 = none, crosswalks 1..C from near to far, by the row of their centres."""
+    crosswalk_count: int
+    """C."""
+    crosswalk_centers: np.ndarray
+    """(C, 2) float: mean of each crosswalk's pixels."""
 
 
 class LanePostProcessor:
@@ -97,7 +123,7 @@ class LanePostProcessor:
         embeddings: np.ndarray | torch.Tensor,
         first_row: int = 0,
         confidence: np.ndarray | None = None,
-    ) -> dict:
+    ) -> LaneResult:
         """Separate one image's lanes and crosswalks.
 
         Args:
@@ -114,7 +140,7 @@ class LanePostProcessor:
                 joined with another.
 
         Returns:
-            The dict of ``collect_instances``.
+            A ``LaneResult``.
 
         Raises:
             ValueError: wrong shapes or types, or embeddings that are not finite.
@@ -153,7 +179,7 @@ def collect_instances(
     reference_row: float = 0.9,
     road_model: bool = True,
     confidence: np.ndarray | None = None,
-) -> dict:
+) -> LaneResult:
     """Drop small instances, fit the lanes' curves, each and then together, put everything in order and number it.
 
     Args:
@@ -166,17 +192,7 @@ def collect_instances(
         confidence: (H, W) in [0, 1], see ``LanePostProcessor.process``.
 
     Returns:
-        A dict with
-
-        - ``semantic_mask`` (H, W): as given.
-        - ``lane_instances`` (H, W) int32: 0 = none, lanes 1..N left to right by where their curves meet the reference
-          row.
-        - ``lane_count``: N.
-        - ``lane_centers`` (N, 2) float (x, y): the point of each lane's curve at the mean row of its pixels.
-        - ``lane_polylines``: list of N (M, 2) float arrays of (x, y), each top to bottom.
-        - ``crosswalk_instances`` (H, W) int32: 0 = none, crosswalks 1..C from near to far, by the row of their centres.
-        - ``crosswalk_count``: C.
-        - ``crosswalk_centers`` (C, 2) float (x, y): mean of each crosswalk's pixels.
+        A ``LaneResult`` whose ``semantic_mask`` is the one given.
     """
     height, width = semantic_mask.shape
     if min_pixels is None:
@@ -253,7 +269,7 @@ def _paint(size: tuple[int, int], groups: list[np.ndarray]) -> np.ndarray:
     return mask.reshape(size)
 
 
-def all_instances(result: dict) -> np.ndarray:
+def all_instances(result: LaneResult) -> np.ndarray:
     """Lanes 1..N and crosswalks N+1.. in one (H, W) int32 mask, as instance masks on disk have them."""
     lanes, crosswalks = result["lane_instances"], result["crosswalk_instances"]
     return np.where(lanes > 0, lanes, np.where(crosswalks > 0, crosswalks + result["lane_count"], 0)).astype(np.int32)
