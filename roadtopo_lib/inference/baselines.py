@@ -4,7 +4,7 @@
   what all that comes after the semantic head adds together; notebook 6 takes it apart.
 * ``classical_lanes``: OpenCV without any learning. Shows what the network adds.
 
-Both return what ``LanePostProcessor.process`` returns.
+Both return a ``LaneResult``, as ``LanePostProcessor.process`` does.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from roadtopo_lib.labels import BACKGROUND, CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, LANE_MARKING
-from roadtopo_lib.postprocess import as_class_mask, class_mask, collect_instances, fit_lane_curve, x_at_row
+from roadtopo_lib.postprocess import LaneResult, as_class_mask, class_mask, collect_instances, fit_lane_curve, x_at_row
 
 WORKING_WIDTH = 640
 """Width in pixels to which the classical finder scales every image; the lengths below are in these pixels."""
@@ -56,7 +56,7 @@ def connected_components(
     reference_row: float = 0.9,
     lane_class_ids: Sequence[int] = LANE_CLASS_IDS,
     crosswalk_class_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
-) -> dict:
+) -> LaneResult:
     """Instances without embeddings: each 8-connected patch of a class is one.
 
     Fails where lines touch (near the horizon, at junctions) and where one line is in pieces (dashes, vehicles).
@@ -69,7 +69,7 @@ def connected_components(
         crosswalk_class_ids: semantic classes that form crosswalks.
 
     Returns:
-        The dict of ``LanePostProcessor.process``.
+        A ``LaneResult``.
 
     Raises:
         ValueError: semantic_pred is not an (H, W) integer mask.
@@ -84,7 +84,7 @@ def connected_components(
     return collect_instances(semantic_mask, *groups, min_pixels, reference_row, road_model=False)
 
 
-def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> dict:
+def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> LaneResult:
     """Lanes by classical image processing, without learning.
 
     Paint is a narrow strip brighter than the road on both sides. Hough segments on such pixels vote for a vanishing
@@ -96,8 +96,7 @@ def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> dict:
         reference_row: fraction of the image height where lanes are ordered left to right.
 
     Returns:
-        The dict of ``LanePostProcessor.process``; its semantic mask marks the drawn lanes as lane marking and the rest
-        as background.
+        A ``LaneResult`` whose semantic mask marks the drawn lanes as lane marking and the rest as background.
 
     Raises:
         ValueError: image is not (H, W, 3) uint8.

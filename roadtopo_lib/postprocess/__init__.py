@@ -7,12 +7,13 @@
 """
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, NO_INSTANCE
+from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.postprocess.clustering import METHODS, cluster_embeddings, radius_from_margins
 from roadtopo_lib.postprocess.curves import (
     center_on_curve,
@@ -25,6 +26,7 @@ from roadtopo_lib.postprocess.road import curves_of_given_lanes, curves_of_road,
 
 __all__ = [
     "LanePostProcessor",
+    "LaneResult",
     "as_class_mask",
     "center_on_curve",
     "cluster_embeddings",
@@ -46,6 +48,30 @@ MIN_CONFIDENCE = 0.7
 """Probability from which a lane pixel decides about its lane's curve."""
 
 LaneResult = dict
+
+
+class LaneResult(TypedDict):
+    """What every method that finds lanes returns for one image, in the pixels of that image.
+
+    N lanes and C crosswalks; points are (x, y).
+    """
+
+    semantic_mask: np.ndarray
+    """(H, W) integer class ids."""
+    lane_instances: np.ndarray
+    """(H, W) int32: 0 = none, lanes 1..N left to right by where their curves meet the reference row."""
+    lane_count: int
+    """N."""
+    lane_centers: np.ndarray
+    """(N, 2) float: the point of each lane's curve at the mean row of its pixels."""
+    lane_polylines: list[np.ndarray]
+    """N float arrays (M, 2), each top to bottom."""
+    crosswalk_instances: np.ndarray
+    """(H, W) int32: 0 = none, crosswalks 1..C from near to far, by the row of their centres."""
+    crosswalk_count: int
+    """C."""
+    crosswalk_centers: np.ndarray
+    """(C, 2) float: mean of each crosswalk's pixels."""
 
 
 class LanePostProcessor:
@@ -99,7 +125,7 @@ class LanePostProcessor:
         embeddings: np.ndarray | torch.Tensor,
         first_row: int = 0,
         confidence: np.ndarray | None = None,
-    ) -> dict:
+    ) -> LaneResult:
         """Separate one image's lanes and crosswalks.
 
         Args:
@@ -116,7 +142,7 @@ class LanePostProcessor:
                 joined with another.
 
         Returns:
-            The dict of ``collect_instances``.
+            A ``LaneResult``.
 
         Raises:
             ValueError: wrong shapes or types, or embeddings that are not finite.
@@ -136,8 +162,9 @@ class LanePostProcessor:
         groups = []
         for class_ids in (self.lane_class_ids, self.crosswalk_class_ids):
             pixels = np.flatnonzero(class_mask(semantic_mask, class_ids))
-            covered = np.maximum(pixels // width - first_row, 0) * width + pixels % width
-            vectors = _embeddings_at(embeddings, covered, size)  # (n, D)
+            rows, columns = np.maximum(pixels // width - first_row, 0), pixels % width  # of what the embeddings cover
+            place = (torch.from_numpy(index).to(embeddings.device) for index in (np.zeros_like(rows), rows, columns))
+            vectors = gather_embeddings(embeddings[None], *place, size)  # (n, D)
             groups.append((pixels, cluster_embeddings(vectors, self.radius, self.method)))
         if confidence is not None and confidence.shape != semantic_mask.shape:
             raise ValueError(f"confidence must have shape {semantic_mask.shape}, got {confidence.shape}")
@@ -154,7 +181,7 @@ def collect_instances(
     reference_row: float = 0.9,
     road_model: bool = True,
     confidence: np.ndarray | None = None,
-) -> dict:
+) -> LaneResult:
     """Drop small instances, fit the lanes' curves, each and then together, put everything in order and number it.
 
     Args:
@@ -167,17 +194,7 @@ def collect_instances(
         confidence: (H, W) in [0, 1], see ``LanePostProcessor.process``.
 
     Returns:
-        A dict with
-
-        - ``semantic_mask`` (H, W): as given.
-        - ``lane_instances`` (H, W) int32: 0 = none, lanes 1..N left to right by where their curves meet the reference
-          row.
-        - ``lane_count``: N.
-        - ``lane_centers`` (N, 2) float (x, y): the point of each lane's curve at the mean row of its pixels.
-        - ``lane_polylines``: list of N (M, 2) float arrays of (x, y), each top to bottom.
-        - ``crosswalk_instances`` (H, W) int32: 0 = none, crosswalks 1..C from near to far, by the row of their centres.
-        - ``crosswalk_count``: C.
-        - ``crosswalk_centers`` (C, 2) float (x, y): mean of each crosswalk's pixels.
+        A ``LaneResult`` whose ``semantic_mask`` is the one given.
     """
     height, width = semantic_mask.shape
     if min_pixels is None:
@@ -238,19 +255,6 @@ def class_mask(semantic_mask: np.ndarray, class_ids: Sequence[int]) -> np.ndarra
     return found
 
 
-def _embeddings_at(embeddings: torch.Tensor, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Embeddings at flat pixel indices of an image of the given size: (D, h, w), (n,) → (n, D) float32."""
-    index = torch.from_numpy(pixels).to(embeddings.device)
-    if tuple(embeddings.shape[1:]) == size:
-        return embeddings.flatten(1)[:, index].float().cpu().numpy().T  # (D, H·W) → (D, n) → (n, D)
-    # The centre of pixel i lies at (2i + 1) / size − 1 in grid_sample's coordinates, which run from −1 to 1.
-    x = (2 * (index % size[1]) + 1) / size[1] - 1
-    y = (2 * (index // size[1]) + 1) / size[0] - 1
-    grid = torch.stack([x, y], dim=1)[None, None]  # (1, 1, n, 2)
-    sampled = F.grid_sample(embeddings.float()[None], grid, padding_mode="border", align_corners=False)  # (1, D, 1, n)
-    return sampled[0, :, 0].cpu().numpy().T
-
-
 def _split(pixels: np.ndarray, labels: np.ndarray, min_pixels: int) -> list[np.ndarray]:
     """Pixels of each label with at least ``min_pixels`` of them, in their original order."""
     chosen = labels >= 0
@@ -267,7 +271,7 @@ def _paint(size: tuple[int, int], groups: list[np.ndarray]) -> np.ndarray:
     return mask.reshape(size)
 
 
-def all_instances(result: dict) -> np.ndarray:
+def all_instances(result: LaneResult) -> np.ndarray:
     """Lanes 1..N and crosswalks N+1.. in one (H, W) int32 mask, as instance masks on disk have them."""
     lanes, crosswalks = result["lane_instances"], result["crosswalk_instances"]
     return np.where(lanes > 0, lanes, np.where(crosswalks > 0, crosswalks + result["lane_count"], 0)).astype(np.int32)

@@ -1,5 +1,7 @@
 """The two baselines: what they find, where they fail as they must, and that their results look like the model's."""
 
+from typing import get_origin, get_type_hints
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from roadtopo_lib.inference.baselines import _vanishing_point, classical_lanes, connected_components
 from roadtopo_lib.labels import BACKGROUND, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
-from roadtopo_lib.postprocess import LanePostProcessor
+from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
 
 HEIGHT, WIDTH = 240, 400
 LINES = [[(190, 110), (30, 239)], [(200, 110), (200, 239)], [(210, 110), (390, 239)]]
@@ -39,16 +41,34 @@ def x_at(polyline, row):
     return np.interp(row, polyline[:, 1], polyline[:, 0])
 
 
-def assert_looks_like_the_models_result(result, size):
-    empty = LanePostProcessor().process(np.zeros(size, dtype=np.uint8), np.zeros((2, 1, 1), dtype=np.float32))
-    assert result.keys() == empty.keys()
-    for key, value in empty.items():
-        assert type(result[key]) is type(value)
-        if isinstance(value, np.ndarray) and value.shape == size:
-            assert result[key].shape == size
-    assert result["lane_instances"].dtype == np.int32
-    assert len(result["lane_polylines"]) == len(result["lane_centers"]) == result["lane_count"]
-    assert result["lane_instances"].max() == result["lane_count"]
+def assert_is_a_lane_result(result, size):
+    """Checks a dict against ``LaneResult``: keys, types, shapes, and that the parts agree."""
+    kinds = get_type_hints(LaneResult)
+    assert result.keys() == kinds.keys()
+    for key, kind in kinds.items():
+        assert isinstance(result[key], get_origin(kind) or kind), key
+    for thing in ("lane", "crosswalk"):
+        instances, count = result[f"{thing}_instances"], result[f"{thing}_count"]
+        assert instances.shape == size
+        assert instances.dtype == np.int32
+        assert np.unique(instances[instances > 0]).tolist() == list(range(1, count + 1))
+        assert result[f"{thing}_centers"].shape == (count, 2)
+    assert result["semantic_mask"].shape == size
+    assert result["semantic_mask"].dtype.kind in "iu"
+    assert len(result["lane_polylines"]) == result["lane_count"]
+    for polyline in result["lane_polylines"]:
+        assert polyline.shape == (len(polyline), 2)
+        assert np.all(np.diff(polyline[:, 1]) >= 0)  # top to bottom
+
+
+def test_the_models_result_keeps_the_same_contract():
+    ids = painted_mask()
+    semantic = np.where(ids > 0, LANE_MARKING, ROAD)
+    semantic[150:160, 20:100] = CROSSWALK
+    embeddings = 4 * (np.where(semantic == CROSSWALK, 0, ids) == np.arange(4)[:, None, None]).astype(np.float32)
+    result = LanePostProcessor().process(semantic, embeddings)
+    assert (result["lane_count"], result["crosswalk_count"]) == (3, 1)
+    assert_is_a_lane_result(result, ids.shape)
 
 
 # Connected components
@@ -58,7 +78,7 @@ def test_separate_patches_are_separate_lanes_left_to_right():
     ids = painted_mask()
     result = connected_components(np.where(ids > 0, LANE_MARKING, ROAD))
     np.testing.assert_array_equal(result["lane_instances"], ids)
-    assert_looks_like_the_models_result(result, ids.shape)
+    assert_is_a_lane_result(result, ids.shape)
 
 
 def test_touching_lanes_become_one_where_embeddings_keep_them_apart():
@@ -103,7 +123,7 @@ def test_lane_classes_form_one_patch_and_crosswalks_their_own():
 def test_tensors_are_accepted_and_an_empty_mask_is_no_error():
     result = connected_components(torch.zeros(50, 60, dtype=torch.int64))
     assert result["lane_count"] == 0
-    assert_looks_like_the_models_result(result, (50, 60))
+    assert_is_a_lane_result(result, (50, 60))
 
 
 def test_a_mask_of_another_type_is_refused():
@@ -117,7 +137,7 @@ def test_a_mask_of_another_type_is_refused():
 @pytest.mark.parametrize("paint", [(230, 230, 230), (220, 180, 40)], ids=["white", "yellow"])
 def test_painted_lines_are_found_where_they_are(paint):
     result = classical_lanes(painted_road(paint=paint))
-    assert_looks_like_the_models_result(result, (HEIGHT, WIDTH))
+    assert_is_a_lane_result(result, (HEIGHT, WIDTH))
     assert result["lane_count"] == 3
     for polyline, ((x0, y0), (x1, y1)) in zip(result["lane_polylines"], LINES, strict=True):
         for row in (150, 190, 230):
@@ -176,7 +196,7 @@ def test_images_without_a_road_give_a_valid_result(size, content):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3))
     image = {"black": np.zeros((*size, 3)), "white": np.full((*size, 3), 255), "noise": noise}[content]
     result = classical_lanes(image.astype(np.uint8))
-    assert_looks_like_the_models_result(result, size)
+    assert_is_a_lane_result(result, size)
     if content != "noise":
         assert result["lane_count"] == 0
 
