@@ -121,9 +121,9 @@ def gather_embeddings(
 
     Args:
         embeddings: (B, D, h, w).
-        batch_index: (N,) int64, the image of each pixel, 0..B-1.
-        rows: (N,) row of each pixel, 0..H-1.
-        columns: (N,) column of each pixel, 0..W-1.
+        batch_index: (N,) int64, the image of each pixel, 0..B-1, in any order.
+        rows: (N,) int64, the row of each pixel, 0..H-1.
+        columns: (N,) int64, the column of each pixel, 0..W-1.
         size: (H, W) of the image that rows and columns refer to.
 
     Returns:
@@ -132,53 +132,38 @@ def gather_embeddings(
     if embeddings.dtype != torch.float64:
         embeddings = embeddings.float()  # sums over thousands of pixels do not fit half precision
     _, dim, height, width = embeddings.shape
+    if (height, width) == tuple(size):
+        return embeddings[batch_index, :, rows, columns]  # nothing to interpolate; saves a copy of all embeddings
+
     top, bottom, down = _neighbours(rows, height, size[0], embeddings.dtype)
     left, right, across = _neighbours(columns, width, size[1], embeddings.dtype)
-    first = batch_index * height  # the row of cells where the image begins, all images stacked
-    cells = torch.stack(
-        [
-            (first + top) * width + left,
-            (first + top) * width + right,
-            (first + bottom) * width + left,
-            (first + bottom) * width + right,
-        ],
-        dim=1,
-    )  # (N, 4)
-    shares = torch.stack(
-        [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across], dim=1
-    )  # (N, 4)
     table = embeddings.permute(0, 2, 3, 1).reshape(-1, dim)  # (B, D, h, w) → (B·h·w, D)
-    return _MixRows.apply(table, cells, shares)
 
+    def cells(row: Tensor, column: Tensor) -> Tensor:
+        # index_select: its backward pass on a CPU is faster than that of table[...] and of F.grid_sample.
+        return table.index_select(0, (batch_index * height + row) * width + column)  # (N, D)
 
-class _MixRows(torch.autograd.Function):
-    """Σ_k shares[n, k] · table[cells[n, k]]: (R, D), (N, 4), (N, 4) → (N, D).
-
-    ``embedding_bag`` computes this, too, but its backward pass on a CPU takes three times as long as this one.
-    """
-
-    @staticmethod
-    def forward(ctx, table: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
-        ctx.save_for_backward(cells, shares)
-        ctx.table_rows = len(table)
-        return nn.functional.embedding_bag(cells, table, per_sample_weights=shares, mode="sum")
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cells, shares = ctx.saved_tensors
-        # A row gives its share to a pixel, and gets the same share of the pixel's gradient.
-        table_gradient = gradient.new_zeros(ctx.table_rows, gradient.shape[1])
-        for cell, share in zip(cells.unbind(dim=1), shares.split(1, dim=1), strict=True):  # (N,) and (N, 1)
-            table_gradient.index_add_(0, cell, gradient * share)
-        return table_gradient, None, None
+    above = torch.lerp(cells(top, left), cells(top, right), across)  # (N, D)
+    below = torch.lerp(cells(bottom, left), cells(bottom, right), across)  # (N, D)
+    return torch.lerp(above, below, down)
 
 
 def _neighbours(position: Tensor, length: int, full_length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """The two cells around a pixel along one axis, and how far (0..1) the pixel is on the way to the second."""
+    """The two cells around each pixel along one axis, and how far the pixel is on the way to the second.
+
+    Args:
+        position: (N,) int64, 0..full_length-1.
+        length: number of cells.
+        full_length: number of pixels along the same axis.
+        dtype: of the third result.
+
+    Returns:
+        First cell (N,), second cell (N,), and the fraction (N, 1) in 0..1.
+    """
     # Pixels are squares with a centre at +0.5 in both grids; beyond the outermost centres the edge value continues.
     place = ((position.to(dtype) + 0.5) * (length / full_length) - 0.5).clamp(0, length - 1)
     first = place.floor().long()
-    return first, (first + 1).clamp(max=length - 1), place - first
+    return first, (first + 1).clamp(max=length - 1), (place - first)[:, None]
 
 
 def _number_instances(ids: Tensor, image: Tensor, batch_size: int) -> tuple[Tensor, Tensor, int]:
