@@ -148,10 +148,7 @@ class LaneSegmentationTrainer:
         return self.train_metrics["loss"]
 
     def train_step(self, batches: Sequence[dict], meter: Meter) -> None:
-        """One optimiser step from one or several batches, each with its shares of the step (see ``Criterion``).
-
-        BatchNorm in the heads sees one batch at a time.
-        """
+        """One optimiser step from one or several batches, each with its shares of the step, see ``Criterion``."""
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was stopped or interrupted, if there was one
         losses = []
         for batch, shares in zip(batches, shares_of_step(self.criterion, batches), strict=True):

@@ -47,8 +47,6 @@ MIN_PIXELS_SHARE = 1e-3
 MIN_CONFIDENCE = 0.7
 """Probability from which a lane pixel decides about its lane's curve."""
 
-LaneResult = dict
-
 
 class LaneResult(TypedDict):
     """What every method that finds lanes returns for one image, in the pixels of that image.
