@@ -42,8 +42,11 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 ClassCount = Annotated[int | None, Field(ge=2, le=IGNORE_INDEX, description=f"a whole number from 2 to {IGNORE_INDEX}")]
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False, description="two numbers, each at least 0 and below 1")]
-Side = Annotated[int, Field(gt=0, multiple_of=32)]  # the stride of the encoder's last stage
-Size = Annotated[tuple[Side, Side], Field(strict=False, description="(height, width), two multiples of 32")]
+Side = Annotated[int, Field(gt=0, multiple_of=32)]
+Size = Annotated[
+    tuple[Side, Side],
+    Field(strict=False, description="two multiples of 32, the stride of the encoder's last stage"),
+]
 Source = Annotated[bool | str, Field(description="true, false, a hub id or a folder")]
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="an identifier")]
 Table = Annotated[

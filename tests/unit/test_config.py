@@ -48,7 +48,7 @@ def test_a_file_holds_only_what_differs(tmp_path):
 
 
 NUMBER, FINITE, WHOLE = "a valid number", "a finite number", "a valid integer"
-SIZE = "(height, width), two multiples of 32"
+SIZE = "two multiples of 32, the stride of the encoder's last stage"
 BETAS = "two numbers, each at least 0 and below 1"
 
 
