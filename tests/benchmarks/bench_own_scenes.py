@@ -86,7 +86,9 @@ def main(preset: str, recipes: list[str], seed: int) -> None:
             scored = score(*train(*RECIPES[name], data, seed), test)
             draws = pooled(*(part[drawn] for part in scored)) - pooled(*(part[drawn] for part in untouched))
             (miou, f1), ((a, b), (c, d)) = pooled(*scored), np.quantile(draws, [0.025, 0.975], axis=1).T
-            print(f"{name:32s} mIoU {miou:.3f} ({a:+.3f} … {b:+.3f}), lane F1 {f1:.3f} ({c:+.3f} … {d:+.3f})", flush=True)
+            print(
+                f"{name:32s} mIoU {miou:.3f} ({a:+.3f} … {b:+.3f}), lane F1 {f1:.3f} ({c:+.3f} … {d:+.3f})", flush=True
+            )
 
 
 if __name__ == "__main__":
