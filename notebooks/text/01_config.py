@@ -372,19 +372,27 @@ show_defaults(
 )
 
 # %% [markdown]
-# Once both margins are kept, a ball around a mean separates its lane from all others, if its radius is right. Look at
-# the gap between the two filled discs: a ball around the mean of lane A may end anywhere in it.
+# Say both margins are kept: pixels lie within δ_var of the mean of their lane, and means are 2 · δ_dist apart. Then two
+# pixels of one lane are at most 2 · δ_var apart. Pixels of different lanes are at least 2 · δ_dist − 2 · δ_var apart.
+
+# %% [markdown]
+# So take a ball around any pixel, with a radius between these two numbers. It holds the pixel's whole lane and no pixel
+# of another. This is how lanes are told apart in the end. The library's radius is δ_dist, the middle. In the figure,
+# follow the dashed balls around the two pixels that are nearest to each other.
 
 # %%
-lowest, highest = config.delta_var, 2 * config.delta_dist - config.delta_var
-print(f"any radius between {lowest} and {highest} works")
+lowest, highest = 2 * config.delta_var, 2 * config.delta_dist - 2 * config.delta_var
+print(f"safe radii: {lowest} to {highest}; δ_dist = {config.delta_dist} is the middle")
+assert config.delta_dist == (lowest + highest) / 2
 figure, ax = plt.subplots(figsize=(7, 2.8))
 for x, color, name in [(0, "#4477AA", "lane A"), (2 * config.delta_dist, "#EE6677", "lane B")]:
     ax.add_patch(plt.Circle((x, 0), config.delta_var, color=color, alpha=0.5))
-    ax.add_patch(plt.Circle((x, 0), config.delta_dist, fill=False, linestyle="--", color=color))
+    pixel = x + (config.delta_var if x == 0 else -config.delta_var)
+    ax.add_patch(plt.Circle((pixel, 0), config.delta_dist, fill=False, linestyle="--", color=color))
+    ax.plot(pixel, 0, "o", color=color, markersize=5)
     ax.annotate(name, (x, 0), ha="center", va="center")
 ax.set(xlim=(-1.8, 4.8), ylim=(-1.7, 1.7), aspect="equal", xlabel="embedding dimension 1", ylabel="dimension 2")
-ax.set_title("Pixels stay inside δ_var (filled); dashed balls of δ_dist only touch")
+ax.set_title("A dashed ball of δ_dist around a pixel holds its own lane (filled) only")
 plt.show()
 
 # %% [markdown]
@@ -863,7 +871,7 @@ assert (config.semantic_weight, config.instance_weight) == (1.0, 0.5)
 assert (config.delta_var, config.delta_dist, config.gamma) == (0.5, 1.5, 0.001)
 assert (config.betas, config.weight_decay, config.max_grad_norm) == ((0.9, 0.999), 0.01, 1.0)
 assert config.encoder_lr_scale == 0.1
-assert (lowest, highest) == (0.5, 2.5)
+assert (lowest, highest) == (1.0, 2.0)
 assert max(reach(k) for k in ks) == 2.0 < 2 * config.delta_dist
 
 # %%

@@ -787,9 +787,13 @@ except RuntimeError:
 print("refused without `ignore_mismatched_sizes`:", refused)
 
 # %% [markdown]
-# The guide says that the pretrained encoder is kept, and it is. It also says "the decoder is newly initialised", and
-# that goes too far: only the classifier is new, nearly all of the semantic head is kept. The embedding head is new. And
-# the guide's `ignore_mismatched_sizes` is indeed needed.
+# The guide's box on `ignore_mismatched_sizes` says three things: without it, loading fails; with it, only the
+# classification head is initialised; all weights of the encoder are kept. We found all three. (The embedding head is
+# new, too; the box does not speak of it.)
+
+# %% [markdown]
+# The guide contradicts itself on one point. A later line, in its section on learning rates, says that the decoder is
+# initialised. The box is right: nearly all of the decoder, our semantic head, comes from the checkpoint.
 
 # %% [markdown]
 # ### The guide says / we measured: "Cityscapes has learnt lanes"
@@ -1304,7 +1308,7 @@ field = 7 + 2 * sum(strides[:3]) + sum(4 * n * stride for n, stride in zip(ARCHI
 assert sum(ARCHITECTURES["tiny"]["depths"]) == 5 and field > 3000
 assert 2 * len(train[0]) / 4 == 200  # steps: two epochs in batches of four
 assert said.getvalue().strip().endswith(segformer.LICENSE_NOTICE) and segformer.hub_id("b0") in sentence
-assert fate["new"] == 6 * 64 + 6 and kept_in_encoder and refused
+assert fate["new"] == 6 * 64 + 6 < 0.02 * fate["kept"] and kept_in_encoder and refused  # "nearly all"
 assert len(CITYSCAPES) == 19
 assert len(groups_by_name(source)[0]["params"]) == 0
 assert train[0].shape == (400, 3, 40, 128) and test[1].shape == (40, 10, 32)

@@ -712,8 +712,12 @@ plt.show()
 #
 # Four lanes that overlap; the arrows are the forces. How far apart will the nearest two means end? Set your guess,
 # press *Release*; then *Reset* and *Play* to see the way there. Other starts are worth a try, and so is the model's
-# number of dimensions (*space*). The sentence also says what *clustering* (notebook 1) would make of the points: it
-# gathers what lies within a *radius* of a centre, here δ_dist.
+# number of dimensions (*space*).
+
+# %% [markdown]
+# The sentence also says what *clustering* would make of the points: it gathers what lies within a *radius*, here
+# δ_dist. The *safe radii* are those of notebook 1, for the points as they are now. They begin at twice the largest
+# distance of a point from its mean. They end at the distance of the nearest means, less the same.
 
 # %%
 EmbeddingSeparation()
@@ -879,11 +883,15 @@ found = {radius: sphere.clusters(radius).count for radius in (0.5, 1.5, 2.0)}
 reveal(my_guess, max(radius for radius, count in found.items() if count == 5), "units")
 print("lanes found at each radius:", found)
 assert found == {0.5: 5, 1.5: 5, 2.0: 1} and 1.57 < sphere.state().smallest_gap < 1.59
+assert "0.00 to 1.58" in sphere.clusters(1.5).verdict  # the safe radii
 
 # %% [markdown]
-# Even 1.5 does. The points of each lane have come to stand on their mean (`variance` is 0), so any radius below 1.58
-# tells the lanes apart. While points stray up to r from their mean, the rule of notebook 1 leaves the radii between r
-# and 1.58 − r. Half the distance, 0.79, is the middle and forgives most; that is why the widget names it.
+# Even 1.5 does. The points of each lane have come to stand on their mean (`variance` is 0). By the rule of notebook 1
+# all radii below 1.58 are safe then.
+
+# %% [markdown]
+# A trained network's pixels stray. If they stray up to r from their mean, the safe radii go from 2 · r to 1.58 − 2 · r.
+# From r = 0.4 on none is left.
 
 # %% [markdown]
 # ## Trap: background that is not zero

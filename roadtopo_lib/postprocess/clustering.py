@@ -63,9 +63,11 @@ MEANSHIFT_SEEDS = 1000
 def radius_from_margins(delta_var: float, delta_dist: float) -> float:
     """Radius around a mean that separates the clusters which these margins of the loss produce.
 
-    Pixels lie within ``delta_var`` of their own mean and, by the triangle inequality, at least
-    ``2 * delta_dist - delta_var`` from every other. Any radius in between separates; the paper takes ``delta_dist``,
-    halfway between two means.
+    Pixels lie within ``delta_var`` of their mean. By the triangle inequality two pixels of one cluster are at most
+    ``2 * delta_var`` apart, pixels of different clusters at least ``2 * delta_dist - 2 * delta_var``. A ball around any
+    pixel with a radius between the two (from 1.0 to below 2.0 at the paper's margins) holds its whole cluster and
+    nothing else. The paper takes ``delta_dist``, the middle. Where ``delta_dist < 2 * delta_var`` no radius is safe
+    around every pixel; ``delta_dist`` is then still the middle of what separates around a mean.
 
     Args:
         delta_var: pull margin of the discriminative loss, at least 0.
@@ -95,8 +97,8 @@ def cluster_embeddings(x: np.ndarray | torch.Tensor, radius: float, method: str 
 
     Args:
         x: (N, D) float array or tensor of embeddings, N ≥ 0.
-        radius: distance from its mean within which a cluster's points lie, see ``radius_from_margins``. "fast" works
-            for any radius between the clusters' own radius and about half the distance of two means.
+        radius: at least the distance of any two points of one cluster, and less than that of any two points of
+            different clusters, see ``radius_from_margins``.
         method: "fast" (see the module's description; deterministic), "meanshift" (scikit-learn, bandwidth = radius) or
             "dbscan" (scikit-learn, eps = radius, min_samples = 10).
 

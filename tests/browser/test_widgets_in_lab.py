@@ -81,7 +81,7 @@ def test_separation_takes_lanes_points_space_and_start(lab, open_notebook):
     assert "all 6 lanes found" in board.wait_for_words("Step 300,")
     board.choose("start", "one lane twice")
     words = board.wait_for_words("Step 0,")
-    assert number(r"nearest means, (\d\.\d\d)", words) < 0.3  # two ids in one cloud
+    assert number(r"means are (\d\.\d\d) apart", words) < 0.3  # two ids in one cloud
 
 
 def test_margins_explorer_says_what_the_sphere_and_the_radius_do(lab, open_notebook):
@@ -91,16 +91,16 @@ def test_margins_explorer_says_what_the_sphere_and_the_radius_do(lab, open_noteb
     board.check("L2-normalise (unit sphere)")
     words = board.wait_for_words("On the unit sphere")
     assert number(r"never falls below (\d+\.\d\d)", words) == pytest.approx(floor_on_sphere(5, 1.5), abs=0.01)
-    board.wait_for_words(
-        "radius 1.50 exceeds half the distance of the nearest means, 0.79"
-    )  # the regular simplex: 1.58 apart
+    # The regular simplex: means 1.58 apart, with all points of a lane on its mean.
+    board.wait_for_words("all 5 lanes found: radius 1.50 is among the safe radii, 0.00 to 1.58")
     board.choose("preset", "on the sphere, margins that fit")
-    assert "On the unit sphere" not in board.wait_for_words("all 5 lanes found: radius 0.70 covers 0.20")
+    words = board.wait_for_words("all 5 lanes found: radius 0.70 is among the safe radii, 0.40 to 1.00")
+    assert "On the unit sphere" not in words
     notebook.settle()
-    assert "radius 0.70 covers 0.20" in board.words  # the sliders' answers are no hand on them
+    assert "radius 0.70 is among the safe radii" in board.words  # the sliders' answers are no hand on them
     assert board.control("preset").locator("select").input_value() == "on the sphere, margins that fit"
     board.choose("preset", "radius too large")
-    board.wait_for_words("merged 5 lanes: radius 3.50 exceeds half the distance of the nearest means")
+    board.wait_for_words("merged 5 lanes: radius 3.50 is above the safe radii, ")
     before = board.picture()
     board.drag("radius (units)", 0.3)
     board.wait_for_words("5 clusters for 5 lanes, ARI 1.00")
@@ -110,10 +110,10 @@ def test_margins_explorer_says_what_the_sphere_and_the_radius_do(lab, open_noteb
 def test_margins_explorer_follows_a_dragged_margin(lab, open_notebook):
     notebook = open_notebook(lab.write("drag.ipynb", IMPORT, "MarginsExplorer()")).run_all()
     board = notebook.board()
-    board.wait_for_words("does not exceed half of 3.0")
+    board.wait_for_words("is among the safe radii, 1.00 to 2.0")
     before = board.picture()
     board.drag("delta_dist (units)", 0.9)
-    words = board.wait_for_words("does not exceed half of 5.", timeout=20)
+    words = board.wait_for_words("is among the safe radii, 1.00 to 4.", timeout=20)
     assert changed(before, board.picture()) > 0.001
     assert "all 5 lanes found" in words
 

@@ -145,17 +145,16 @@ class TestSeparation:
         found = playground.clusters()
         assert found.count == 5
         assert found.ari == 1.0
-        assert found.verdict.startswith("all 5 lanes found: radius 1.50")
+        assert re.fullmatch(
+            r"all 5 lanes found: radius 1.50 is among the safe radii, (1.00|0.9\d) to 2.0\d", found.verdict
+        ), found.verdict
 
     @pytest.mark.parametrize(
         ("name", "part"),
         [
-            (
-                "radius too large",
-                r"merged 5 lanes: radius 3.50 exceeds half the distance of the nearest means, 1\.\d\d",
-            ),
-            ("radius too small", "without a cluster|split"),
-            ("no push", "merged [2-5] lanes"),
+            ("radius too large", r"merged 5 lanes: radius 3.50 is above the safe radii, \d\.\d\d to \d\.\d\d"),
+            ("radius too small", "(without a cluster|split.*): radius 0.10 is below the safe radii, "),
+            ("no push", "merged [2-5] lanes: no radius is safe where points stray 0.50"),
         ],
     )
     def test_classic_failures_get_their_verdict(self, name, part):
@@ -165,6 +164,11 @@ class TestSeparation:
         found = playground.clusters(radius)
         assert re.search(part, found.verdict), found.verdict
         assert found.ari < 1
+
+    def test_the_verdict_owns_up_where_lanes_are_found_without_a_safe_radius(self):
+        playground = EmbeddingPlayground(lanes=5, dim=32, spread=1.0, margins=Margins(alpha=0.0))
+        playground.step(300)
+        assert playground.clusters().verdict.startswith("all 5 lanes found, although no radius is safe where points")
 
     @pytest.mark.parametrize(
         "wrong", [{"lanes": 0}, {"lanes": 9}, {"points": 1}, {"dim": 1}, {"spread": -1}, {"start": "elsewhere"}]

@@ -349,7 +349,7 @@ class TestMargins:
         control(board, "radius (units)").value = 4.0
         assert control(board, "radius from the margins").value is False
         assert board.playground.state().step == step
-        assert "merged 5 lanes: radius 4.00 exceeds half the distance of the nearest means" in board.words
+        assert "merged 5 lanes: radius 4.00 is above the safe radii, " in board.words
 
 
 class TestShaper:

@@ -33,9 +33,6 @@ TERMS = ("variance", "distance", "regularization")
 TINY = 1e-6
 """Nothing is divided by a length below this: two equal means exert no force."""
 
-NEARLY = 1.02
-"""Lengths that differ by less than this factor count as equal: gradient descent ends near a margin, not on it."""
-
 SPLIT_SHARE = 0.1
 """A cluster that holds at least this share of a lane's points counts as a part of that lane."""
 
@@ -364,6 +361,9 @@ def adjusted_rand_index(true: np.ndarray, labels: np.ndarray) -> float:
 def _verdict(lanes: np.ndarray, labels: np.ndarray, radius: float, gap: float, reach: float) -> str:
     """What clustering did to the lanes, in one sentence.
 
+    By the triangle inequality two points of one lane are at most ``2 · reach`` apart, points of different lanes at
+    least ``gap − 2 · reach``: a radius between the two is safe (see ``postprocess.radius_from_margins``).
+
     Args:
         lanes, labels: (C·N,) true lane and cluster of each point, -1 = none.
         radius: clustering radius.
@@ -378,27 +378,21 @@ def _verdict(lanes: np.ndarray, labels: np.ndarray, radius: float, gap: float, r
     together = parts.sum(axis=0)  # lanes in each cluster
     merged, split = int((parts[:, together > 1]).any(axis=1).sum()), int((parts.sum(axis=1) > 1).sum())
     lost = float((labels < 0).mean())
-    said = []
-    if merged:
-        if radius > NEARLY * gap / 2:
-            why = f"radius {radius:.2f} exceeds half the distance of the nearest means, {gap / 2:.2f}"
-        else:
-            why = f"points stray up to {reach:.2f} from their mean, and the nearest means are {gap:.2f} apart"
-        said.append(f"merged {merged} lanes: {why}")
-    if split:
-        said.append(f"split {split} {_lanes(split)}: radius {radius:.2f}, yet points stray up to {reach:.2f}")
-    if lost >= 0.01:
-        said.append(
-            f"left {lost:.0%} of the points without a cluster: radius {radius:.2f}, yet points stray up to {reach:.2f}"
-        )
-    if said:
-        return "; ".join(said)
-    found = f"all {count} {_lanes(count)} found"
-    if radius > NEARLY * gap / 2:
-        return f"{found}, although radius {radius:.2f} exceeds half the distance of the nearest means, {gap / 2:.2f}"
-    if NEARLY * radius < reach:
-        return f"{found}, although radius {radius:.2f} leaves out points up to {reach:.2f} from their mean"
-    return f"{found}: radius {radius:.2f} covers {reach:.2f} and does not exceed half of {gap:.2f}"
+    said = [f"merged {merged} lanes"] if merged else []
+    said += [f"split {split} {_lanes(split)}"] if split else []
+    said += [f"left {lost:.0%} of the points without a cluster"] if lost >= 0.01 else []
+    lowest, highest = 2 * reach, gap - 2 * reach
+    safe = f"the safe radii, {lowest:.2f} to {highest:.2f}"  # "inf" for a single lane
+    if lowest >= highest:
+        why = f"no radius is safe where points stray {reach:.2f} from their mean and means are {gap:.2f} apart"
+    elif radius < lowest:
+        why = f"radius {radius:.2f} is below {safe}"
+    elif radius >= highest:
+        why = f"radius {radius:.2f} is above {safe}"
+    else:
+        why = f"radius {radius:.2f} is among {safe}"
+    as_expected = bool(said) != (lowest <= radius < highest)
+    return f"{', '.join(said) or f'all {count} {_lanes(count)} found'}{':' if as_expected else ', although'} {why}"
 
 
 def _lanes(count: int) -> str:
