@@ -186,7 +186,7 @@ for name, value in outputs.items():
 # %%
 CHAPTERS = {
     "2 dataset": "image_size crop_top crop_scale flip_probability color_jitter repeat_threshold num_workers seed",
-    "3 model": "backbone pretrained num_classes embedding_dim normalize_embeddings activation",
+    "3 model": "model backbone pretrained num_classes classes embedding_dim normalize_embeddings activation",
     "4 losses": "semantic_weight instance_weight ce_weight dice_weight class_weights ignore_index "
     "delta_var delta_dist alpha beta gamma max_instances",
     "5 training": "lr encoder_lr_scale muon_lr betas weight_decay warmup_fraction epochs batch_size accumulation_steps "
@@ -295,9 +295,11 @@ show_defaults(
 # %%
 show_defaults(
     {
+        "model": "which kind of network: SegFormer, or one that you add",
         "backbone": "size of the encoder: a larger one can learn more, and costs time and memory",
         "pretrained": "where the encoder starts: published weights (True), a folder's, or random ones (False)",
         "num_classes": "logits for each pixel, one a class",
+        "classes": "your own class table, with names, colours and which are lanes; None: the six of this course",
         "embedding_dim": "numbers in each pixel's embedding: more room to keep lanes apart, more memory",
         "normalize_embeddings": "scales every embedding to length 1: the margins must then fit, see below",
         "activation": "the bend between the encoder's layers: GELU as published, or ReLU, which is cheaper on a CPU",

@@ -43,6 +43,7 @@ device = start(seed=0)
 import contextlib
 import copy
 import io
+import json
 import math
 import tempfile
 import time
@@ -823,7 +824,8 @@ print("about lanes or crossings:", [name for name in CITYSCAPES if "lane" in nam
 path = f"{folder.name}/model.safetensors"
 trained.save(path, note="from notebook 3")
 with safetensors.safe_open(path, "pt") as file:
-    print(file.metadata()["config"])
+    header = json.loads(file.metadata()["roadtopo_lib"])
+print(header["kind"], header["config"])
 again = SegFormerModel.load(path)
 assert_close(again.predict(images)["logits"], trained.predict(images)["logits"], atol=0, rtol=0)
 
@@ -948,7 +950,7 @@ print("first name:", next(name for name, _ in source.named_parameters()))
 optimizer = build_optimizer(loaded, tiny.replace(lr=0.001, encoder_lr_scale=0.1, muon_lr=0.0))
 heads = nn.ModuleList([loaded.semantic_head, loaded.embedding_head])
 print("ours:       encoder", rates(optimizer, loaded.encoder), "heads", rates(optimizer, heads))
-print("tensors by group, by module:", [len(group["params"]) for group in loaded.get_trainable_params(0.1)])
+print("tensors by group, by module:", [len(group["params"]) for group in optimizer.param_groups])
 for broken, encoder in ((as_given, source.segformer), (with_lr, source.segformer), (by_module, loaded.encoder)):
     assert rates(broken, encoder) == [0.001]  # the symptom
 assert rates(optimizer, heads) == [0.001] and np.allclose(rates(optimizer, loaded.encoder), [0.0001])  # the mend

@@ -149,7 +149,7 @@ reveal(my_guess, largest_change)
 # %%
 def one_step(model, batch, optimizer, scaler, config):
     outputs = model(batch["image"], upsample=False)
-    loss, parts = LaneCriterion.from_config(config)(outputs, batch)  # what the cells above did
+    loss, _ = LaneCriterion.from_config(config)(outputs, batch)  # what the cells above did
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)  # clipping must see true gradients
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -998,7 +998,9 @@ for name, network in [("0.002", sound_model), ("0.2", fast.model)]:
     seen[name] = outputs["semantic"].cpu()
     loss = float(nn.functional.cross_entropy(outputs["logits"].cpu(), val_masks))
     checked[name] = loss, float((seen[name] == seen[name][0]).all(dim=0).float().mean())
-    print(f"lr {name}: cross-entropy {checked[name][0]:.2f}, {100 * checked[name][1]:.0f} % of the pixels the same in all")
+    print(
+        f"lr {name}: cross-entropy {checked[name][0]:.2f}, {100 * checked[name][1]:.0f} % of the pixels the same in all"
+    )
 reveal_choice(my_guess, "class prior" if checked["0.2"][0] >= blind_loss["class prior"] else "predictions")
 assert max(loss for loss, _ in checked.values()) < 0.95 * blind_loss["class prior"]
 assert abs(checked["0.2"][0] - blind_loss["mean picture"]) < 0.15

@@ -60,9 +60,9 @@ from roadtopo_lib.course import reveal, reveal_choice, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.playground import FrameMoments
 from roadtopo_lib.course.widgets import FrameEmbeddings, PostProcessingBench
+from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset, image_to_tensor, rows_cut
 from roadtopo_lib.inference.baselines import connected_components
-from roadtopo_lib.inference.evaluation import lane_ids
 from roadtopo_lib.labels import LANE_CLASS_IDS, LANE_MARKING, ROAD
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.metrics import LaneF1, polylines_from_instances
@@ -1057,7 +1057,7 @@ assert scores[0] < 0.5 and scores[1] < 0.1 and scores[-1] > 0.9
 # %%
 def inspect_scene(split, index):
     image, semantic, instances = LaneInstanceDataset(samples(), split).read(index)
-    ids = lane_ids(semantic, instances)
+    ids = instances_by_role(semantic, instances, LANE_CLASS_IDS)
     true = np.where(np.isin(instances, ids), instances, 0).astype(int)
     frame = {"image": image, "true": true, "curves": polylines_from_instances(true, ids), "heads": heads(image)}
     semantic, embeddings, _, top = frame["heads"]

@@ -74,7 +74,7 @@ from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transf
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.inference.evaluation import BASELINES, evaluate
 from roadtopo_lib.inference.files import infer_to_files
-from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, NUM_CLASSES, ROAD
+from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, NUM_CLASSES, ROAD
 from roadtopo_lib.metrics import ConfusionMatrix, LaneF1, TuSimpleScore, boundary_band, mask_boundary, match_by_iou
 from roadtopo_lib.metrics import lanes as benchmarks
 from roadtopo_lib.pipeline import SECOND_VIEW_SCALE, LaneSegmenter
@@ -84,6 +84,7 @@ from roadtopo_lib.scenes.synth import image_seed
 from roadtopo_lib.scenes.weather import sample_light
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
+from roadtopo_lib.training.recorders import BestModel
 from roadtopo_lib.viz import contact_sheet, overlay, training_curve
 
 # %% [markdown]
@@ -142,7 +143,7 @@ assert code == 0
 
 # %%
 print(sorted(path.name for path in (work / "run").iterdir()))
-inside = load_weights(work / "run" / "best.safetensors")[2]["training"]
+inside = load_weights(work / "run" / "best.safetensors").info["training"]
 beside = LaneSegmentationConfig.from_yaml(work / "run" / "config.yaml")
 assert LaneSegmentationConfig.from_dict(inside) == beside
 with open(work / "run" / "history.csv") as file:
@@ -594,7 +595,7 @@ def examine(seed):
     result = segmenter(scene.image)
     row = {**scene.attributes, "scene": scene, "model": counts(result["lane_polylines"], scene)}
     for name, method in BASELINES.items():
-        row[name] = counts(method(scene.image, result)["lane_polylines"], scene)
+        row[name] = counts(method(scene.image, result, CLASSES)["lane_polylines"], scene)
     shown, whole = (np.bincount(m.ravel(), minlength=99) for m in (scene.instance_visible, scene.instance_amodal))
     painted = np.unique(scene.instance_amodal[scene.semantic_amodal == LANE_MARKING])
     found = match_by_iou(LaneF1().iou_matrix(result["lane_polylines"], scene.lanes, scene.image.shape[:2]), 0.5)[1]
@@ -1159,8 +1160,9 @@ loaders = [
     for split, train in [("train", True), ("val", False)]
 ]
 torch.manual_seed(0)
+keep_best = BestModel(work / "run_b0" / "best.safetensors")
 trainer = LaneSegmentationTrainer(
-    SegFormerModel("b0", pretrained=False), device=device, config=config, output_dir=work / "run_b0", progress=False
+    SegFormerModel("b0", pretrained=False), config, device=device, recorders=[keep_best], progress=False
 )
 row = trainer.fit(*loaders)[-1]
 rebuilt = LaneSegmenter.from_checkpoint(work / "run_b0" / "best.safetensors", device)
