@@ -198,21 +198,25 @@ class SegFormerModel(StoredModel):
             self.train(was_training)
         return {**outputs, "semantic": outputs["logits"].argmax(dim=1)}
 
-    def get_trainable_params(self, encoder_lr_scale: float = 0.1) -> list[dict]:
-        """Two parameter groups: the encoder learns slower than the heads.
+    def parameter_groups(self, encoder_lr_scale: float = 0.1) -> list[dict]:
+        """Four parameter groups: the encoder learns slower than the heads, and Muon moves matrices only.
+
+        The matrices are the weights of hidden linear layers and convolutions. Vectors are none of them, nor are
+        depthwise convolutions, whose filters are vectors, nor the classifiers, whose rows are the answers.
 
         Grouped by module, not by name: a search for "encoder" in parameter names finds nothing in today's
         transformers (they begin with ``stages.``) and every parameter would silently get the full rate.
 
         Args:
-            encoder_lr_scale: the encoder's share of the base rate.
+            encoder_lr_scale: the encoder's share of the base rate, >= 0.
 
         Returns:
-            ``[{"name", "params", "lr_scale"}]`` for encoder and heads. ``build_optimizer`` makes rates of them; an
-            optimiser of torch would take the groups as they are and ignore ``lr_scale``.
+            ``[{"name", "params", "lr_scale", "matrices"}]`` for "encoder", "encoder matrices", "heads" and "heads
+            matrices", trainable parameters only. ``build_optimizer`` makes rates of the scales; an optimiser of torch
+            would take the groups as they are and ignore ``lr_scale``.
 
         Raises:
-            RuntimeError: a group is empty, or a trainable parameter is in no group.
+            RuntimeError: encoder or heads have no trainable parameter, or one of the model is in no group.
         """
         encoder = [p for p in self.encoder.parameters() if p.requires_grad]
         heads = [p for head in (self.semantic_head, self.embedding_head) for p in head.parameters() if p.requires_grad]
@@ -221,10 +225,24 @@ class SegFormerModel(StoredModel):
             raise RuntimeError(
                 f"parameter groups do not cover the model: encoder {len(encoder)}, heads {len(heads)}, all {total}"
             )
+        classifiers = (self.semantic_head.classifier, self.embedding_head.classifier)
+        hidden = {
+            m.weight
+            for m in self.modules()
+            if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1 and m not in classifiers)
+        }
         return [
-            {"name": "encoder", "params": encoder, "lr_scale": encoder_lr_scale},
-            {"name": "heads", "params": heads, "lr_scale": 1.0},
+            {
+                "name": f"{part} matrices" if matrices else part,
+                "params": [p for p in parameters if (p in hidden) == matrices],
+                "lr_scale": scale,
+                "matrices": matrices,
+            }
+            for part, parameters, scale in (("encoder", encoder, encoder_lr_scale), ("heads", heads, 1.0))
+            for matrices in (False, True)
         ]
+
+    get_trainable_params = parameter_groups  # the guide's name
 
     def settings(self) -> dict:
         """What rebuilds this architecture; written into every saved file."""

@@ -1,14 +1,14 @@
 """What a training run minimises, and how fast: losses, optimiser and learning-rate schedule from one config."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss
-from roadtopo_lib.segformer import SegFormerModel
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients a, b, c of one step X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X: they were chosen to converge fast, and leave the
@@ -17,58 +17,109 @@ singular values between about 0.7 and 1.2."""
 NEWTON_SCHULZ_STEPS = 5
 
 
-class Muon(torch.optim.AdamW):
-    """AdamW for most parameters; the matrices of hidden layers move by orthogonalised momentum.
+class Muon(torch.optim.Optimizer):
+    """Muon for the matrices of hidden layers, AdamW for all other parameters.
 
     A gradient matrix is strong in a few directions and weak in all others. Muon takes its momentum M = U S Vᵀ and moves
-    by about U Vᵀ, in all directions alike; a matrix product finds it without any decomposition. ``torch.optim.Muon``
-    does the same for one matrix after the other in bfloat16, which a CPU is slow at. Here all matrices of one shape are
-    orthogonalised together, in float32.
+    the weights by about U Vᵀ, in all directions alike; matrix products find U Vᵀ without a decomposition.
+    ``torch.optim.Muon`` orthogonalises one matrix after the other in bfloat16, which is slow on a CPU. This class
+    orthogonalises all matrices of one shape together, in float32.
+
+    A group with ``"matrices": True`` is moved by Muon; a convolution (out, in, h, w) counts as a matrix (out, in·h·w).
+    All other groups are moved by AdamW.
 
     Args:
-        groups: as of AdamW. A group with ``"matrices": True`` is moved by Muon, its convolutions (out, in, h, w) as
-            matrices (out, in·h·w); its ``lr`` is Muon's.
+        params: parameters or groups, as of any optimiser of torch. Each of the following can be set per group, too.
+        lr: learning rate, >= 0.
+        betas: decay of AdamW's averages of the gradient and of its square, each 0..1.
+        eps: added to AdamW's denominator.
+        weight_decay: decoupled weight decay of both rules, >= 0.
         momentum: decay of Muon's momentum, 0..1; it looks ahead by Nesterov's rule.
-        **adamw: arguments of AdamW for all other groups; its ``weight_decay`` holds for matrices, too.
+
+    Raises:
+        ValueError: a group of matrices holds a parameter with fewer than two axes.
 
     Reference:
-        K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+        K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; I. Loshchilov, F. Hutter,
+        "Decoupled Weight Decay Regularization", ICLR 2019 (AdamW), algorithm 2.
     """
 
-    def __init__(self, groups: Sequence[dict], momentum: float = 0.95, **adamw: object) -> None:
-        super().__init__(groups, **adamw)
-        self.momentum = momentum
-        self._step_supports_amp_scaling = False  # a gradient scaler leaves out a step by itself, for matrices as well
-
-    def step(self) -> None:
-        """One step of all groups that have gradients."""
-        groups = [group for group in self.param_groups if group.get("matrices")]
-        gradients = {p: p.grad for group in groups for p in group["params"] if p.grad is not None}
-        for p in gradients:
-            p.grad = None  # AdamW passes over them
-        super().step()
-        for p, gradient in gradients.items():
-            p.grad = gradient
-        for group in groups:
-            self._move_matrices([p for p in group["params"] if p in gradients], group["lr"], group["weight_decay"])
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__(params, {**defaults, "matrices": False})
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["matrices"] and p.ndim < 2:
+                    raise ValueError(f"a group of matrices holds a parameter {tuple(p.shape)}, expected two axes")
 
     @torch.no_grad()
-    def _move_matrices(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Moves every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients anew, if given.
+
+        Returns:
+            The closure's loss, or ``None`` without a closure.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if group["matrices"]:
+                self._muon(parameters, group)
+            else:
+                self._adamw(parameters, group)
+        return loss
+
+    def _adamw(self, parameters: list[nn.Parameter], group: dict) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                step = torch.tensor(0.0)  # on the CPU: reading it waits for no other device
+                self.state[p].update(step=step, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        states = [self.state[p] for p in parameters]
+        adamw(
+            parameters,
+            [p.grad for p in parameters],
+            exp_avgs=[state["exp_avg"] for state in states],
+            exp_avg_sqs=[state["exp_avg_sq"] for state in states],
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"] for state in states],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _muon(self, parameters: list[nn.Parameter], group: dict) -> None:
+        lr, momentum = group["lr"], group["momentum"]
         by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
         for p in parameters:
             state = self.state[p]
             if not state:
-                state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(p))
-            state["step"] += 1  # AdamW wants one wherever there is a state
-            average = state["momentum"].lerp_(p.grad, 1 - self.momentum)
-            wide = _wide(p.grad.lerp(average, self.momentum))  # (r, c), r ≤ c
+                state["momentum_buffer"] = torch.zeros_like(p)
+            average = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+            wide = _wide(p.grad.lerp(average, momentum))  # (r, c), r ≤ c
             by_shape.setdefault(tuple(wide.shape), []).append((p, wide))
         for members in by_shape.values():
             updates = orthogonalized(torch.stack([wide for _, wide in members]))  # (K, r, c)
             for (p, _), update in zip(members, updates, strict=True):
                 rows, columns = p.flatten(1).shape
                 update = (update if rows <= columns else update.T).reshape(p.shape)
-                p.mul_(1 - lr * weight_decay).add_(update, alpha=-lr * max(1.0, rows / columns) ** 0.5)
+                p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
@@ -87,33 +138,35 @@ def _wide(matrix: Tensor) -> Tensor:
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
-def build_optimizer(model: SegFormerModel, config: LaneSegmentationConfig) -> torch.optim.AdamW:
-    """AdamW with the encoder at ``lr * encoder_lr_scale`` and the heads at ``lr``.
+def build_optimizer(model: nn.Module, config: LaneSegmentationConfig) -> torch.optim.Optimizer:
+    """The optimiser of a training run: Muon with AdamW, or AdamW alone if ``muon_lr`` is 0.
 
-    With ``muon_lr`` the matrices of hidden layers have groups of their own, at ``muon_lr`` times the same scale, and
-    are moved by ``Muon``. What is a vector stays with AdamW, and so do depthwise convolutions, whose filters are
-    vectors, and the classifiers, whose rows are the answers.
+    The rate of a group is ``muon_lr`` for matrices of hidden layers and ``lr`` for all else, times the group's scale.
+    AdamW alone moves the matrices of each part in one group with the part's other parameters.
+
+    Args:
+        model: has ``parameter_groups(encoder_lr_scale)``, as ``SegFormerModel.parameter_groups``.
+        config: ``lr``, ``muon_lr``, ``encoder_lr_scale``, ``betas`` and ``weight_decay`` are used.
+
+    Returns:
+        ``Muon``, or ``torch.optim.AdamW`` if ``muon_lr`` is 0. Its groups have the keys ``name`` and ``lr``.
     """
+    parts = model.parameter_groups(config.encoder_lr_scale)
+    shared = {"betas": config.betas, "weight_decay": config.weight_decay}
+    if config.muon_lr:
+        groups = []
+        for part in parts:
+            lr = config.muon_lr if part["matrices"] else config.lr
+            groups.append({**part, "lr": lr * part["lr_scale"]})
+        return Muon(groups, **shared)
+
+    merged: dict[str, dict] = {}
+    for part in parts:
+        name = part["name"].removesuffix(" matrices")
+        group = merged.setdefault(name, {"name": name, "params": [], "lr": config.lr * part["lr_scale"]})
+        group["params"].extend(part["params"])
     # fused: one kernel for all parameters; the default takes a tenth of a step of the tiny model on a CPU.
-    adamw = {"betas": config.betas, "weight_decay": config.weight_decay, "fused": True}
-    groups = model.get_trainable_params(config.encoder_lr_scale)
-    if not config.muon_lr:
-        kept = [{"name": g["name"], "params": g["params"], "lr": config.lr * g["lr_scale"]} for g in groups]
-        return torch.optim.AdamW(kept, **adamw)
-    split = []
-    of_classifiers = {p for name, p in model.named_parameters() if "classifier" in name}
-    for group in groups:
-        hidden = {p for p in group["params"] if p.ndim > 1 and p.shape[1] > 1} - of_classifiers
-        for matrices, lr in ((False, config.lr), (True, config.muon_lr)):
-            split.append(
-                {
-                    "name": f"{group['name']} matrices" if matrices else group["name"],
-                    "params": [p for p in group["params"] if (p in hidden) == matrices],
-                    "lr": lr * group["lr_scale"],
-                    "matrices": matrices,
-                }
-            )
-    return Muon(split, **adamw)
+    return torch.optim.AdamW(list(merged.values()), **shared, fused=True)
 
 
 def build_scheduler(

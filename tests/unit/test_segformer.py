@@ -102,11 +102,18 @@ def test_predict_keeps_the_mode_and_makes_no_gradients(model):
 
 
 def test_parameter_groups_cover_every_parameter_once_at_two_rates(model):
-    groups = {group["name"]: group for group in model.get_trainable_params(0.1)}
-    assert (groups["encoder"]["lr_scale"], groups["heads"]["lr_scale"]) == (0.1, 1.0)
+    groups = {group["name"]: group for group in model.parameter_groups(0.1)}
+    assert {name: (group["lr_scale"], group["matrices"]) for name, group in groups.items()} == {
+        "encoder": (0.1, False),
+        "encoder matrices": (0.1, True),
+        "heads": (1.0, False),
+        "heads matrices": (1.0, True),
+    }
     ids = [id(p) for group in groups.values() for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
-    assert {id(p) for p in groups["encoder"]["params"]} == {id(p) for p in model.encoder.parameters()}
+    encoder = groups["encoder"]["params"] + groups["encoder matrices"]["params"]
+    assert {id(p) for p in encoder} == {id(p) for p in model.encoder.parameters()}
+    assert [list(g) for g in model.get_trainable_params(0.1)] == [list(g) for g in groups.values()]  # the guide's name
 
 
 def test_searching_names_for_encoder_within_transformers_finds_nothing(model):
@@ -118,7 +125,7 @@ def test_an_empty_parameter_group_is_an_error():
     frozen = SegFormerModel("tiny", pretrained=False)
     frozen.encoder.requires_grad_(False)
     with pytest.raises(RuntimeError, match="encoder 0"):
-        frozen.get_trainable_params()
+        frozen.parameter_groups()
 
 
 def test_normalised_embeddings_have_length_one():
