@@ -60,6 +60,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import reveal, reveal_choice, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.widgets import AugmentationInStep
+from roadtopo_lib.data.counting import count_class_pixels
 from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask, rgb_to_instance_ids
 from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
@@ -75,7 +76,7 @@ from roadtopo_lib.labels import (
     SIDEWALK,
     palette,
 )
-from roadtopo_lib.losses import DiscriminativeLoss, count_class_pixels
+from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.viz import color_instances, color_semantic, overlay_labels
 

@@ -54,17 +54,10 @@ from roadtopo_lib.course import reveal, reveal_choice, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.playground import LOSSES, EmbeddingPlayground, Margins, loss_curves
 from roadtopo_lib.course.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
+from roadtopo_lib.data.counting import count_class_pixels
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
 from roadtopo_lib.labels import BACKGROUND, CLASS_NAMES, LANE_MARKING, NUM_CLASSES, ROAD
-from roadtopo_lib.losses import (
-    CombinedLoss,
-    DiceLoss,
-    DiscriminativeLoss,
-    FocalLoss,
-    TverskyLoss,
-    count_class_pixels,
-    weights_from_counts,
-)
+from roadtopo_lib.losses import CombinedLoss, DiceLoss, DiscriminativeLoss, FocalLoss, TverskyLoss, weights_from_counts
 from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.segformer import SegFormerModel, upsample_to
 from roadtopo_lib.viz import color_semantic

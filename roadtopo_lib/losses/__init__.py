@@ -11,15 +11,12 @@ from roadtopo_lib.losses.discriminative import DiscriminativeLoss, gather_embedd
 from roadtopo_lib.losses.region import CombinedLoss, DiceLoss, FocalLoss, FocalTverskyLoss, TverskyLoss
 from roadtopo_lib.losses.weighting import (
     WEIGHT_METHODS,
-    ClassCounts,
     class_weights,
-    count_class_pixels,
     weights_from_counts,
 )
 
 __all__ = [
     "WEIGHT_METHODS",
-    "ClassCounts",
     "CombinedLoss",
     "Criterion",
     "DiceLoss",
@@ -30,7 +27,6 @@ __all__ = [
     "MeanOverImages",
     "TverskyLoss",
     "class_weights",
-    "count_class_pixels",
     "gather_embeddings",
     "shares_of_step",
     "weights_from_counts",

@@ -1,4 +1,4 @@
-"""What a training run minimises, and how fast: losses, optimiser and learning-rate schedule from one config."""
+"""How a training run moves the weights: optimiser and learning-rate schedule from one config."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients a, b, c of one step X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X: they were chosen to converge fast, and leave the
@@ -191,22 +190,3 @@ def build_scheduler(
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=step - 1)
-
-
-def build_semantic_criterion(config: LaneSegmentationConfig, class_weights: Tensor | None = None) -> CombinedLoss:
-    """Cross-entropy plus Dice as the config weighs them.
-
-    Args:
-        class_weights: (C,) or ``None``.
-    """
-    return CombinedLoss(
-        ce_weight=config.ce_weight,
-        dice_weight=config.dice_weight,
-        ignore_index=config.ignore_index,
-        class_weights=class_weights,
-    )
-
-
-def build_instance_criterion(config: LaneSegmentationConfig) -> DiscriminativeLoss:
-    """The discriminative loss with the config's margins and weights."""
-    return DiscriminativeLoss(config.delta_var, config.delta_dist, config.alpha, config.beta, config.gamma)

@@ -38,7 +38,7 @@ FAULTS = [
     Fault(
         "the encoder learns at the full rate",
         "training/optimizer.py",
-        'config.lr * g["lr_scale"]',
+        'config.lr * part["lr_scale"]',
         "config.lr",
         "01_config",
     ),

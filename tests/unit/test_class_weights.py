@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from roadtopo_lib.data.counting import count_class_pixels
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
-from roadtopo_lib.losses import WEIGHT_METHODS, class_weights, count_class_pixels, weights_from_counts
+from roadtopo_lib.losses import WEIGHT_METHODS, class_weights, weights_from_counts
 
 
 class MaskFolder:

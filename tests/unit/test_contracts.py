@@ -100,7 +100,7 @@ def test_a_criterion_of_another_kind_trains_the_same_model(data):
     sets = [LaneInstanceDataset(data, split, build_transform(config, split == "train")) for split in ("train", "val")]
     trainer = LaneSegmentationTrainer(PixelModel(), config, MeanOverImages(red_left), device="cpu", progress=False)
     history = trainer.fit(*(build_loader(s, config, shuffle=s.split == "train") for s in sets))
-    assert history[-1]["val_loss"] < 0.3 * history[0]["val_loss"]
+    assert history[-1]["val_loss"] < 0.5 * history[0]["val_loss"]
     assert history[-1]["val_error"] == pytest.approx(history[-1]["val_loss"])
 
 
