@@ -148,7 +148,7 @@ class LaneInstanceDataset(Dataset):
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The files of one sample as arrays, checked, not transformed: (image, semantic mask, instance mask)."""
         files = self.image_paths[index], self.semantic_paths[index], self.instance_paths[index]
-        return read_sample(*files, self.num_classes)
+        return read_sample(*files, self.classes)
 
 
 def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, shuffle: bool) -> DataLoader:

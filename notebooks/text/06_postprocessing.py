@@ -1065,7 +1065,7 @@ assert scores[0] < 0.5 and scores[1] < 0.1 and scores[-1] > 0.9
 # %%
 def inspect_scene(split, index):
     image, semantic, instances = LaneInstanceDataset(samples(), split).read(index)
-    ids = instances_by_role(semantic, instances, LANE_CLASS_IDS)
+    ids = instances_by_role(semantic, instances)
     true = np.where(np.isin(instances, ids), instances, 0).astype(int)
     frame = {"image": image, "true": true, "curves": polylines_from_instances(true, ids), "heads": heads(image)}
     semantic, embeddings, _, top = frame["heads"]

@@ -24,7 +24,7 @@ from roadtopo_lib.data.images import (
     read_semantic_mask,
     write_image,
 )
-from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, NO_INSTANCE, NUM_CLASSES
+from roadtopo_lib.labels import CLASSES, NO_INSTANCE, ClassTable
 
 FOLDERS = ("images", "semantic_masks", "instance_masks")
 """The three folders of a split."""
@@ -49,9 +49,7 @@ def write_sample(
     image: np.ndarray,
     semantic_mask: np.ndarray,
     instance_mask: np.ndarray,
-    num_classes: int = NUM_CLASSES,
-    lane_ids: Sequence[int] = LANE_CLASS_IDS,
-    crosswalk_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
+    classes: ClassTable = CLASSES,
 ) -> None:
     """Writes one sample: image as JPEG, semantic mask as 8-bit PNG, instance mask as 16-bit PNG.
 
@@ -61,11 +59,9 @@ def write_sample(
         folder: the split, such as ``root/train``; made if missing.
         name: of the three files, without ending.
         image: (H, W, 3) uint8 RGB.
-        semantic_mask: (H, W) integer class ids, 0..num_classes-1 or 255 for unlabelled.
+        semantic_mask: (H, W) integer class ids of the table, or 255 for unlabelled.
         instance_mask: (H, W) integer ids, 0 for no instance, 1..65535.
-        num_classes: number of semantic classes.
-        lane_ids: classes that form lanes.
-        crosswalk_ids: classes that form crosswalks.
+        classes: the class table.
 
     Raises:
         ValueError: an array of another shape or type, ids out of range, or an id on lane and crosswalk pixels;
@@ -78,9 +74,9 @@ def write_sample(
         raise ValueError(f"{image_path}: image must be (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
     semantic = _narrowed(semantic_mask, np.uint8, semantic_path)
     instance = _narrowed(instance_mask, np.uint16, instance_path)
-    check_class_ids(semantic, semantic_path, num_classes)
+    check_class_ids(semantic, semantic_path, len(classes))
     _check_sizes((image, semantic, instance), files)
-    check_roles(semantic, instance, instance_path, lane_ids, crosswalk_ids)
+    check_roles(semantic, instance, instance_path, classes)
     write_image(semantic_path, semantic)
     write_image(instance_path, instance)
     write_image(image_path, image, JPEG_QUALITY)
@@ -90,17 +86,13 @@ def read_sample(
     image_path: str | Path,
     semantic_path: str | Path,
     instance_path: str | Path,
-    num_classes: int = NUM_CLASSES,
-    lane_ids: Sequence[int] = LANE_CLASS_IDS,
-    crosswalk_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
+    classes: ClassTable = CLASSES,
 ) -> Sample:
     """Reads and checks one sample.
 
     Args:
         image_path, semantic_path, instance_path: the files, in the formats that ``data.images`` reads.
-        num_classes: valid semantic ids are 0..num_classes-1 and 255.
-        lane_ids: classes that form lanes.
-        crosswalk_ids: classes that form crosswalks.
+        classes: the class table; valid semantic ids are its own and 255.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -108,10 +100,10 @@ def read_sample(
             pixels; names the file and what was found.
     """
     image = read_image(image_path)
-    semantic = read_semantic_mask(semantic_path, num_classes)
+    semantic = read_semantic_mask(semantic_path, len(classes))
     instance = read_instance_mask(instance_path)
     _check_sizes((image, semantic, instance), (Path(image_path), Path(semantic_path), Path(instance_path)))
-    check_roles(semantic, instance, instance_path, lane_ids, crosswalk_ids)
+    check_roles(semantic, instance, instance_path, classes)
     return image, semantic, instance
 
 
@@ -119,8 +111,7 @@ def check_roles(
     semantic: np.ndarray,
     instance: np.ndarray,
     name: str | Path = "instance mask",
-    lane_ids: Sequence[int] = LANE_CLASS_IDS,
-    crosswalk_ids: Sequence[int] = CROSSWALK_CLASS_IDS,
+    classes: ClassTable = CLASSES,
 ) -> None:
     """Refuses an instance id that lies on lane and on crosswalk pixels.
 
@@ -130,13 +121,12 @@ def check_roles(
         semantic: (H, W) class ids.
         instance: (H, W) instance ids.
         name: what to call the instance mask in the error.
-        lane_ids: classes that form lanes.
-        crosswalk_ids: classes that form crosswalks.
+        classes: the class table.
 
     Raises:
         ValueError: names the ids.
     """
-    lane, crosswalk = _pixels_by_id(semantic, instance, lane_ids), _pixels_by_id(semantic, instance, crosswalk_ids)
+    lane, crosswalk = (_pixels_by_id(semantic, instance, ids) for ids in (classes.lane_ids, classes.crosswalk_ids))
     shared = [int(i) for i in np.flatnonzero((lane > 0) & (crosswalk > 0)) if i != NO_INSTANCE]
     if shared:
         raise ValueError(
@@ -146,22 +136,19 @@ def check_roles(
 
 
 def instances_by_role(
-    semantic: np.ndarray,
-    instance: np.ndarray,
-    class_ids: Sequence[int],
-    bearing_ids: Sequence[int] = LANE_CLASS_IDS + CROSSWALK_CLASS_IDS,
+    semantic: np.ndarray, instance: np.ndarray, role: str = "lane", classes: ClassTable = CLASSES
 ) -> list[int]:
-    """Ids of the instances with more pixels of the given classes than of the other classes that bear instances.
+    """Ids of the instances with more pixels of one role's classes than of the other's.
 
     Args:
         semantic: (H, W) class ids.
         instance: (H, W) instance ids.
-        class_ids: the classes of the role, such as ``LANE_CLASS_IDS``.
-        bearing_ids: all classes that bear instances.
+        role: ``"lane"`` or ``"crosswalk"``.
+        classes: the class table.
     """
-    others = sorted(set(bearing_ids) - set(class_ids))
-    own, other = _pixels_by_id(semantic, instance, class_ids), _pixels_by_id(semantic, instance, others)
-    return [int(i) for i in np.flatnonzero(own > other) if i != NO_INSTANCE]
+    lane, crosswalk = (_pixels_by_id(semantic, instance, ids) for ids in (classes.lane_ids, classes.crosswalk_ids))
+    more = lane > crosswalk if role == "lane" else crosswalk > lane
+    return [int(i) for i in np.flatnonzero(more) if i != NO_INSTANCE]
 
 
 def list_samples(root: Path, split: str) -> tuple[list[Path], list[Path], list[Path]]:

@@ -59,7 +59,7 @@ def evaluate(
         result = segment(image)
         confusion.update(result["semantic_mask"], semantic)
         boundary.update(result["semantic_mask"], semantic)
-        true_ids = instances_by_role(semantic, instance, classes.lane_ids, classes.lane_ids + classes.crosswalk_ids)
+        true_ids = instances_by_role(semantic, instance, "lane", classes)
         true_lanes = polylines_from_instances(instance, true_ids)
         for name, method in methods.items():
             output = method(image, result, classes)

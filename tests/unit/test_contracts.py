@@ -1,5 +1,8 @@
 """Each contract with a second implementation: whatever satisfies it goes through the same doors as our own."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -156,3 +159,11 @@ def test_a_sample_comes_back_as_it_was_written(tmp_path):
     np.testing.assert_array_equal(read[1], semantic)
     np.testing.assert_array_equal(read[2], instance)
     assert np.abs(read[0].astype(int) - image).mean() < 4, "JPEG"
+
+
+def test_the_class_table_of_the_readme_is_one_that_the_config_reads(tmp_path):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "own.yaml").write_text(re.search(r"```yaml\n(.*?)```", readme, re.S)[1], encoding="utf-8")
+    config = LaneSegmentationConfig.from_yaml(tmp_path / "own.yaml")
+    assert config.class_table.names == ("background", "line")
+    assert (config.num_classes, config.class_table.lane_ids) == (2, (1,))
