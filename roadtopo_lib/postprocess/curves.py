@@ -11,9 +11,6 @@ import numpy as np
 STEP = 8.0
 """Largest distance of two points of a fitted polyline, in rows: the chord of a 100 px arc stays within 0.1 px."""
 
-ROWS_PER_DEGREE = 20
-"""A curve may bend once per so many rows: degree 1 below 20 rows, 2 below 40, at most 3."""
-
 STRAIGHT_ENOUGH = 0.7
 """Pixels. The degree is raised only while the typical residual is above this: less is rounding to whole pixels."""
 
@@ -146,7 +143,7 @@ def _fit(t: np.ndarray, v: np.ndarray, max_degree: int) -> tuple[np.ndarray, np.
     prior = np.minimum(count, np.median(count)) / count.max()
 
     residual = v - _line_through_medians(t, v)
-    max_degree = min(max_degree, len(t) - 1, 1 + len(t) // ROWS_PER_DEGREE)
+    max_degree = min(max_degree, len(t) - 1)
     for degree in range(min(1, max_degree), max_degree + 1):
         coefficients, residual = _reweighted_fit(basis[:, : degree + 1], v, prior, residual)
         if _scale(residual) <= STRAIGHT_ENOUGH:

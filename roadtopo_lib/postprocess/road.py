@@ -63,7 +63,8 @@ class RoadFit:
         heading: a, x in pixels.
         curvature: b, in pixels².
         offsets: (K,) s_k, pixels per row.
-        residual: mean distance of the points from their curves, in pixels; a distance counts as one line width at most.
+        residual: mean distance of the points from their curves along the row, in pixels; a distance counts as one line
+            width at most.
     """
 
     horizon: float
@@ -100,9 +101,7 @@ def fit_road(lines: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], image_s
     of_line = np.repeat(np.eye(len(lines)), [len(line[0]) for line in lines], axis=0)  # (P, K)
     if len(rows) < 2 * (len(lines) + 2):
         return None
-    # From a distance along the row to one across the line: a level line is far off in x when it is hardly off at all.
-    across = np.concatenate([np.full(len(line[0]), _cosine(line[0], line[1])) for line in lines])
-    points = (rows, columns, weights / weights.sum(), of_line, across)
+    points = (rows, columns, weights / weights.sum(), of_line)
     first, last = (rows.min() + height * edge for edge in HORIZON_RANGE)
     for step in HORIZON_STEPS:
         horizons = np.arange(first, last + 1e-9, height * step)
@@ -119,7 +118,6 @@ def _fit_for_horizons(
     columns: np.ndarray,
     weights: np.ndarray,
     of_line: np.ndarray,
-    across: np.ndarray,
     image_size: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """One robust fit for each of G horizons: coefficients (G, 2 + K), rows in image heights, and residuals (G,)."""
@@ -135,7 +133,7 @@ def _fit_for_horizons(
         weighted = basis * weight[:, :, None]
         normal = weighted.transpose(0, 2, 1) @ basis + 1e-9 * np.eye(basis.shape[2])  # (G, 2 + K, 2 + K)
         coefficients = np.linalg.solve(normal, weighted.transpose(0, 2, 1) @ columns[:, None])  # (G, 2 + K, 1)
-        residual = across * np.abs(columns - (basis @ coefficients)[:, :, 0])  # (G, P)
+        residual = np.abs(columns - (basis @ coefficients)[:, :, 0])  # (G, P)
         weight = prior * np.clip(1 - (residual / (cutoff * unit)) ** 2, 0, None) ** 2
     lost = np.where(seen, np.minimum(residual, unit), unit)  # a horizon below the points explains none of them
     return coefficients[:, :, 0], (lost * weights).sum(axis=1)
@@ -309,11 +307,6 @@ def _trim(lines: list[_Line], unit: float, min_span: float) -> tuple[list[list[i
 def _across(x: np.ndarray) -> np.ndarray:
     """Factor from a distance along the row to one across the curve: (R,) columns in successive rows → (R,)."""
     return 1 / np.hypot(np.gradient(x) if len(x) > 1 else np.zeros(len(x)), 1)
-
-
-def _cosine(rows: np.ndarray, columns: np.ndarray) -> float:
-    """Cosine of the angle between the vertical and the diagonal of the box around a line's (M,) points."""
-    return float(1 / np.hypot(1, np.ptp(columns) / max(np.ptp(rows), 1)))
 
 
 def _thinned(rows: np.ndarray, columns: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
