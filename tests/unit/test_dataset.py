@@ -294,3 +294,11 @@ def test_an_image_too_large_to_be_safe_is_refused_by_name(tmp_path, monkeypatch)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"large\.png: too large"):
         read_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_batches_lie_in_pinned_memory_where_there_is_a_gpu(root, monkeypatch, gpu):
+    """A copy to the GPU overlaps with work only from there; ``non_blocking`` alone does nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    loader = build_loader(LaneInstanceDataset(root, "train"), LaneSegmentationConfig.preset("tiny"), shuffle=True)
+    assert loader.pin_memory is gpu
