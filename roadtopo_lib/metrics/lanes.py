@@ -229,9 +229,9 @@ CORE_NEIGHBOURHOOD = 7
 SLAB_LENGTH = 4.0
 """Length in pixels of the slabs along a line; each gives one point of the centre line."""
 
-REFINEMENTS = 3
-"""Times that the slabs are laid anew along the centre line found so far. Measured on lines of bent roads (radius from
-25 m), the largest error of a line is below 6.3 px in nine of ten lines without refinement, below 1.3 px with three."""
+REFINEMENTS = 2
+"""Times that the slabs are laid anew along the centre line found so far. On a dashed line that turns from nearly level
+to steep, the largest error is 3.3 px without refinement, 2.8 px with one, 0.8 px with two or more."""
 
 
 def polylines_from_instances(instance_mask: np.ndarray, ids: Sequence[int]) -> list[np.ndarray]:
@@ -242,7 +242,7 @@ def polylines_from_instances(instance_mask: np.ndarray, ids: Sequence[int]) -> l
 
     1. Keep the core of the line: the pixels deepest inside, by the distance transform. Its ends have no corners.
     2. Cut the core into slabs of 4 px across its main direction; the mean of a slab's pixels is a point of the line.
-    3. Cut anew into slabs across the line found so far, three times: the slabs follow the bends, even past the level.
+    3. Cut anew into slabs across the line found so far, twice: the slabs follow the bends, even past the level.
 
     Gaps (dashes, vehicles) simply hold no slab. The result may end up to half a line width before the line does.
 

@@ -94,6 +94,28 @@ def test_a_bridge_of_stray_pixels_does_not_join_two_lanes_although_dbscan_does(r
     assert adjusted_rand_score(truth, labels) >= 0.99
 
 
+@pytest.mark.parametrize(("share", "lanes"), [(0.3, 2), (0.7, 1)])
+def test_two_peaks_are_one_lane_where_the_density_between_them_is_half_of_theirs(share, lanes):
+    rng = np.random.default_rng(0)
+    between = np.linspace(0.9, 1.6, int(1000 * share))  # halfway, as wide as a window in which density is counted
+    x = np.zeros((2000 + len(between), 8))
+    x[:, 0] = np.concatenate([np.zeros(1000), between, np.full(1000, 2.5)])
+    x = rng.permutation(x + rng.normal(0, 0.02, x.shape))
+    assert len(set(cluster_embeddings(x, 1.5))) == lanes
+
+
+def test_a_lane_found_late_gets_the_pixels_that_its_large_neighbour_has_claimed():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 0.02, (20_040, 32))
+    small = np.zeros(len(x), dtype=bool)
+    small[np.setdiff1d(np.arange(0, 20_000, 499), spread(len(x), 192))[:40]] = True  # none of them in the first sample
+    x[small, 0] += np.linspace(1.2, 2.8, 40)  # a quarter of them within the radius of the large lane's mean
+    labels = cluster_embeddings(x, 1.5)
+    nearer = small & (x[:, 0] > 1.25)
+    assert len(set(labels[nearer])) == 1
+    assert set(labels[nearer]) != set(labels[~small])
+
+
 @pytest.mark.parametrize("radius", [0.7, 1.0])
 def test_a_lane_longer_than_the_radius_stays_one_lane(radius):
     rng = np.random.default_rng(0)

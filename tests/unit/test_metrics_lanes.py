@@ -327,6 +327,7 @@ def _curves():
     y, x = np.linspace(120, 255, 2000), np.linspace(20, 480, 2000)
     depth = np.linspace(10, 155, 4000)  # rows below the horizon
     angle = np.linspace(0, np.pi / 2, 3000)
+    far = np.linspace(6.4, 155, 6000)
     return {
         "upright": np.stack([np.full_like(y, 200.3), y], axis=1),
         "slanted": np.stack([y - 19.8, y], axis=1),
@@ -336,6 +337,7 @@ def _curves():
         "from level to upright": np.stack([100 + 150 * np.sin(angle), 240 - 150 * np.cos(angle)], axis=1),
         # A lane of a bent road: almost level near the horizon, then turning back past the upright.
         "bent road": np.stack([150 + 0.8 * depth + 1500 / depth, depth + 100], axis=1),
+        "sharply bent road": np.stack([40 + 0.5 * far + 3000 / far, far + 100], axis=1),
     }
 
 
