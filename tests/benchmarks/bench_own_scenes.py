@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
-from roadtopo_lib.inference.evaluation import lane_ids
 from roadtopo_lib.labels import IGNORE_INDEX
 from roadtopo_lib.metrics import ConfusionMatrix, LaneF1, polylines_from_instances
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -47,7 +47,7 @@ def train(from_shipped: bool, changes: dict, data: Path, seed: int) -> tuple[Seg
         build_loader(LaneInstanceDataset(data, split, build_transform(config, on), seed), config, shuffle=on)
         for split, on in (("train", True), ("val", False))
     ]
-    LaneSegmentationTrainer(model, config=config).fit(*loaders)
+    LaneSegmentationTrainer(model, config).fit(*loaders)
     return model, config
 
 
@@ -58,7 +58,7 @@ def score(model: SegFormerModel, config: LaneSegmentationConfig, data: Path) -> 
     for image, semantic, instance in map(dataset.read, range(len(dataset))):
         result, confusion, lanes = segmenter(image), ConfusionMatrix(config.num_classes, IGNORE_INDEX), LaneF1()
         confusion.update(result["semantic_mask"], semantic)
-        true_lanes = polylines_from_instances(instance, lane_ids(semantic, instance))
+        true_lanes = polylines_from_instances(instance, instances_by_role(semantic, instance))
         lanes.update(result["lane_polylines"], true_lanes, image.shape[:2])
         matrices, counts = [*matrices, confusion.matrix], [*counts, (lanes.tp, lanes.fp, lanes.fn)]
     return np.array(matrices), np.array(counts)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import safetensors.torch
@@ -263,3 +264,15 @@ def test_any_model_that_names_its_parameter_groups_can_be_trained(muon_lr, rates
     model.head(model.body(torch.ones(1, 4))).square().sum().backward()
     optimizer.step()
     assert all(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine_to_zero():
+    optimizer = torch.optim.SGD([parameter(1)], lr=2.0)
+    scheduler = build_scheduler(optimizer, total_steps=10, warmup_fraction=0.4)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    cosine = [1 + math.cos(math.pi * k / 6) for k in range(6)]
+    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0, *cosine, 0.0, 0.0], abs=1e-9)

@@ -10,7 +10,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from roadtopo_lib.files import save_weights
 from roadtopo_lib.losses import gather_embeddings
-from roadtopo_lib.segformer import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, SegFormerModel, hub_id
+from roadtopo_lib.segformer import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, SegFormerModel, hub_id, initialize
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,24 @@ def test_an_empty_parameter_group_is_an_error():
     frozen.encoder.requires_grad_(False)
     with pytest.raises(RuntimeError, match="encoder 0"):
         frozen.parameter_groups()
+
+
+def test_a_parameter_outside_encoder_and_heads_is_an_error():
+    extended = SegFormerModel("tiny", pretrained=False)
+    extended.temperature = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(RuntimeError, match="do not cover the model"):
+        extended.parameter_groups()
+
+
+@pytest.mark.parametrize("channels", [16, 64, 256])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_new_convolution_with_relu_keeps_the_strength_of_the_signal(channels, depthwise):
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(channels, channels, 3, groups=channels if depthwise else 1)
+    initialize(convolution)
+    signal = torch.randn(4, channels, 16, 16)
+    strength = convolution(signal).relu().square().mean() / signal.square().mean()
+    assert 0.6 < strength < 1.6
 
 
 def test_normalised_embeddings_have_length_one():
