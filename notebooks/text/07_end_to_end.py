@@ -1119,7 +1119,7 @@ assert code + terminal(f'evaluate lane --model "{MY_RUN}/best.safetensors" --dat
 
 # %% [markdown]
 # The cell trains our weights further, on the twelve scenes from above, by preset and gently. To keep such a model, give
-# the trainer an `output_dir`.
+# the trainer `recorders=[BestModel(path)]`.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1133,7 +1133,7 @@ def loaders_of(config):
 tuned = {"untouched": day}
 for name, rates in {"preset": {}, "gentle": {"lr": 3e-4, "muon_lr": 2e-3}}.items():
     config = LaneSegmentationConfig.preset("tiny").replace(**rates)
-    trainer = LaneSegmentationTrainer(SegFormerModel.load(model_file), config=config, device=device, progress=False)
+    trainer = LaneSegmentationTrainer(SegFormerModel.load(model_file), config, device=device, progress=False)
     trainer.fit(*loaders_of(config))
     tuned[name] = evaluate(LaneSegmenter(trainer.model, config, device), day_scenes)
 for name, scores in tuned.items():
