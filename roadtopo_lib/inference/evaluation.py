@@ -38,9 +38,9 @@ def evaluate(
 
     Returns:
         ``images``, ``miou``, ``pixel_accuracy`` (both ``None`` where no pixel is labelled), ``class_iou`` (by class
-        name; ``None`` where a class occurs neither in masks nor in predictions), ``boundary_iou`` and its
-        ``boundary_band_px``, ``lane_f1`` with ``lane_precision`` and ``lane_recall``, ``instance_f1``; with baselines,
-        their lane and instance scores under ``baselines``.
+        name; ``None`` where a class occurs neither in masks nor in predictions), ``boundary_iou`` with its
+        ``boundary_ratio`` and ``boundary_band_px``, ``lane_f1`` with ``lane_precision`` and ``lane_recall``,
+        ``instance_f1``; with baselines, their lane and instance scores under ``baselines``.
     """
     confusion = ConfusionMatrix(segmenter.model.num_classes, IGNORE_INDEX)
     boundary = BoundaryIoU(segmenter.model.num_classes, IGNORE_INDEX)
@@ -65,6 +65,7 @@ def evaluate(
         "pixel_accuracy": _number(confusion.pixel_accuracy()),
         "class_iou": _by_class(confusion.class_iou()),
         "boundary_iou": _by_class(boundary.class_iou()),
+        "boundary_ratio": boundary.dilation_ratio,
         "boundary_band_px": boundary.band,
         **_lane_scores(*scores["model"]),
     }
