@@ -82,17 +82,6 @@ class MatchCounts:
         """2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall."""
         return 2 * self.tp / max(2 * self.tp + self.fp + self.fn, 1)
 
-    def as_dict(self) -> dict:
-        """All scores, ready for JSON: ``precision``, ``recall``, ``f1``, ``tp``, ``fp``, ``fn``."""
-        return {
-            "precision": self.precision(),
-            "recall": self.recall(),
-            "f1": self.f1(),
-            "tp": self.tp,
-            "fp": self.fp,
-            "fn": self.fn,
-        }
-
 
 class InstanceF1(MatchCounts):
     """F1 of instance masks: a true positive is a matched pair whose masks have an IoU above the threshold.
@@ -138,7 +127,3 @@ class InstanceF1(MatchCounts):
     def mean_iou_of_matches(self) -> float:
         """Mean IoU of the true positives: how well found instances are outlined; 0.0 without any."""
         return self._iou_sum / max(self.tp, 1)
-
-    def as_dict(self) -> dict:
-        """As :meth:`MatchCounts.as_dict`, with ``mean_iou_of_matches``."""
-        return super().as_dict() | {"mean_iou_of_matches": self.mean_iou_of_matches()}

@@ -1,6 +1,5 @@
 """Scores of semantic masks and of instance masks."""
 
-import json
 import math
 from itertools import permutations
 
@@ -10,7 +9,7 @@ import torch
 from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
-from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK, IGNORE_INDEX, LANE_MARKING, NUM_CLASSES, ROAD
+from roadtopo_lib.labels import CROSSWALK, IGNORE_INDEX, LANE_MARKING, NUM_CLASSES, ROAD
 from roadtopo_lib.metrics import (
     BoundaryIoU,
     ConfusionMatrix,
@@ -103,26 +102,13 @@ def test_what_is_predicted_at_unlabelled_pixels_does_not_matter():
     assert scores.miou() == 1.0
 
 
-def test_without_a_counted_pixel_every_score_is_undefined_and_json_holds_null():
+def test_without_a_counted_pixel_every_score_is_undefined():
     for scores in (ConfusionMatrix(2), BoundaryIoU(2)):
         assert math.isnan(scores.miou())
         scores.update(np.zeros((4, 4), int), np.full((4, 4), IGNORE_INDEX))
         assert math.isnan(scores.miou())
         assert np.isnan(scores.class_iou()).all()
-        json.dumps(scores.as_dict(), allow_nan=False)
-    assert ConfusionMatrix(2).as_dict() == {
-        "miou": None,
-        "pixel_accuracy": None,
-        "class_iou": {"0": None, "1": None},
-    }
-
-
-def test_as_dict_names_the_classes():
-    scores = ConfusionMatrix(NUM_CLASSES)
-    scores.update(np.array([[ROAD, ROAD]]), np.array([[ROAD, ROAD]]))
-    assert scores.as_dict(CLASS_NAMES)["class_iou"] == {name: 1.0 if name == "road" else None for name in CLASS_NAMES}
-    with pytest.raises(ValueError, match="2 names, expected 6"):
-        scores.as_dict(("a", "b"))
+    assert math.isnan(ConfusionMatrix(2).pixel_accuracy())
 
 
 @pytest.mark.parametrize("accumulator", [ConfusionMatrix, BoundaryIoU])
@@ -148,15 +134,39 @@ def test_wrong_masks_are_refused_and_nothing_is_counted(accumulator, prediction,
 # --- Boundary IoU ---
 
 
-def test_band_is_two_percent_of_the_diagonal_and_at_least_one():
+def test_band_is_a_share_of_the_diagonal_and_at_least_one():
     assert boundary_band(720, 1280) == 29
     assert boundary_band(256, 512) == 11
     assert boundary_band(8, 8) == 1
+    assert [boundary_band(*size, 0.005) for size in ((720, 1280), (256, 512), (8, 8))] == [7, 3, 1]
     scores = BoundaryIoU(2)
     for size in ((256, 512), (8, 8), (256, 512)):
         scores.update(np.zeros(size, int), np.zeros(size, int))
     assert scores.band == [1, 11]
-    assert scores.as_dict()["band_px"] == [1, 11]
+    assert scores.dilation_ratio == 0.02
+
+
+def test_with_the_ratio_for_large_images_a_thin_marking_is_no_longer_all_boundary():
+    true, found = np.zeros((720, 1280), int), np.zeros((720, 1280), int)
+    true[100:700, 600:620] = 1  # 20 px wide: less than two bands of 29 px, more than two of 7 px
+    found[100:700, 604:624] = 1
+    coarse, fine = BoundaryIoU(2), BoundaryIoU(2, dilation_ratio=0.005)
+    for scores in (coarse, fine):
+        scores.update(found, true)
+    assert (coarse.dilation_ratio, coarse.band, fine.dilation_ratio, fine.band) == (0.02, [29], 0.005, [7])
+    assert coarse.class_iou()[1] == 16 / 24  # the IoU
+    assert fine.class_iou()[1] < 0.5
+
+
+def test_the_ratio_cannot_change_while_images_are_counted():
+    with pytest.raises(AttributeError):
+        BoundaryIoU(2).dilation_ratio = 0.005
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.02, 2.0, float("nan")])
+def test_a_ratio_that_is_no_share_of_the_diagonal_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"dilation_ratio is .*, expected above 0 and at most 1"):
+        BoundaryIoU(2, dilation_ratio=ratio)
 
 
 @pytest.mark.parametrize("band", [1, 3])
@@ -291,9 +301,9 @@ def test_instance_scores_of_three_rectangles_are_those_computed_by_hand():
     predicted[:, 25:35] = 6  # IoU 50 / 150 = 1/3: not found
     scores = InstanceF1()
     scores.update(predicted, target)
-    assert scores.as_dict() == pytest.approx(
-        {"precision": 0.5, "recall": 0.5, "f1": 0.5, "tp": 1, "fp": 1, "fn": 1, "mean_iou_of_matches": 2 / 3}
-    )
+    assert (scores.tp, scores.fp, scores.fn) == (1, 1, 1)
+    assert (scores.precision(), scores.recall(), scores.f1()) == (0.5, 0.5, 0.5)
+    assert scores.mean_iou_of_matches() == pytest.approx(2 / 3)
 
 
 def test_an_iou_of_exactly_the_threshold_is_no_match():
@@ -320,7 +330,6 @@ def test_images_without_instances_add_nothing_but_their_counterparts():
     scores.update(empty, one)
     scores.update(one, one)
     assert (scores.tp, scores.fp, scores.fn) == (1, 1, 1)
-    json.dumps(scores.as_dict(), allow_nan=False)
 
 
 def test_wrong_instance_masks_are_refused():

@@ -316,6 +316,7 @@ def test_a_perfect_model_scores_high_and_components_too_where_lines_are_whole(se
     assert scores["instance_f1"] == 1.0
     assert scores["miou"] > 0.85
     assert scores["class_iou"]["crosswalk"] is None
+    assert (scores["boundary_ratio"], scores["boundary_band_px"]) == (0.02, [6, 11])
     assert scores["baselines"]["components"]["lane_f1"] == 1.0
     assert set(scores["baselines"]) == {"components", "opencv"}
     json.dumps(scores, allow_nan=False)
