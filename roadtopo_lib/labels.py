@@ -84,10 +84,6 @@ class ClassTable(Sequence):
         return self.rows[index]
 
     @property
-    def num_classes(self) -> int:
-        return len(self.rows)
-
-    @property
     def names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.rows)
 

@@ -38,7 +38,6 @@ class LaneModel(Protocol):
         Returns:
             ``logits`` (B, C, H, W) and ``embeddings`` (B, D, H, W), or both at (h, w).
         """
-        ...
 
     def parameter_groups(self, encoder_lr_scale: float) -> list[dict]:
         """Every trainable parameter once: ``[{"name", "params", "lr_scale", "matrices"}]``.
@@ -46,21 +45,17 @@ class LaneModel(Protocol):
         ``lr_scale`` is the group's share of the base rate; ``matrices`` marks weights of hidden layers that
         ``training.optimizer.Muon`` may move.
         """
-        ...
 
     def save(self, path: str | Path, **info: object) -> None:
-        """Writes weights and settings into one file, with anything JSON-serialisable beside them."""
-        ...
+        """Writes one file, see ``StoredModel.save``."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LaneModel":
+        """Rebuilds a saved model, see ``StoredModel.load``."""
 
     @classmethod
     def from_config(cls, config: LaneSegmentationConfig) -> "LaneModel":
         """A new model as the config describes it."""
-        ...
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LaneModel":
-        """Rebuilds a saved model, in evaluation mode, on the CPU."""
-        ...
 
 
 class StoredModel(nn.Module):

@@ -226,21 +226,14 @@ class SegFormerModel(StoredModel):
                 f"parameter groups do not cover the model: encoder {len(encoder)}, heads {len(heads)}, all {total}"
             )
         classifiers = (self.semantic_head.classifier, self.embedding_head.classifier)
-        hidden = {
-            m.weight
-            for m in self.modules()
-            if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1 and m not in classifiers)
-        }
-        return [
-            {
-                "name": f"{part} matrices" if matrices else part,
-                "params": [p for p in parameters if (p in hidden) == matrices],
-                "lr_scale": scale,
-                "matrices": matrices,
-            }
-            for part, parameters, scale in (("encoder", encoder, encoder_lr_scale), ("heads", heads, 1.0))
-            for matrices in (False, True)
-        ]
+        mixing = [m for m in self.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
+        hidden = {m.weight for m in mixing if m not in classifiers}
+        groups = []
+        for part, parameters, scale in (("encoder", encoder, encoder_lr_scale), ("heads", heads, 1.0)):
+            for matrices, name in ((False, part), (True, f"{part} matrices")):
+                members = [p for p in parameters if (p in hidden) == matrices]
+                groups.append({"name": name, "params": members, "lr_scale": scale, "matrices": matrices})
+        return groups
 
     get_trainable_params = parameter_groups  # the guide's name
 
@@ -326,8 +319,7 @@ def start_as_identity(encoder: nn.Module) -> None:
     """Silences every block of a new encoder: the last linear layer of each branch starts at zero.
 
     A block adds what attention and MLP find to what came in. Zeros let it begin by adding nothing, so the signal and
-    its gradient pass through all stages unharmed, and each branch grows in where it helps. With 5400 images
-    (one seed) the semantic validation loss of the tiny preset ended at 0.278 instead of 0.293.
+    its gradient pass through all stages unchanged, and each branch grows in where it helps.
 
     Reference:
         P. Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1 (the same for residual blocks of CNNs).

@@ -100,24 +100,14 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int, gap: int = 4) ->
     Returns:
         (rows·(H + gap) − gap, columns·(W + gap) − gap, 3) uint8 RGB.
     """
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for i, picture in enumerate(pictures):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
-    return sheet
+    framed = [np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=255) for picture in pictures]
+    framed += [np.full_like(framed[0], 255)] * (-len(framed) % columns)
+    rows = [np.hstack(framed[start : start + columns]) for start in range(0, len(framed), columns)]
+    return np.vstack(rows)[: -gap or None, : -gap or None]
 
 
 def training_curve(history: Sequence[dict]) -> Figure:
-    """Loss and mIoU over epochs.
-
-    Args:
-        history: rows of ``LaneSegmentationTrainer.history``.
-
-    Returns:
-        A matplotlib figure, not registered with pyplot's display.
-    """
+    """Loss and mIoU over the epochs of a ``LaneSegmentationTrainer.history``; not registered with pyplot's display."""
     epochs = [row["epoch"] for row in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     left.plot(epochs, [row["train_loss"] for row in history], color="#4477AA", marker="o", label="training")
@@ -125,9 +115,8 @@ def training_curve(history: Sequence[dict]) -> Figure:
     left.set(xlabel="epoch", ylabel="total loss", title=f"Validation loss ends at {history[-1]['val_loss']:.3f}")
     left.legend(frameon=False)
     right.plot(epochs, [row["val_miou"] for row in history], color="#228833", marker="o")
-    right.set(
-        xlabel="epoch", ylabel="mIoU", ylim=(0, 1), title=f"Validation mIoU ends at {history[-1]['val_miou']:.3f}"
-    )
+    right.set(xlabel="epoch", ylabel="mIoU", title=f"Validation mIoU ends at {history[-1]['val_miou']:.3f}")
+    right.set_ylim(0, 1)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch 1.5

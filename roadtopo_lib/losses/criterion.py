@@ -35,11 +35,9 @@ class Criterion(Protocol):
             The scalar to call ``backward`` on, and named scalars to record, detached. One of them is ``loss``, the loss
             of this batch alone; without ``shares`` both are equal.
         """
-        ...
 
     def counts(self, batch: dict) -> Tensor:
         """(K,) float: what each mean in the loss divides by, counted in a batch on the CPU."""
-        ...
 
 
 class LaneCriterion:

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from roadtopo_lib.config import CLASS_WEIGHT_METHODS
 from roadtopo_lib.data.counting import count_class_pixels
 from roadtopo_lib.labels import NUM_CLASSES
 
-WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
+WEIGHT_METHODS = CLASS_WEIGHT_METHODS
 
 
 def class_weights(

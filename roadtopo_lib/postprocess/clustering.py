@@ -33,7 +33,9 @@ import torch
 from sklearn.cluster import DBSCAN, MeanShift
 from threadpoolctl import ThreadpoolController
 
-METHODS = ("fast", "meanshift", "dbscan")
+from roadtopo_lib.config import CLUSTERING_METHODS
+
+METHODS = CLUSTERING_METHODS
 
 SAMPLE_SIZE = 192
 """Pixels looked at in one round: enough for about 20 lanes, few enough that all pairs cost 0.2 ms."""

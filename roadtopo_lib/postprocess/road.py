@@ -157,12 +157,10 @@ def curves_of_road(
         For each lane that remains, which of the given ones it consists of, longest first, and its polyline. All lanes
         with their own curves if they do not share a road.
     """
-    points = _points(lane_pixels, image_size[1])
-    road = _fit(points, image_size)
-    if road is None:
+    lines = _lines_of_road(lane_pixels, polylines, image_size)
+    if lines is None:
         return [[k] for k in range(len(polylines))], list(polylines)
     unit = line_width(image_size[1])
-    lines = _assign(road, points, polylines, image_size)
     return _trim(_merge(lines, unit), unit, min_span=SUPPORT)
 
 
@@ -174,12 +172,10 @@ def curves_of_given_lanes(
     A lane whose own curve runs closer to its pixels than the road's keeps its own. Arguments and result are those of
     ``curves_of_road``.
     """
-    points = _points(lane_pixels, image_size[1])
-    road = _fit(points, image_size)
-    if road is None:
+    lines = _lines_of_road(lane_pixels, polylines, image_size)
+    if lines is None:
         return [[k] for k in range(len(polylines))], list(polylines)
     unit = line_width(image_size[1])
-    lines = _assign(road, points, polylines, image_size)
     lines = [line.off_road() if line.worse > WORSE * unit else line for line in lines]
     return _trim(lines, unit, min_span=0.0)
 
@@ -224,15 +220,17 @@ class _Line:
         return np.stack([self.x[chosen], self.rows[chosen]], axis=1)
 
 
-def _points(lane_pixels: Sequence[np.ndarray], width: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each lane: its rows, the median column and the number of its pixels in each of them."""
-    return [row_medians(pixels // width, pixels % width) for pixels in lane_pixels]
-
-
-def _fit(points: list[tuple[np.ndarray, np.ndarray, np.ndarray]], image_size: tuple[int, int]) -> RoadFit | None:
-    """The road that the lanes share; None if there is none."""
+def _lines_of_road(
+    lane_pixels: Sequence[np.ndarray], polylines: Sequence[np.ndarray], image_size: tuple[int, int]
+) -> list[_Line] | None:
+    """Fit and assign: the lanes with the curve of the road that they share; None if there is no such road."""
+    width = image_size[1]
+    # Of each lane: its rows, the median column and the number of its pixels in each of them.
+    points = [row_medians(pixels // width, pixels % width) for pixels in lane_pixels]
     road = fit_road([_thinned(*p) for p in points], image_size)
-    return None if road is None or road.residual > TOLERANCE * line_width(image_size[1]) else road
+    if road is None or road.residual > TOLERANCE * line_width(width):
+        return None
+    return _assign(road, points, polylines, image_size)
 
 
 def _assign(
