@@ -201,11 +201,11 @@ class SegFormerModel(StoredModel):
     def parameter_groups(self, encoder_lr_scale: float = 0.1) -> list[dict]:
         """Four parameter groups: the encoder learns slower than the heads, and Muon moves matrices only.
 
-        The matrices are the weights of hidden linear layers and convolutions. Vectors are none of them, nor are
-        depthwise convolutions, whose filters are vectors, nor the classifiers, whose rows are the answers.
+        The matrices are the weights of hidden linear layers and convolutions. These do not count as matrices: vectors
+        such as biases, depthwise convolutions (each filter is a vector), and the classifiers (each row is one output).
 
-        Grouped by module, not by name: a search for "encoder" in parameter names finds nothing in today's
-        transformers (they begin with ``stages.``) and every parameter would silently get the full rate.
+        The method goes by module, not by name: in today's transformers the encoder's parameter names begin with
+        ``stages.``. A search for "encoder" finds none of them, and every parameter gets the full rate.
 
         Args:
             encoder_lr_scale: the encoder's share of the base rate, >= 0.
@@ -298,8 +298,9 @@ class DecodeHead(SegformerDecodeHead):
 def initialize(module: nn.Module) -> None:
     """Random weights for training from scratch; to be used as ``network.apply(initialize)``.
 
-    transformers draws every weight with a standard deviation of 0.02. That suits wide layers: in a depthwise
-    convolution (9 inputs) or a 16-channel layer the signal all but vanishes, and learning is slow to begin.
+    transformers draws every weight with a standard deviation of 0.02, which suits wide layers. In a depthwise
+    convolution (9 inputs) or a 16-channel layer the signal almost vanishes, and training starts slowly. Here a
+    convolution followed by ReLU keeps the mean square of its input.
 
     Reference:
         K. He et al., "Delving Deep into Rectifiers", ICCV 2015 (convolutions, as in SegFormer's original code);
@@ -307,8 +308,8 @@ def initialize(module: nn.Module) -> None:
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.groups > 1:  # fan_out counts all output channels, yet each input channel reaches one group only
-            module.weight.data.mul_(module.groups**0.5)
+        # fan_out counts all output channels, but an input channel reaches those of its own group only.
+        module.weight.data.mul_(module.groups**0.5)
     elif isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
     if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:

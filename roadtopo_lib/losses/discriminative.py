@@ -1,11 +1,11 @@
-"""The discriminative loss: which pixels belong to the same instance, learnt as distances between embeddings.
+"""The discriminative loss: embeddings of one instance lie close together, those of different instances far apart.
 
-Three forces act in the embedding space. Variance pulls a pixel towards the mean of its instance once it is further
-than delta_var away; distance pushes two means apart until they are 2 * delta_dist apart; regularisation holds the
-means near the origin. When the first two vanish, any radius between the margins separates the instances.
+The loss has three terms. The variance term pulls a pixel towards the mean of its instance if it is more than delta_var
+away. The distance term pushes two means apart if they are less than 2 * delta_dist apart. The regularisation term keeps
+the means near the origin. When the first two terms are zero, every pixel lies within delta_var of its own mean.
 
 Axes: B batch, D embedding dimensions, (h, w) size of the embeddings, (H, W) size of the labels, N labelled pixels in
-the batch, K instances of the image that has most.
+the batch, K number of instances in the image that has the most.
 """
 
 import torch
@@ -24,12 +24,12 @@ class DiscriminativeLoss(nn.Module):
         regularization  1/C        Σ_c              ‖μ_c‖
 
     Each is a mean over the images that have an instance; a batch without any, an empty batch too, gives zero, and zero
-    gradients. Every instance counts alike, however few pixels it has. Two equal means exert no force (no direction to
-    push in).
+    gradients. Every instance has the same weight, however few pixels it has. Two equal means get no gradient from the
+    distance term, because no direction is defined between them.
 
     Args:
         delta_var: pull margin, in units of the embedding space, >= 0.
-        delta_dist: push margin, >= 0: means want to be ``2 * delta_dist`` apart.
+        delta_dist: push margin, >= 0: the distance term is zero for means at least ``2 * delta_dist`` apart.
         alpha, beta, gamma: weights of the three terms, >= 0.
 
     Raises:
@@ -59,8 +59,8 @@ class DiscriminativeLoss(nn.Module):
         """Compares the embeddings with the instances.
 
         Args:
-            embeddings: (B, D, h, w), any float type. May be smaller than the mask: they are then read at the labelled
-                pixels as if upsampled first, and the upsampled tensor never exists.
+            embeddings: (B, D, h, w), any float type. If (h, w) is not (H, W), they are interpolated bilinearly, at the
+                labelled pixels only.
             instance_mask: (B, H, W) integers; 0 = no instance, any positive number an id.
 
         Returns:
@@ -89,7 +89,7 @@ class DiscriminativeLoss(nn.Module):
         push = self._push(means, instances)  # (B,)
         norms = torch.linalg.vector_norm(means, dim=2).sum(dim=1)  # (B,), an empty slot's mean is zero
 
-        # Where there is nothing to average, the sum is zero already: divide it by 1.
+        # Without an instance, a pair or an image the sum is zero: 0 / 1 avoids 0 / 0.
         count = instances.clamp(min=1)
         pairs = (instances * (instances - 1)).clamp(min=1)
         images = (instances > 0).sum().clamp(min=1)

@@ -126,7 +126,15 @@ def test_gradcheck_holds_at_full_and_at_other_resolutions(shape):
 
 @pytest.mark.parametrize(
     ("low", "full"),
-    [((64, 128), (256, 512)), ((5, 9), (20, 36)), ((7, 11), (30, 23)), ((4, 6), (4, 6)), ((9, 8), (5, 3))],
+    [
+        ((64, 128), (256, 512)),
+        ((5, 9), (20, 36)),
+        ((7, 11), (30, 23)),
+        ((4, 6), (4, 6)),
+        ((4, 6), (4, 13)),
+        ((4, 6), (9, 6)),
+        ((9, 8), (5, 3)),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gathered_embeddings_equal_upsampled_ones(low, full, dtype):
