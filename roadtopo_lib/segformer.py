@@ -165,14 +165,7 @@ class SegFormerModel(StoredModel):
         return {"logits": logits, "embeddings": embeddings}
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """The encoder's four feature maps.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1].
-
-        Returns:
-            Four maps at 1/4, 1/8, 1/16 and 1/32 of (H, W).
-        """
+        """The encoder's four feature maps at 1/4, 1/8, 1/16 and 1/32 of (H, W), from images (B, 3, H, W) in [0, 1]."""
         normalized = (images - self.pixel_mean) / self.pixel_std
         features, maps = normalized, []
         for stage in self.encoder.stages:
@@ -274,14 +267,7 @@ class DecodeHead(SegformerDecodeHead):
     """
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Fuses the encoder's maps.
-
-        Args:
-            maps: four, (B, c_i, h_i, w_i), the largest first.
-
-        Returns:
-            (B, num_labels, h_1, w_1).
-        """
+        """Fuses the encoder's four maps (B, c_i, h_i, w_i), the largest first, into (B, num_labels, h_1, w_1)."""
         size = maps[0].shape[2:]
         # transformers concatenates the stages last to first: so lie the columns of the fusing weights.
         fusing = self.linear_fuse.weight[:, :, 0, 0].chunk(len(maps), dim=1)[::-1]  # (E, 4·E) → four (E, E)

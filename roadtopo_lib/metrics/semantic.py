@@ -64,11 +64,7 @@ class ConfusionMatrix:
         self.matrix += np.bincount(pairs, minlength=self.num_classes**2).reshape(self.matrix.shape)
 
     def class_iou(self) -> np.ndarray:
-        """IoU of each class.
-
-        Returns:
-            (C,) float64 in [0, 1]; NaN for a class that occurs neither in predictions nor in targets.
-        """
+        """IoU of each class, (C,) float64 in [0, 1]; NaN for a class that occurs neither in predictions nor targets."""
         intersection = self.matrix.diagonal()
         union = self.matrix.sum(axis=0) + self.matrix.sum(axis=1) - intersection
         return _ratio(intersection, union)
@@ -184,11 +180,7 @@ class BoundaryIoU:
                 self.union[class_id] += np.count_nonzero(a | b)
 
     def class_iou(self) -> np.ndarray:
-        """Boundary IoU of each class.
-
-        Returns:
-            (C,) float64 in [0, 1]; NaN for a class that occurs neither in predictions nor in targets.
-        """
+        """Boundary IoU of each class, (C,) in [0, 1]; NaN for a class that occurs neither in predictions nor targets."""
         return _ratio(self.intersection, self.union)
 
     def miou(self) -> float:

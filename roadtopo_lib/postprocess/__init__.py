@@ -31,7 +31,6 @@ __all__ = [
     "center_on_curve",
     "cluster_embeddings",
     "collect_instances",
-    "curves_of_given_lanes",
     "curves_of_road",
     "fit_lane_curve",
     "fit_road",
