@@ -180,7 +180,7 @@ class BoundaryIoU:
                 self.union[class_id] += np.count_nonzero(a | b)
 
     def class_iou(self) -> np.ndarray:
-        """Boundary IoU of each class, (C,) in [0, 1]; NaN for a class that occurs neither in predictions nor targets."""
+        """Boundary IoU of each class, (C,) in [0, 1]; NaN for one that occurs neither in predictions nor targets."""
         return _ratio(self.intersection, self.union)
 
     def miou(self) -> float:
