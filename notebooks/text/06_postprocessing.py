@@ -730,13 +730,13 @@ plt.show()
 # %% [markdown]
 # ### How often does it matter?
 #
-# We order the lanes of 60 rendered scenes by three rules: the mean; the reference row, with one curve per lane; the
+# We order the lanes of 120 rendered scenes by three rules: the mean; the reference row, with one curve per lane; the
 # reference row, with *one road* fitted to all lanes together. You will see below how.
 
 # %% [markdown]
 # *Visible* labels mark the paint that shows; *whole* (amodal) labels run on through gaps and behind vehicles.
 #
-# > **Predict first.** In how many of the 60 scenes is the order by mean x wrong, if only visible pixels count?
+# > **Predict first.** In how many of the 120 scenes is the order by mean x wrong, if only visible pixels count?
 
 
 # %%
@@ -752,7 +752,7 @@ def orders(lanes):
 
 my_guess = None
 wrong = {"visible": Counter(), "whole": Counter()}
-for scene in map(render_scene, range(60)):
+for scene in map(render_scene, range(120)):
     for kind, mask in [("visible", scene.instance_visible), ("whole", scene.instance_amodal)]:
         lanes = lanes_of(scene, mask)
         for name, order in orders(lanes).items() if len(lanes) > 1 else ():
@@ -766,7 +766,7 @@ print(*(f"{kind:8s}{dict(counts)}" for kind, counts in wrong.items()), sep="\n")
 # far piece, continued over half the image, crosses its neighbour.
 
 # %% [markdown]
-# Curves that know the *road* do best, though all the counts are small. Those come next.
+# Curves that know the *road* do best, though all the counts are small. They come next.
 
 # %% [markdown]
 # ## Curves
