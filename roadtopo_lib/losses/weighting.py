@@ -25,12 +25,12 @@ def class_weights(
     max_samples: int | None = None,
     cache: str | Path | None = None,
 ) -> Tensor:
-    """Weights of the classes of a data set, for ``CombinedLoss`` and its relatives.
+    """Weights of the classes of a dataset, for ``CombinedLoss`` and its relatives.
 
     Args:
         dataset: samples that are dicts with ``semantic_mask`` (H, W).
         method: one of ``WEIGHT_METHODS``, see ``weights_from_counts``.
-        num_classes: C; default the data set's own ``num_classes``, or else that of the class table.
+        num_classes: C; default the dataset's own ``num_classes``, or else that of the class table.
         beta: of ``"effective_number"``.
         max_samples, cache: see ``count_class_pixels``.
 
@@ -63,9 +63,9 @@ def weights_from_counts(
     ========================  =======================================================================================
 
     Beyond n = 1/(1 − β) pixels (10,000 at β = 0.9999) the effective number flattens, and all classes come to weigh
-    alike: whole data sets want a β closer to 1.
+    alike: whole datasets need a β closer to 1.
 
-    A class without a pixel gets weight 1, the mean: nothing is known about it, and it moves no other weight.
+    A class without a pixel gets weight 1, the mean, and does not change the weights of the others.
 
     Args:
         pixels: (C,) pixels of each class.

@@ -66,9 +66,9 @@ def test_effective_number_runs_from_equal_weights_to_the_inverse_frequency():
     counts = [10, 200, 3_000]
     equal = weights_from_counts(counts, "effective_number", beta=0.0)
     torch.testing.assert_close(equal, torch.ones(3))
-    torch.testing.assert_close(
-        weights_from_counts(counts, "effective_number", beta=1 - 1e-9), weights_from_counts(counts, "inverse")
-    )
+    for beta in (1 - 1e-9, 1 - 1e-15):
+        weights = weights_from_counts(counts, "effective_number", beta)
+        torch.testing.assert_close(weights, weights_from_counts(counts, "inverse"))
 
 
 def test_effective_number_saturates_on_pixel_counts():
@@ -136,7 +136,14 @@ def test_cached_counts_are_used_again(tmp_path):
     assert data.reads == 2  # another method needs no new counts
 
 
-@pytest.mark.parametrize("change", ["content", "touched", "added", "removed"])
+def test_settings_reach_the_weights():
+    data = samples([[0, 0, 0, 0, 1]])
+    torch.testing.assert_close(class_weights(data, num_classes=2), weights_from_counts([4, 1], "sqrt_inverse"))
+    weights = class_weights(data, "effective_number", 2, beta=0.5)
+    torch.testing.assert_close(weights, weights_from_counts([4, 1], "effective_number", 0.5))
+
+
+@pytest.mark.parametrize("change", ["content", "touched", "grown", "renamed", "added", "removed"])
 def test_changed_files_are_counted_afresh(tmp_path, change):
     cache = tmp_path / "counts.json"
     data = MaskFolder(tmp_path, [[[0, 1]], [[1, 2]], [[2, 2]]])
@@ -150,6 +157,12 @@ def test_changed_files_are_counted_afresh(tmp_path, change):
         expected = [3, 1, 2]
     elif change == "touched":
         os.utime(path, ns=(0, 0))
+    elif change == "grown":
+        status = path.stat()
+        path.write_bytes(path.read_bytes() + b"0")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "renamed":
+        data.semantic_paths[1] = path.rename(tmp_path / "other.png")
     elif change == "added":
         data.semantic_paths.append(tmp_path / "3.png")
         Image.fromarray(np.array([[0, 0]], dtype=np.uint8)).save(tmp_path / "3.png")
@@ -181,6 +194,11 @@ def test_samples_in_memory_are_known_by_their_content(tmp_path):
     assert count_class_pixels(samples([[0, 1]], [[1, 1]]), 3, cache=cache).pixels.tolist() == [1, 3, 0]
     assert cache.stat().st_mtime_ns == written
     assert count_class_pixels(samples([[0, 1]], [[2, 2]]), 3, cache=cache).pixels.tolist() == [1, 1, 2]
+    # The same pixels in a row, but in images of other sizes.
+    for sizes, image_pixels in (((2, 4), [6, 6, 0]), ((4, 2), [4, 6, 0])):
+        masks = torch.tensor([0, 1, 0, 0, 1, 1]).split(sizes)
+        data = [{"semantic_mask": mask[None]} for mask in masks]
+        assert count_class_pixels(data, 3, cache=cache).image_pixels.tolist() == image_pixels
 
 
 def test_other_settings_are_counted_afresh(tmp_path):
@@ -213,15 +231,18 @@ def test_a_cache_that_cannot_be_completed_leaves_the_old_one(tmp_path, monkeypat
 def test_wrong_input_is_refused_by_name():
     data = samples([[0, 1]])
     with pytest.raises(ValueError, match="method is 'inverted', expected one of inverse"):
-        class_weights(data, "inverted")
-    with pytest.raises(ValueError, match="beta is 1"):
-        class_weights(data, "effective_number", beta=1)
+        class_weights([], "inverted")  # before anything is counted
+    for beta in (1, -0.1):
+        with pytest.raises(ValueError, match=f"beta is {beta}"):
+            class_weights(data, "effective_number", beta=beta)
     with pytest.raises(ValueError, match="max_samples is 0"):
         class_weights(data, max_samples=0)
     with pytest.raises(ValueError, match="no sample"):
         class_weights([])
     with pytest.raises(ValueError, match=r"sample 1: semantic ids 2\.\.7 found, expected 0\.\.5"):
         class_weights(samples([[0, 1]], [[2, 7]]))
+    with pytest.raises(ValueError, match=r"sample 0: semantic ids -1\.\.1 found"):
+        class_weights(samples([[-1, 1]]))
     for pixels in ([0, 0], [-1, 2], [[1, 2]]):
         with pytest.raises(ValueError, match="pixels is"):
             weights_from_counts(pixels, "inverse")
