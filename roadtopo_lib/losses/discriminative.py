@@ -2,7 +2,8 @@
 
 Three forces act in the embedding space. Variance pulls a pixel towards the mean of its instance once it is further
 than delta_var away; distance pushes two means apart until they are 2 * delta_dist apart; regularisation holds the
-means near the origin. When the first two vanish, any radius between the margins separates the instances.
+means near the origin. When the first two vanish, the margins give the radii that separate the instances, see
+``postprocess.radius_from_margins``.
 
 Axes: B batch, D embedding dimensions, (h, w) size of the embeddings, (H, W) size of the labels, N labelled pixels in
 the batch, K instances of the image that has most.
