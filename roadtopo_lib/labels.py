@@ -184,15 +184,11 @@ def palette() -> np.ndarray:
 
 
 LINE_WIDTH = 30 / 1640
-"""Width of a drawn lane line as a share of the image width: CULane's benchmark draws lanes 30 px wide in 1640
-(X. Pan et al., "Spatial as Deep", AAAI 2018).
+"""Width of a drawn lane line as a share of the image width, as in CULane (X. Pan et al., "Spatial as Deep", AAAI 2018).
 
-``scenes`` draws its label lines so wide, ``metrics.LaneF1`` draws the lanes that it compares, and ``postprocess.road``
-measures its tolerances in this width.
-"""
+``scenes`` draws label lines so wide, ``metrics.LaneF1`` the lanes it compares; ``postprocess.road`` measures in it."""
 
 LINE_SPACING = 2.0
-"""Distance in line widths, centre to centre, from which the labels of two lines can be told apart.
+"""Distance in line widths, centre to centre, from which two label lines can be told apart.
 
-``scenes`` ends a label line where it comes nearer to another one; ``postprocess.road`` ends a continued curve there.
-"""
+``scenes`` ends a label line where it comes nearer to another one; ``postprocess.road`` ends a continued curve there."""

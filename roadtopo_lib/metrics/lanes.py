@@ -215,10 +215,6 @@ class TuSimpleScore:
         """Mean per image of missed / true lanes; 0.0 before the first image."""
         return float(self._sums[2]) / max(self.images, 1)
 
-    def as_dict(self) -> dict:
-        """All scores, ready for JSON: ``accuracy``, ``fp``, ``fn``, ``images``."""
-        return {"accuracy": self.accuracy(), "fp": self.fp(), "fn": self.fn(), "images": self.images}
-
 
 CORE_SHARE = 0.7
 """A pixel belongs to a line's core if it is at least this share as deep inside as the deepest pixel near it."""
