@@ -199,19 +199,16 @@ class SegFormerModel(nn.Module):
     def parameter_groups(self, encoder_lr_scale: float = 0.1) -> list[dict]:
         """Four parameter groups: the encoder learns slower than the heads, and Muon moves matrices only.
 
-        The matrices are the weights of hidden linear layers and convolutions. These do not count as matrices: vectors
-        such as biases, depthwise convolutions (each filter is a vector), and the classifiers (each row is one output).
-
-        The method goes by module, not by name: in today's transformers the encoder's parameter names begin with
-        ``stages.``. A search for "encoder" finds none of them, and every parameter gets the full rate.
+        Matrices are the weights of linear layers and convolutions, except depthwise convolutions (each filter is a
+        vector) and the classifiers (each row is one output). The method goes by module, not by name: in today's
+        transformers no parameter name of the encoder contains "encoder".
 
         Args:
             encoder_lr_scale: the encoder's share of the base rate, >= 0.
 
         Returns:
             ``[{"name", "params", "lr_scale", "matrices"}]`` for "encoder", "encoder matrices", "heads" and "heads
-            matrices", trainable parameters only. ``build_optimizer`` makes rates of the scales; an optimiser of torch
-            would take the groups as they are and ignore ``lr_scale``.
+            matrices". ``build_optimizer`` turns the scales into rates; torch's own optimisers ignore ``lr_scale``.
 
         Raises:
             RuntimeError: encoder or heads have no trainable parameter, or one of the model is in no group.
@@ -224,11 +221,8 @@ class SegFormerModel(nn.Module):
                 f"parameter groups do not cover the model: encoder {len(encoder)}, heads {len(heads)}, all {total}"
             )
         classifiers = (self.semantic_head.classifier, self.embedding_head.classifier)
-        hidden = {
-            m.weight
-            for m in self.modules()
-            if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1 and m not in classifiers)
-        }
+        layers = [m for m in self.modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and m not in classifiers]
+        hidden = {m.weight for m in layers if m.weight.shape[1] > 1}  # a depthwise filter has one input channel
         return [
             {
                 "name": f"{part} matrices" if matrices else part,
@@ -321,9 +315,8 @@ class DecodeHead(SegformerDecodeHead):
 def initialize(module: nn.Module) -> None:
     """Random weights for training from scratch; to be used as ``network.apply(initialize)``.
 
-    transformers draws every weight with a standard deviation of 0.02, which suits wide layers. In a depthwise
-    convolution (9 inputs) or a 16-channel layer the signal almost vanishes, and training starts slowly. Here a
-    convolution followed by ReLU keeps the mean square of its input.
+    transformers draws every weight with a standard deviation of 0.02: in a depthwise convolution (9 inputs) or a
+    16-channel layer the signal almost vanishes. Here a convolution with ReLU keeps the mean square of its input.
 
     Reference:
         K. He et al., "Delving Deep into Rectifiers", ICCV 2015 (convolutions, as in SegFormer's original code);
