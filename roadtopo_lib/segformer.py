@@ -223,16 +223,12 @@ class SegFormerModel(nn.Module):
         classifiers = (self.semantic_head.classifier, self.embedding_head.classifier)
         layers = [m for m in self.modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and m not in classifiers]
         hidden = {m.weight for m in layers if m.weight.shape[1] > 1}  # a depthwise filter has one input channel
-        return [
-            {
-                "name": f"{part} matrices" if matrices else part,
-                "params": [p for p in parameters if (p in hidden) == matrices],
-                "lr_scale": scale,
-                "matrices": matrices,
-            }
-            for part, parameters, scale in (("encoder", encoder, encoder_lr_scale), ("heads", heads, 1.0))
-            for matrices in (False, True)
-        ]
+        groups = []
+        for part, parameters, scale in (("encoder", encoder, encoder_lr_scale), ("heads", heads, 1.0)):
+            for name, matrices in ((part, False), (f"{part} matrices", True)):
+                params = [p for p in parameters if (p in hidden) == matrices]
+                groups.append({"name": name, "params": params, "lr_scale": scale, "matrices": matrices})
+        return groups
 
     get_trainable_params = parameter_groups  # the guide's name
 
