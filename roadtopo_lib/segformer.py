@@ -194,19 +194,16 @@ class SegFormerModel(StoredModel):
     def parameter_groups(self, encoder_lr_scale: float = 0.1) -> list[dict]:
         """Four parameter groups: the encoder learns slower than the heads, and Muon moves matrices only.
 
-        The matrices are the weights of hidden linear layers and convolutions. These do not count as matrices: vectors
-        such as biases, depthwise convolutions (each filter is a vector), and the classifiers (each row is one output).
-
-        The method goes by module, not by name: in today's transformers the encoder's parameter names begin with
-        ``stages.``. A search for "encoder" finds none of them, and every parameter gets the full rate.
+        Matrices are the weights of linear layers and convolutions, except depthwise convolutions (each filter is a
+        vector) and the classifiers (each row is one output). The method goes by module, not by name: in today's
+        transformers no parameter name of the encoder contains "encoder".
 
         Args:
             encoder_lr_scale: the encoder's share of the base rate, >= 0.
 
         Returns:
             ``[{"name", "params", "lr_scale", "matrices"}]`` for "encoder", "encoder matrices", "heads" and "heads
-            matrices", trainable parameters only. ``build_optimizer`` makes rates of the scales; an optimiser of torch
-            would take the groups as they are and ignore ``lr_scale``.
+            matrices". ``build_optimizer`` turns the scales into rates; torch's own optimisers ignore ``lr_scale``.
 
         Raises:
             RuntimeError: encoder or heads have no trainable parameter, or one of the model is in no group.
@@ -219,13 +216,13 @@ class SegFormerModel(StoredModel):
                 f"parameter groups do not cover the model: encoder {len(encoder)}, heads {len(heads)}, all {total}"
             )
         classifiers = (self.semantic_head.classifier, self.embedding_head.classifier)
-        mixing = [m for m in self.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
-        hidden = {m.weight for m in mixing if m not in classifiers}
+        layers = [m for m in self.modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and m not in classifiers]
+        hidden = {m.weight for m in layers if m.weight.shape[1] > 1}  # a depthwise filter has one input channel
         groups = []
         for part, parameters, scale in (("encoder", encoder, encoder_lr_scale), ("heads", heads, 1.0)):
-            for matrices, name in ((False, part), (True, f"{part} matrices")):
-                members = [p for p in parameters if (p in hidden) == matrices]
-                groups.append({"name": name, "params": members, "lr_scale": scale, "matrices": matrices})
+            for name, matrices in ((part, False), (f"{part} matrices", True)):
+                params = [p for p in parameters if (p in hidden) == matrices]
+                groups.append({"name": name, "params": params, "lr_scale": scale, "matrices": matrices})
         return groups
 
     get_trainable_params = parameter_groups  # the guide's name
@@ -284,9 +281,8 @@ class DecodeHead(SegformerDecodeHead):
 def initialize(module: nn.Module) -> None:
     """Random weights for training from scratch; to be used as ``network.apply(initialize)``.
 
-    transformers draws every weight with a standard deviation of 0.02, which suits wide layers. In a depthwise
-    convolution (9 inputs) or a 16-channel layer the signal almost vanishes, and training starts slowly. Here a
-    convolution followed by ReLU keeps the mean square of its input.
+    transformers draws every weight with a standard deviation of 0.02: in a depthwise convolution (9 inputs) or a
+    16-channel layer the signal almost vanishes. Here a convolution with ReLU keeps the mean square of its input.
 
     Reference:
         K. He et al., "Delving Deep into Rectifiers", ICCV 2015 (convolutions, as in SegFormer's original code);
