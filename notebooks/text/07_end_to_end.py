@@ -74,7 +74,7 @@ from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transf
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.inference.evaluation import BASELINES, evaluate
 from roadtopo_lib.inference.files import infer_to_files
-from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, NUM_CLASSES, ROAD
+from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, LINE_WIDTH, NUM_CLASSES, ROAD
 from roadtopo_lib.metrics import ConfusionMatrix, LaneF1, TuSimpleScore, boundary_band, mask_boundary, match_by_iou
 from roadtopo_lib.metrics import lanes as benchmarks
 from roadtopo_lib.pipeline import SECOND_VIEW_SCALE, LaneSegmenter
@@ -1393,7 +1393,7 @@ check("difference_interval", difference_interval)
 
 # %%
 assert math.isclose(limit, 3.1, abs_tol=0.05)
-assert (benchmarks.CULANE_LINE_WIDTH, benchmarks.CULANE_IMAGE_WIDTH) == (30, 1640)
+assert (LINE_WIDTH * 1640, benchmarks.CULANE_IMAGE_WIDTH) == (30, 1640)
 assert (benchmarks.TUSIMPLE_PIXEL_THRESHOLD, benchmarks.TUSIMPLE_MATCH_THRESHOLD) == (20, 0.85)
 assert (right.sum(), right.mean(), tusimple.fn()) == (8, 0.8, 1) and math.isclose(tusimple.accuracy(), 0.8)
 assert all(day[key] > max(day["baselines"][name][key] for name in BASELINES) for key in ("lane_f1", "instance_f1"))

@@ -167,3 +167,9 @@ def test_the_class_table_of_the_readme_is_one_that_the_config_reads(tmp_path):
     config = LaneSegmentationConfig.from_yaml(tmp_path / "own.yaml")
     assert config.class_table.names == ("background", "line")
     assert (config.num_classes, config.class_table.lane_ids) == (2, (1,))
+
+
+def test_a_run_reads_its_labels_by_the_class_table_of_its_config(data, tmp_path):
+    config = CONFIG.replace(model="segformer", embedding_dim=32, num_classes=2)
+    with pytest.raises(ValueError, match=rf"semantic ids \[{LANE_MARKING}\] found, expected 0\.\.1 or 255"):
+        train_lane_model(config, data, tmp_path / "run", device="cpu")
