@@ -1,4 +1,4 @@
-"""Settings of a training run: every number that a person may want to turn, with its range, default and source.
+"""Settings of a training run, with range, default and meaning.
 
 A config is a frozen dataclass that checks itself when it is made, and travels as YAML beside every trained model. Its
 annotations state the ranges; pydantic checks them.
@@ -19,6 +19,9 @@ ACTIVATIONS = ("gelu", "relu")
 BACKBONES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 AMP_MODES = ("auto", "off", "fp16", "bf16")
 CLUSTERING_METHODS = ("fast", "meanshift", "dbscan")
+STRIDE = 32
+"""Of the encoder's last stage, in pixels: the sides of the network's input are multiples of it."""
+
 CLASS_WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
 
 
@@ -30,7 +33,7 @@ def _number_of_text(value: object) -> object:
         return value
 
 
-# A description replaces pydantic's words in the error message. Lists pass as tuples: YAML knows lists only.
+# A description replaces pydantic's words in the error message. Lists are accepted for tuples: YAML has no tuples.
 Number = Annotated[float, BeforeValidator(_number_of_text)]
 Positive = Annotated[Number, Field(gt=0)]
 Weight = Annotated[Number, Field(ge=0)]
@@ -42,10 +45,10 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 ClassCount = Annotated[int | None, Field(ge=2, le=IGNORE_INDEX, description=f"a whole number from 2 to {IGNORE_INDEX}")]
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False, description="two numbers, each at least 0 and below 1")]
-Side = Annotated[int, Field(gt=0, multiple_of=32)]
+Side = Annotated[int, Field(gt=0, multiple_of=STRIDE)]
 Size = Annotated[
     tuple[Side, Side],
-    Field(strict=False, description="two multiples of 32, the stride of the encoder's last stage"),
+    Field(strict=False, description=f"two multiples of {STRIDE}, the stride of the encoder's last stage"),
 ]
 Source = Annotated[bool | str, Field(description="true, false, a hub id or a folder")]
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="an identifier")]
@@ -88,7 +91,9 @@ class LaneSegmentationConfig:
     instance_weight: Weight = 0.5  # of the discriminative loss
     ce_weight: Weight = 0.6  # of cross-entropy within the semantic loss
     dice_weight: Weight = 0.4  # of Dice within the semantic loss
-    class_weights: Literal[None, *CLASS_WEIGHT_METHODS] = None  # method of ``losses.class_weights``, for both of them
+    class_weights: Literal[None, *CLASS_WEIGHT_METHODS] = (
+        None  # for cross-entropy and Dice, see ``losses.class_weights``
+    )
     ignore_index: int = IGNORE_INDEX  # semantic id that takes part in no loss
     delta_var: Positive = 0.5  # pull margin, in units of the embedding space
     delta_dist: Positive = 1.5  # push margin, more than delta_var: means want to be 2 * delta_dist apart
@@ -235,7 +240,7 @@ def check_margins_on_sphere(delta_dist: float, instances: int, embedding_dim: in
         K >  D + 1, D = 1   0: the "sphere" has two points
 
     Raises:
-        ValueError: the margin is out of reach; names the largest one that fits, rounded down to two decimals.
+        ValueError: the margin is out of reach; names an upper bound, rounded down to two decimals.
 
     Reference:
         R. A. Rankin, "The Closest Packing of Spherical Caps in n Dimensions", 1955 (the first two lines).

@@ -1,7 +1,7 @@
 """Class tables: the only place where a class id is written as a number.
 
-A table gives each class its id, name and colour, and says which classes bear instances. Other rooms ask a table for
-roles (``lane_ids``, ``crosswalk_ids``) and never for a number. ``CLASSES`` is the default: the six classes of the Road
+A table gives each class its id, name and colour, and says which classes are separated into instances. Other modules ask
+a table for roles (``lane_ids``, ``crosswalk_ids``) and never for a number. ``CLASSES`` is the default: the six classes of the Road
 Topology guide, in colours of the Okabe-Ito palette, which readers with any common colour vision deficiency can tell
 apart. A user's own table comes from the setting ``classes`` of a config.
 
@@ -39,7 +39,7 @@ class LabelClass:
         id: value in the semantic mask, the row's place in the table.
         name: the name used in tables, metrics and files.
         color: RGB, each 0..255.
-        instances: ``"lane"`` or ``"crosswalk"`` if the class bears instances, else ``None``.
+        instances: ``"lane"`` or ``"crosswalk"`` if the class is separated into instances, else ``None``.
     """
 
     id: int

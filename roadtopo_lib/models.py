@@ -12,13 +12,14 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.files import WeightsFile, load_weights, save_weights
 
 KINDS: dict[str, tuple[str, str]] = {"segformer": ("roadtopo_lib.segformer", "SegFormerModel")}
-"""Kind of model → module and class, imported when a file or a config asks for it; add a model of your own."""
+"""Kind of model → module and class (a ``StoredModel``), imported when a file or a config asks for it."""
 
 
 class LaneModel(Protocol):
-    """What trainer, segmenter and evaluation rely on; they know nothing else of a model.
+    """What trainer and segmenter rely on.
 
-    An implementation is an ``nn.Module`` that normalises its images itself.
+    An implementation is an ``nn.Module`` that normalises its images itself. One that files shall name by its kind
+    builds on ``StoredModel``.
 
     Attributes:
         num_classes: semantic classes C.

@@ -23,7 +23,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
-from roadtopo_lib.config import ACTIVATIONS, LaneSegmentationConfig
+from roadtopo_lib.config import ACTIVATIONS, STRIDE, LaneSegmentationConfig
 from roadtopo_lib.hub import ask_hub
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 from roadtopo_lib.models import StoredModel, upsample_to
@@ -149,8 +149,8 @@ class SegFormerModel(StoredModel):
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(f"images must be float (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-        if min(images.shape[2:]) < 32:
-            raise ValueError(f"images must be at least 32 pixels high and wide, got {tuple(images.shape[2:])}")
+        if min(images.shape[2:]) < STRIDE:
+            raise ValueError(f"images must be at least {STRIDE} pixels high and wide, got {tuple(images.shape[2:])}")
         size = images.shape[2:]
         features = self.encode(images)
         logits = self.semantic_head(features)  # (B, C, h, w)

@@ -1,11 +1,11 @@
-"""The training loop of a lane model: one file, readable top to bottom.
+"""The training loop of a lane model.
 
 One optimiser step, in this order (each line matters, notebook 5 breaks them one by one):
 
     forward under autocast → scale → backward → unscale → clip → step → update the scale → zero the gradients
 
-The loop knows a ``LaneModel``, a ``Criterion``, a ``RunState`` and recorders, and asks of none what is inside.
-Embeddings are read at labelled pixels only: the (B, D, H, W) tensor never exists during training.
+The loop calls ``LaneModel``, ``Criterion``, ``RunState`` and recorders through their interfaces only. Embeddings are
+read at labelled pixels only: the (B, D, H, W) tensor never exists during training.
 """
 
 import copy
@@ -86,11 +86,10 @@ class LaneSegmentationTrainer:
         epochs: int | None = None,
         state: RunState | None = None,
     ) -> list[dict]:
-        """Trains to the end of the plan, ``config.epochs``, or until the run has gone stale.
+        """Trains for ``config.epochs`` epochs, or until ``config.patience`` have brought no better validation loss.
 
-        A run is stale when the validation loss has not improved for ``config.patience`` epochs. At the end of the run
-        the model holds the weights of the best epoch. A run that pauses earlier keeps its latest weights: another call
-        goes on from there, and the sum of both equals one call.
+        Then the model holds the weights of the best epoch. A run that pauses earlier keeps its latest weights: another
+        call goes on from there, and the sum of both equals one call.
 
         Args:
             train_loader: from ``dataset.build_loader(..., shuffle=True)``.
@@ -116,18 +115,18 @@ class LaneSegmentationTrainer:
                 self.train_epoch(train_loader)
                 self.validate(val_loader)
                 self._finish_epoch(time.perf_counter() - started)
+            if self._finished() and self.state.best_model is not None:
+                self.model.load_state_dict(self.state.best_model)
         finally:
             for recorder in self.recorders:
                 recorder.on_end(self)
-        if self._finished() and self.state.best_model is not None:
-            self.model.load_state_dict(self.state.best_model)
         return self.history
 
     def train_epoch(self, loader: DataLoader) -> float:
         """One pass over the training set.
 
         Returns:
-            Mean total loss per image; its parts are in ``train_metrics``.
+            Mean of the batches' losses, weighted by their images; the parts are in ``train_metrics``.
 
         Raises:
             FloatingPointError: a loss, or without loss scaling the gradient of a step, is NaN or infinite; names the
@@ -160,11 +159,13 @@ class LaneSegmentationTrainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         # All checks at once: reading a number makes the processor wait for the GPU, here once a step.
         *losses, norm_found = torch.stack([*losses, norm]).tolist()
+        scale_before = self.scaler.get_scale()
+        if not np.isfinite(losses).all():
+            self.scaler.update()  # forgets the gradients of this step, so that another one may follow
         for batch, loss in zip(batches, losses, strict=True):
             _stop_if_not_finite("loss", loss, [batch])
         if not self.scaler.is_enabled():  # a scaler meets infinite gradients now and then, and skips the step itself
             _stop_if_not_finite("gradient norm", norm_found, batches)
-        scale_before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -174,15 +175,16 @@ class LaneSegmentationTrainer:
         self.state.step += 1
         if self.scheduler is not None:
             self.scheduler.step()
+        loss = float(np.average(losses, weights=[len(batch["image"]) for batch in batches]))
         for recorder in self.recorders:
-            recorder.on_step(self, {"loss": float(np.mean(losses)), "grad_norm": norm_found})
+            recorder.on_step(self, {"loss": loss, "grad_norm": norm_found})
 
     @torch.no_grad()
     def validate(self, loader: DataLoader) -> float:
         """One pass over the validation set, in evaluation mode.
 
         Returns:
-            Mean total loss per image; its parts and the mIoU are in ``val_metrics``.
+            Mean of the batches' losses, weighted by their images; the parts are in ``val_metrics``, with the mIoU.
 
         Raises:
             FloatingPointError: the loss is NaN or infinite, so no epoch could be called the best; names the files of

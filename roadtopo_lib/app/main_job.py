@@ -21,7 +21,7 @@ from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import infer_to_files
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.scenes import write_dataset
-from roadtopo_lib.training.recorders import PrintEpochs
+from roadtopo_lib.training.recorders import PrintEpochs, save_model
 from roadtopo_lib.viz import contact_sheet, overlay, training_curve
 
 try:
@@ -96,7 +96,7 @@ def run(out: Path, scale: float = 1.0) -> dict:
     config = config.replace(epochs=max(1, round(scale * config.epochs)))
     trainer = train_lane_model(config, data["day"], out / "run", overwrite=True, recorders=[PrintEpochs()])
     training_curve(trainer.history).savefig(out / "training_curve.png", dpi=120)
-    trainer.model.save(out / "model.safetensors", training=config.to_dict())
+    save_model(trainer.model, out / "model.safetensors", config, min(trainer.history, key=lambda row: row["val_loss"]))
     seconds["train"] = time.perf_counter() - started
 
     step("3/4  Scoring it on scenes of unseen seeds")

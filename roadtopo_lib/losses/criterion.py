@@ -1,9 +1,10 @@
-"""What a run minimises: one call that turns a model's outputs and a batch into a loss, for both heads.
+"""The training loss of both heads in one call.
 
-Several batches may share one optimiser step (gradient accumulation). A mean over all their pixels is not the mean of
+Several batches may share one optimiser step (gradient accumulation). The mean over all their pixels is not the mean of
 their means: a batch with twice the labelled pixels counts twice. So a criterion counts what its means divide by, and
-takes each batch's share of the step back. Cross-entropy and the discriminative loss then have the gradient of the large
-batch. Dice, a ratio of sums, is averaged by the same shares, which approximates Dice of the large batch.
+receives each batch's share of the step as ``shares``. In a model without batch normalisation, cross-entropy and the
+discriminative loss then have the gradient of the large batch. Dice, a ratio of sums, is averaged by the same shares,
+which approximates Dice of the large batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from roadtopo_lib.losses.region import CombinedLoss
 
 
 class Criterion(Protocol):
-    """The contract that the trainer relies on; it never asks what is inside."""
+    """The contract that the trainer relies on."""
 
     def __call__(self, outputs: dict, batch: dict, shares: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Compares the outputs of a model with a batch.
@@ -48,8 +49,8 @@ class LaneCriterion:
         instance: (embeddings (B, D, h, w), instance mask (B, H, W)) → (scalar, named parts), a mean over images with
             instances.
         semantic_weight, instance_weight: weights of both in the sum, >= 0.
-        ignore_index: semantic id of unlabelled pixels.
-        class_weights: (C,) by which ``semantic`` averages over pixels, or ``None`` for equal ones.
+        ignore_index: semantic id of unlabelled pixels, as in ``semantic``.
+        class_weights: (C,) by which ``semantic`` averages over pixels, as in ``semantic``; ``None`` for equal ones.
     """
 
     def __init__(

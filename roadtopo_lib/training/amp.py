@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from roadtopo_lib.config import AMP_MODES
+
 
 class AmpChoice(NamedTuple):
     """What the trainer hands to ``torch.autocast`` and ``torch.amp.GradScaler``."""
@@ -52,7 +54,7 @@ def choose_amp(device: torch.device | str, mode: str = "auto") -> AmpChoice:
         return _choose_by_device(torch.device(device))
     choices = {"off": OFF, "fp16": FP16, "bf16": BF16}
     if mode not in choices:
-        raise ValueError(f"amp must be one of ('auto', 'off', 'fp16', 'bf16'), got {mode!r}")
+        raise ValueError(f"amp must be one of {AMP_MODES}, got {mode!r}")
     return choices[mode]
 
 

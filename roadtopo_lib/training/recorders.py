@@ -1,6 +1,6 @@
 """What a run leaves behind while it goes on: files, printed lines, or anything that a reader plots.
 
-A recorder is told of every optimiser step and every epoch. Which weights are kept is a recorder's decision as well.
+A recorder is told of every optimiser step and every epoch. Recorders decide which weights are written to files.
 """
 
 import csv
@@ -16,13 +16,13 @@ class Recorder:
     """Does nothing; override what you need. ``trainer`` is the ``LaneSegmentationTrainer`` that calls."""
 
     def on_step(self, trainer, values: dict[str, float]) -> None:
-        """After an optimiser step; ``values``: ``loss`` (mean over its images) and ``grad_norm`` before clipping."""
+        """After an optimiser step; ``values``: ``loss``, the mean per image, and ``grad_norm`` before clipping."""
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
         """After an epoch and its validation; ``row`` is the newest of ``trainer.history``."""
 
     def on_end(self, trainer) -> None:
-        """When ``fit`` returns or is interrupted."""
+        """When ``fit`` returns, the best weights loaded if the run is over, or when it is interrupted."""
 
 
 class HistoryFile(Recorder):

@@ -25,7 +25,8 @@ class RunState:
         stale_epochs: epochs since then.
         history: one dict an epoch.
         best_model: ``state_dict`` of the best epoch, ``None`` before the first.
-        model, optimizer, scaler: their ``state_dict`` after the last epoch, ``None`` before the first.
+        model, optimizer, scaler: their ``state_dict`` after the last epoch, as the trainer's ``snapshot`` fills them
+            in; ``None`` in the trainer's own state.
     """
 
     epoch: int = 0

@@ -161,12 +161,14 @@ def test_a_sample_comes_back_as_it_was_written(tmp_path):
     assert np.abs(read[0].astype(int) - image).mean() < 4, "JPEG"
 
 
-def test_the_class_table_of_the_readme_is_one_that_the_config_reads(tmp_path):
+def test_the_class_table_of_the_readme_becomes_a_config(tmp_path, monkeypatch):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "own.yaml").write_text(re.search(r"```yaml\n(.*?)```", readme, re.S)[1], encoding="utf-8")
+    (snippet,) = (s for s in re.findall(r"```python\n(.*?)```", readme, re.S) if "own.yaml" in s)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
     config = LaneSegmentationConfig.from_yaml(tmp_path / "own.yaml")
     assert config.class_table.names == ("background", "line")
-    assert (config.num_classes, config.class_table.lane_ids) == (2, (1,))
+    assert (config.backbone, config.num_classes, config.class_table.lane_ids) == ("tiny", 2, (1,))
 
 
 def test_a_run_reads_its_labels_by_the_class_table_of_its_config(data, tmp_path):

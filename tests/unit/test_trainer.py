@@ -448,6 +448,47 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(data):
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
+def test_a_run_goes_on_after_a_loss_that_was_not_finite_with_loss_scaling_too(data):
+    dataset = LaneInstanceDataset(data, "train")
+    good = torch.utils.data.default_collate([dataset[0], dataset[1]])
+    bad = {**good, "image": good["image"] * math.nan}
+    model = PixelModel()
+    trainer = trainer_of(model, CONFIG, torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with pytest.raises(FloatingPointError, match="loss is nan"):
+        trainer.train_step([bad], Meter())
+    trainer.train_step([good], Meter())
+    assert trainer.state.step == 1
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_step_is_recorded_with_the_mean_loss_of_its_images(data):
+    dataset = LaneInstanceDataset(data, "train")
+    batches = [torch.utils.data.default_collate([dataset[i] for i in group]) for group in ((0, 1, 2), (3,))]
+    model, seen = PixelModel(), Seen()
+    criterion = LaneCriterion.from_config(CONFIG)
+    losses = [criterion(model(b["image"], upsample=False), b)[0].item() for b in batches]
+    trainer_of(model, CONFIG, torch.optim.SGD(model.parameters(), lr=0.0), recorders=[seen]).train_step(
+        batches, Meter()
+    )
+    assert seen.steps[0][1] == pytest.approx((3 * losses[0] + losses[1]) / 4, rel=1e-6)
+
+
+class WeightsAtTheEnd(Recorder):
+    """Notes the weights that the model holds when it is told of the end."""
+
+    def on_end(self, trainer):
+        self.weights = copy.deepcopy(trainer.model.state_dict())
+
+
+def test_a_recorder_finds_the_best_weights_at_the_end(data):
+    recorder = WeightsAtTheEnd()
+    trainer = trainer_of(tiny_model(), CONFIG.replace(epochs=3, lr=0.5), recorders=[recorder])
+    trainer.fit(*loaders(data, trainer.config))
+    best = trainer.state.best_model
+    assert all(torch.equal(recorder.weights[name], best[name]) for name in best)
+
+
 def test_encoder_and_heads_learn_at_their_own_rates():
     config = CONFIG.replace(lr=1e-3, encoder_lr_scale=0.1)
     groups = {group["name"]: group for group in build_optimizer(tiny_model(), config).param_groups}
