@@ -91,9 +91,7 @@ class LaneSegmentationConfig:
     instance_weight: Weight = 0.5  # of the discriminative loss
     ce_weight: Weight = 0.6  # of cross-entropy within the semantic loss
     dice_weight: Weight = 0.4  # of Dice within the semantic loss
-    class_weights: Literal[None, *CLASS_WEIGHT_METHODS] = (
-        None  # for cross-entropy and Dice, see ``losses.class_weights``
-    )
+    class_weights: Literal[None, *CLASS_WEIGHT_METHODS] = None  # see ``losses.class_weights``
     ignore_index: int = IGNORE_INDEX  # semantic id that takes part in no loss
     delta_var: Positive = 0.5  # pull margin, in units of the embedding space
     delta_dist: Positive = 1.5  # push margin, more than delta_var: means want to be 2 * delta_dist apart

@@ -1,9 +1,9 @@
 """Class tables: the only place where a class id is written as a number.
 
 A table gives each class its id, name and colour, and says which classes are separated into instances. Other modules ask
-a table for roles (``lane_ids``, ``crosswalk_ids``) and never for a number. ``CLASSES`` is the default: the six classes of the Road
-Topology guide, in colours of the Okabe-Ito palette, which readers with any common colour vision deficiency can tell
-apart. A user's own table comes from the setting ``classes`` of a config.
+a table for roles (``lane_ids``, ``crosswalk_ids``) and never for a number. ``CLASSES`` is the default: the six classes
+of the Road Topology guide, in colours of the Okabe-Ito palette, which readers with any common colour vision deficiency
+can tell apart. A user's own table comes from the setting ``classes`` of a config.
 
 Two roles are separated into instances:
 
