@@ -237,7 +237,7 @@ def _find_modes(sample: np.ndarray, radius: float) -> np.ndarray:
     has_denser = ((d2 <= reach) & (rank < rank[:, None])).any(axis=1)
     peaks = np.flatnonzero(~has_denser)
     peaks = peaks[np.argsort(rank[peaks])]
-    core = d2[peaks] <= np.minimum(kth[peaks], reach)[:, None]  # (K, M) a peak's nearest neighbours
+    core = d2[peaks] <= np.minimum(kth[peaks], radius**2)[:, None]  # (K, M) a peak's nearest neighbours
     modes = _thin(_means(core, sample), radius)
 
     # Sharpen: the mean of all sampled points within the radius that have no nearer mode.
