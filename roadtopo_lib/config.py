@@ -41,8 +41,8 @@ Share = Annotated[Number, Field(ge=0, le=1, description="a number between 0 and 
 TopShare = Annotated[Number, Field(ge=0, le=0.9, description="a number between 0 and 0.9")]
 AreaShare = Annotated[Number, Field(gt=0, le=1, description="a number more than 0 and at most 1")]
 Decay = Annotated[Number, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Whole = Annotated[int, Field(ge=0, lt=2**31)]
 ClassCount = Annotated[int | None, Field(ge=2, le=IGNORE_INDEX, description=f"a whole number from 2 to {IGNORE_INDEX}")]
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False, description="two numbers, each at least 0 and below 1")]
 Side = Annotated[int, Field(gt=0, multiple_of=STRIDE)]
@@ -51,6 +51,7 @@ Size = Annotated[
     Field(strict=False, description=f"two multiples of {STRIDE}, the stride of the encoder's last stage"),
 ]
 Source = Annotated[bool | str, Field(description="true, false, a hub id or a folder")]
+Amp = Annotated[Literal[AMP_MODES], BeforeValidator(lambda value: "off" if value is False else value)]  # YAML's off
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="an identifier")]
 Table = Annotated[
     InstanceOf[ClassTable] | None,
@@ -73,7 +74,7 @@ class LaneSegmentationConfig:
 
     Reference:
         B. De Brabandere et al., "Semantic Instance Segmentation with a Discriminative Loss Function", 2017
-        (margins, alpha, beta, gamma); E. Xie et al., "SegFormer", NeurIPS 2021 (learning rate, weight decay).
+        (margins, alpha, beta, gamma); E. Xie et al., "SegFormer", NeurIPS 2021 (weight decay, heads × 10).
     """
 
     # The model
@@ -112,7 +113,7 @@ class LaneSegmentationConfig:
     accumulation_steps: Count = 1  # batches per optimiser step
     max_grad_norm: Positive = 1.0  # gradients are scaled down to this total norm
     patience: Count = 10  # epochs without a better validation loss before training stops early
-    amp: Literal[AMP_MODES] = "auto"  # mixed precision; auto chooses by device
+    amp: Amp = "auto"  # mixed precision; auto chooses by device
 
     # The data
     image_size: Size = (512, 1024)  # (height, width) in pixels fed to the network
@@ -153,7 +154,7 @@ class LaneSegmentationConfig:
 
     @classmethod
     def preset(cls, name: str) -> "LaneSegmentationConfig":
-        """Settings that work for one model size: ``"tiny"`` or ``"b0"`` .. ``"b5"``, else ValueError."""
+        """Settings for a model size: ``"tiny"`` as measured here, ``"b0"`` .. ``"b5"`` the guide's; else ValueError."""
         if name not in BACKBONES:
             raise ValueError(f"preset is {name!r}, expected one of {BACKBONES}")
         if name != "tiny":

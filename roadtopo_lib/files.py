@@ -149,6 +149,9 @@ def load_weights(path: str | Path) -> WeightsFile:
         raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
     try:
         values = json.loads(header)
-        return WeightsFile(values["kind"], tensors, values["config"], values["info"])
-    except (KeyError, TypeError, json.JSONDecodeError):
+        kind, config, info = (values[name] for name in ("kind", "config", "info"))
+        if not (isinstance(kind, str) and isinstance(config, dict) and isinstance(info, dict)):
+            raise TypeError
+        return WeightsFile(kind, tensors, config, info)
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError):
         raise ValueError(f"{path}: the model's settings in the file header are missing or damaged") from None

@@ -75,6 +75,7 @@ class ClassTable(Sequence):
             is_rgb = is_rgb and all(_is_whole(value) and 0 <= value <= 255 for value in c.color)
             _require(is_rgb, c, "color", "three whole numbers from 0 to 255")
             _require(c.instances is None or c.instances in ROLES, c, "instances", f"none or one of {ROLES}")
+            _require(place > 0 or c.instances is None, c, "instances", "none: id 0 is the background")
             taken.add(c.name)
 
     def __len__(self) -> int:

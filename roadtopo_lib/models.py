@@ -100,10 +100,9 @@ class StoredModel(nn.Module):
         try:
             model = cls.from_settings(file.config)
             model.load_state_dict(file.tensors)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{path}: weights do not fit the settings in the file: {str(error).splitlines()[0]}"
-            ) from None
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+            found = " ".join(str(error).split())[:300]
+            raise ValueError(f"{path}: weights do not fit the settings in the file: {found}") from None
         return model.eval()
 
 
@@ -142,6 +141,12 @@ def load_with_info(path: str | Path) -> tuple[LaneModel, dict]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return model_class.from_file(file, path), file.info
+
+
+def check_classes(model: LaneModel, config: LaneSegmentationConfig) -> None:
+    """Refuses a model with another number of classes than its config says."""
+    if model.num_classes != config.num_classes:
+        raise ValueError(f"the model has num_classes {model.num_classes}, the config says {config.num_classes}")
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

@@ -12,7 +12,7 @@ from roadtopo_lib.config import STRIDE, LaneSegmentationConfig
 from roadtopo_lib.data.images import list_images, read_image
 from roadtopo_lib.dataset import image_to_tensor, rows_cut
 from roadtopo_lib.labels import BACKGROUND
-from roadtopo_lib.models import LaneModel, choose_device, load_with_info, upsample_to
+from roadtopo_lib.models import LaneModel, check_classes, choose_device, load_with_info, upsample_to
 from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
 
 SECOND_VIEW_SCALE = 1.35
@@ -50,6 +50,7 @@ class LaneSegmenter:
         device: str | torch.device | None = None,
         tta: bool = True,
     ) -> None:
+        check_classes(model, config)
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.config = config
@@ -78,7 +79,7 @@ class LaneSegmenter:
                 number of classes than they say.
         """
         model, info = load_with_info(path)
-        if "training" not in info:
+        if not isinstance(info.get("training"), dict):
             raise ValueError(
                 f"{path}: holds no settings of its training (image size, margins), expected a file of a run; with "
                 "settings of your own: LaneSegmenter(models.load(path), config)"
@@ -87,11 +88,10 @@ class LaneSegmenter:
             config = LaneSegmentationConfig.from_dict(info["training"])
         except ValueError as error:
             raise ValueError(f"{path}: settings of the training: {error}") from None
-        if model.num_classes != config.num_classes:
-            raise ValueError(
-                f"{path}: the checkpoint has num_classes {model.num_classes}, the config says {config.num_classes}"
-            )
-        return cls(model, config, device)
+        try:
+            return cls(model, config, device)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def __call__(self, image: np.ndarray | str | Path) -> LaneResult | list[LaneResult]:
         """Separates the lanes and crosswalks of one image, or of every image in a folder.
@@ -153,7 +153,8 @@ class LaneSegmenter:
     def run_network(self, view: View) -> dict[str, Tensor]:
         """``logits`` (1, C, h, w) and ``embeddings`` (1, D, h, w) in float32, no longer mirrored."""
         outputs = self.model(view.pixels, upsample=False)
-        return {name: (x.flip(3) if view.mirrored else x).float() for name, x in outputs.items()}
+        named = {name: outputs[name].float() for name in ("logits", "embeddings")}
+        return {name: x.flip(3) for name, x in named.items()} if view.mirrored else named
 
     def merge_views(self, outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Logits of the mean class probabilities, at the size of the last view; embeddings of the first."""
@@ -173,6 +174,8 @@ class LaneSegmenter:
         height, width = size[0] - first_row, size[1]
         # Interpolated as logits, like in training: a thin line between two cells would lose to both sides otherwise.
         logits = upsample_to(outputs["logits"], (height, width))[0]  # (C, H − first_row, W)
+        if not logits.isfinite().all():
+            raise ValueError("the network's logits are not finite: its weights or its input are damaged")
         semantic = np.full(size, BACKGROUND, dtype=np.int64)
         semantic[first_row:] = logits.max(dim=0).indices.cpu().numpy()  # argmax takes seven times as long on a CPU
         confidence = np.zeros(size, dtype=np.float32)

@@ -24,7 +24,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.sampling import group_batches, set_epoch
 from roadtopo_lib.losses import Criterion, LaneCriterion, shares_of_step
 from roadtopo_lib.metrics import ConfusionMatrix
-from roadtopo_lib.models import LaneModel, choose_device, upsample_to
+from roadtopo_lib.models import LaneModel, check_classes, choose_device, upsample_to
 from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.meter import Meter
 from roadtopo_lib.training.optimizer import build_optimizer, build_scheduler
@@ -47,7 +47,6 @@ class LaneSegmentationTrainer:
     Attributes:
         state: epochs and steps done, the history, the best loss and weights.
         train_metrics, val_metrics: the latest epoch's means.
-        scheduler: the learning-rate schedule; ``None`` until ``fit`` makes it.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class LaneSegmentationTrainer:
     ) -> None:
         self.config = config or LaneSegmentationConfig()
         self.device = choose_device(device)
+        check_classes(model, self.config)
         self.model = model.to(self.device)
         self.criterion = criterion or LaneCriterion.from_config(self.config)
         self.optimizer = optimizer or build_optimizer(model, self.config)
@@ -69,7 +69,7 @@ class LaneSegmentationTrainer:
         self.progress = progress
         self.amp = choose_amp(self.device, self.config.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp.use_scaler)
-        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None  # ``fit`` makes it
         self.state = RunState()
         self.train_metrics: dict[str, float] = {}
         self.val_metrics: dict[str, float] = {}
@@ -88,32 +88,34 @@ class LaneSegmentationTrainer:
     ) -> list[dict]:
         """Trains for ``config.epochs`` epochs, or until ``config.patience`` have brought no better validation loss.
 
-        Then the model holds the weights of the best epoch. A run that pauses earlier keeps its latest weights: another
-        call goes on from there, and the sum of both equals one call.
+        Then the model holds the best epoch's weights. A run that pauses earlier keeps its latest: another call goes on
+        from there, and the sum of both equals one call.
 
         Args:
-            train_loader: from ``dataset.build_loader(..., shuffle=True)``.
-            val_loader: from ``dataset.build_loader(..., shuffle=False)``.
+            train_loader, val_loader: from ``dataset.build_loader``, with and without ``shuffle``.
             epochs: how many epochs to train now, at most; default all that are left.
             state: where to go on, from ``snapshot`` or ``RunState.load``; default this trainer's own.
 
-        Returns:
-            ``history``.
+        Returns ``history``.
 
         Raises:
             FloatingPointError: see ``train_epoch`` and ``validate``; what earlier epochs have recorded stays.
+            ValueError: ``state`` belongs to a run with other settings.
         """
         if state is not None:
             self._restore(state)
-        steps_per_epoch = math.ceil(len(train_loader) / self.config.accumulation_steps)
-        total_steps = steps_per_epoch * self.config.epochs
+        total_steps = self.config.epochs * math.ceil(len(train_loader) / self.config.accumulation_steps)
         self.scheduler = build_scheduler(self.optimizer, total_steps, self.config.warmup_fraction, self.state.step)
         pause = math.inf if epochs is None else self.state.epoch + epochs
         try:
             while not self._finished() and self.state.epoch < pause:
-                started = time.perf_counter()
-                self.train_epoch(train_loader)
-                self.validate(val_loader)
+                started, before = time.perf_counter(), (self.state.epoch, self.state.step)
+                try:
+                    self.train_epoch(train_loader)
+                    self.validate(val_loader)
+                except BaseException:  # an interrupt, too: an epoch that was not judged does not count
+                    self.state.epoch, self.state.step = before
+                    raise
                 self._finish_epoch(time.perf_counter() - started)
             if self._finished() and self.state.best_model is not None:
                 self.model.load_state_dict(self.state.best_model)
@@ -125,12 +127,11 @@ class LaneSegmentationTrainer:
     def train_epoch(self, loader: DataLoader) -> float:
         """One pass over the training set.
 
-        Returns:
-            Mean of the batches' losses, weighted by their images; the parts are in ``train_metrics``.
+        Returns the mean of the batches' losses, weighted by their images; the parts are in ``train_metrics``.
 
         Raises:
-            FloatingPointError: a loss, or without loss scaling the gradient of a step, is NaN or infinite; names the
-                files of the batch. The step is not taken.
+            FloatingPointError: a loss, or without loss scaling a step's gradient, is NaN or infinite; names the files
+                of the batch. The step is not taken.
         """
         self.model.train()
         set_epoch(loader, self.state.epoch)
@@ -183,12 +184,10 @@ class LaneSegmentationTrainer:
     def validate(self, loader: DataLoader) -> float:
         """One pass over the validation set, in evaluation mode.
 
-        Returns:
-            Mean of the batches' losses, weighted by their images; the parts are in ``val_metrics``, with the mIoU.
+        Returns the mean of the batches' losses, weighted by images; the parts and the mIoU are in ``val_metrics``.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite, so no epoch could be called the best; names the files of
-                the batch.
+            FloatingPointError: the loss is NaN or infinite; names the files of the batch.
         """
         self.model.eval()
         meter = Meter()
@@ -203,17 +202,18 @@ class LaneSegmentationTrainer:
         return self.val_metrics["loss"]
 
     def snapshot(self) -> RunState:
-        """The run as it stands, in copies: ``fit`` goes on from it, in this trainer or a new one."""
-        parts = (self.state.history, self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict())
-        history, model, optimizer, scaler = copy.deepcopy(parts)
-        return dataclasses.replace(self.state, history=history, model=model, optimizer=optimizer, scaler=scaler)
+        """The run between two epochs, in copies: ``fit`` goes on from it, in this trainer or a new one."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
+        return copy.deepcopy(dataclasses.replace(self.state, config=self.config.to_dict(), **parts))
 
     def _restore(self, state: RunState) -> None:
-        self.state = dataclasses.replace(state, history=list(state.history), model=None, optimizer=None, scaler=None)
+        state.check_settings(self.config)
+        state = copy.deepcopy(state)  # torch would go on in the caller's tensors
         if state.model is not None:
             self.model.load_state_dict(state.model)
             self.optimizer.load_state_dict(state.optimizer)
             self.scaler.load_state_dict(state.scaler)
+        self.state = dataclasses.replace(state, model=None, optimizer=None, scaler=None)
 
     def _forward(self, batch: dict, shares: torch.Tensor | None = None) -> tuple:
         """One batch through model and criterion: what to call ``backward`` on, scalars to record, the outputs."""
@@ -227,9 +227,9 @@ class LaneSegmentationTrainer:
         return self.state.epoch >= self.config.epochs or self.state.stale_epochs >= self.config.patience
 
     def _finish_epoch(self, seconds: float) -> None:
+        parts = {"train": self.train_metrics, "val": self.val_metrics}
         row = {"epoch": self.state.epoch}
-        row |= {f"train_{name}": value for name, value in self.train_metrics.items()}
-        row |= {f"val_{name}": value for name, value in self.val_metrics.items()}
+        row |= {f"{part}_{name}": value for part, metrics in parts.items() for name, value in metrics.items()}
         row |= {f"lr_{group.get('name', i)}": group["lr"] for i, group in enumerate(self.optimizer.param_groups)}
         row["seconds"] = seconds
         self.history.append(row)

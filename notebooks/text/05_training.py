@@ -84,6 +84,8 @@ config = LaneSegmentationConfig.preset("tiny").replace(lr=2e-3, repeat_threshold
 train_set = LaneInstanceDataset(samples(), "train", build_transform(config, train=True))
 four_scenes = [train_set[i] for i in range(4)]
 batch = next(iter(DataLoader(four_scenes, batch_size=4)))
+torch.manual_seed(0)
+start_model = SegFormerModel("tiny", pretrained=False)
 for name in ("image", "semantic_mask", "instance_mask"):
     print(f"{name:14s} {tuple(batch[name].shape)} {batch[name].dtype}")
 
@@ -93,8 +95,6 @@ for name in ("image", "semantic_mask", "instance_mask"):
 # pixels that belong to an instance (notebook 4).
 
 # %%
-torch.manual_seed(0)
-start_model = SegFormerModel("tiny", pretrained=False)
 model = copy.deepcopy(start_model).train()
 outputs = model(batch["image"], upsample=False)
 logits = upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:])
@@ -402,19 +402,14 @@ plt.show()
 # The guide promises 10–20 % more speed on a GPU. A CPU cannot test that. The cell below times a forward and backward
 # pass on your machine, in float32 and under autocast, five times in turn, and takes the fastest of each.
 
-
 # %% tags=["nbval-ignore-output"]
-def one_pass(amp):
+fastest = {}
+for amp in (False, True) * 5:
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-        value = model(batch["image"][:1], upsample=False)["logits"].float().mean()
-    value.backward()
-    return time.perf_counter() - started
-
-
-rounds = [(one_pass(amp=False), one_pass(amp=True)) for _ in range(5)]
-fastest = {"float32": min(r[0] for r in rounds), "bfloat16": min(r[1] for r in rounds)}
-print(f"bfloat16 takes {fastest['bfloat16'] / fastest['float32']:.1f} × the time of float32 here")
+        model(batch["image"][:1], upsample=False)["logits"].float().mean().backward()
+    fastest[amp] = min(fastest.get(amp, math.inf), time.perf_counter() - started)
+print(f"bfloat16 takes {fastest[True] / fastest[False]:.1f} × the time of float32 here")
 assert str(choose_amp("cpu")) == "off (float32)"  # so the library leaves it off on a CPU
 
 # %% [markdown]
@@ -679,7 +674,7 @@ print("divided by 3:", divided, " by share:", shared)
 
 # %% [markdown]
 # Each batch's factor must be its share of *what the loss averages over*. For the semantic loss these are labelled
-# pixels (all that are not 255), for the discriminative loss images with instances. The trainer counts both.
+# pixels (all that are not 255), for the discriminative loss images with instances. The library's criterion counts both.
 
 # %% [markdown]
 # A second detail is the end of the epoch, where fewer batches are left than share a step. The trainer steps there, too.
@@ -990,7 +985,8 @@ for name, frequencies in [("class prior", class_prior), ("mean picture", mean_pi
 # %% tags=["nbval-ignore-output"]
 my_guess = None
 torch.manual_seed(0)
-fast = LaneSegmentationTrainer(SegFormerModel("tiny", pretrained=False), small.replace(lr=0.2), progress=False)
+settings = small.replace(lr=0.2)
+fast = LaneSegmentationTrainer(SegFormerModel("tiny", pretrained=False), settings, device=device, progress=False)
 fast.fit(*(build_loader(s, small, shuffle=s is small_train) for s in (small_train, small_val)))
 checked, seen = {}, {}
 for name, network in [("0.002", sound_model), ("0.2", fast.model)]:
@@ -998,23 +994,20 @@ for name, network in [("0.002", sound_model), ("0.2", fast.model)]:
     seen[name] = outputs["semantic"].cpu()
     loss = float(nn.functional.cross_entropy(outputs["logits"].cpu(), val_masks))
     checked[name] = loss, float((seen[name] == seen[name][0]).all(dim=0).float().mean())
-    print(
-        f"lr {name}: cross-entropy {checked[name][0]:.2f}, {100 * checked[name][1]:.0f} % of the pixels the same in all"
-    )
 reveal_choice(my_guess, "class prior" if checked["0.2"][0] >= blind_loss["class prior"] else "predictions")
+for name, (loss, same) in checked.items():
+    print(f"lr {name}: cross-entropy {loss:.2f}, {100 * same:.0f} % of the pixels the same in all")
 assert max(loss for loss, _ in checked.values()) < 0.95 * blind_loss["class prior"]
 assert abs(checked["0.2"][0] - blind_loss["mean picture"]) < 0.15
 assert checked["0.2"][1] > 0.95 and checked["0.002"][1] < 0.85
-
-# %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(2, 3, figsize=(10, 2.8))
 for row, k in zip(axes, (0, 1)):
-    pictures = [val_images[k].permute(1, 2, 0), color_semantic(seen["0.002"][k]), color_semantic(seen["0.2"][k])]
-    for ax, picture in zip(row, pictures):
+    pictures = [val_images[k].permute(1, 2, 0), *(color_semantic(answers[k]) for answers in seen.values())]
+    for ax, picture, title in zip(
+        row, pictures, ["two images", "lr 0.002: two answers", "lr 0.2: one answer for both"]
+    ):
         ax.imshow(picture)
-        ax.set_axis_off()
-for ax, title in zip(axes[0], ["two images", "lr 0.002: two answers", "lr 0.2: one answer for both"]):
-    ax.set_title(title)
+        ax.set(title=title if k == 0 else "", xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
@@ -1118,7 +1111,7 @@ print(f"stopped after epoch {scripted.state.epoch}, weights of epoch {weights_of
 # * **Gained** is what the loss on negatives tells: did it fall?
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 class Negative(LaneInstanceDataset):
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -1143,7 +1136,6 @@ def semantic_loss(trainer, dataset):
     return trainer.val_metrics["semantic"]
 
 
-# %% tags=["nbval-ignore-output"]
 def checkpoint():
     return SegFormerModel.load(samples() / "tiny.safetensors")
 

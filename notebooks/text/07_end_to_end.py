@@ -336,8 +336,7 @@ threshold = 20 / math.cos(math.radians(45))
 right = np.abs(guessed - slanted) < threshold
 tusimple = TuSimpleScore()
 tusimple.update([guessed], [slanted], rows)
-print(f"threshold {threshold:.1f} px, {right.sum()} of {len(right)} points right")
-print(f"accuracy {tusimple.accuracy():.1f}, FP {tusimple.fp():.0f}, FN {tusimple.fn():.0f}")
+print(f"{right.sum()} of 10 points within {threshold:.1f} px, accuracy {tusimple.accuracy():.1f}")
 
 # %% [markdown]
 # Note for readers of papers: an accuracy of 0.8, while the only lane counts as missed (`fn` 1). Ask which of the two a

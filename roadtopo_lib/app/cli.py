@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from roadtopo_lib import __version__
+from roadtopo_lib.console import say
 from roadtopo_lib.data import SPLITS
 
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -137,7 +138,7 @@ def _train(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         recorders=[PrintEpochs()],
     )
-    print(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
+    say(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -153,22 +154,25 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         check_writable(arguments.output)
     scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True)
-    print_scores(scores)
     if arguments.output is not None:
         write_json(arguments.output, scores)
-        print(f"scores: {arguments.output}")
+    print_scores(scores)
+    if arguments.output is not None:
+        say(f"scores: {arguments.output}")
 
 
 def print_scores(scores: dict) -> None:
     """The scores as a small table."""
     miou, accuracy = (_decimals(scores[name]) for name in ("miou", "pixel_accuracy"))
-    print(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
+    say(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
     for name, iou in scores["class_iou"].items():
-        print(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
+        say(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
+    bands = ", ".join(str(band) for band in scores["boundary_band_px"])
+    say(f"  {'':14s} boundary: {scores['boundary_ratio']} of the diagonal, {bands} px")
     rows = {"model": scores, **scores.get("baselines", {})}
-    print(f"  {'':14s} lane F1   precision   recall   instance F1")
+    say(f"  {'':14s} lane F1   precision   recall   instance F1")
     for name, row in rows.items():
-        print(
+        say(
             f"  {name:14s} {row['lane_f1']:7.3f} {row['lane_precision']:11.3f} {row['lane_recall']:8.3f}"
             f" {row['instance_f1']:13.3f}"
         )
@@ -185,7 +189,7 @@ def _infer(arguments: argparse.Namespace) -> None:
 
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
     for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize):
-        print(f"{path}  {lanes} lanes", flush=True)
+        say(f"{path}  {lanes} lanes")
 
 
 def _synth(arguments: argparse.Namespace) -> None:
@@ -203,7 +207,7 @@ def _synth(arguments: argparse.Namespace) -> None:
         amodal=arguments.amodal,
         workers=arguments.workers,
     )
-    print(f"{sum(counts.values())} scenes in {arguments.out}")
+    say(f"{sum(counts.values())} scenes in {arguments.out}")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

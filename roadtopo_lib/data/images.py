@@ -148,7 +148,9 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> 
             "uint8, (H, W) uint8 or, as PNG, (H, W) uint16"
         )
     options = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
-    _, data = cv2.imencode(suffix, image[..., ::-1] if is_rgb else image, options)  # OpenCV writes blue first
+    done, data = cv2.imencode(suffix, image[..., ::-1] if is_rgb else image, options)  # OpenCV writes blue first
+    if not done:
+        raise ValueError(f"{path}: an image of {image.shape[0]}×{image.shape[1]} is too large for this format")
     write_atomic(path, data.tobytes())
 
 

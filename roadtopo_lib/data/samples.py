@@ -68,6 +68,8 @@ def write_sample(
             nothing is written then.
         OSError: as for ``files.write_atomic``.
     """
+    if Path(name).name != name:
+        raise ValueError(f"the sample's name is {name!r}, expected the name of a file without folders")
     files = sample_files(Path(folder), name)
     image_path, semantic_path, instance_path = files
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:

@@ -84,7 +84,7 @@ def connected_components(
     return collect_instances(semantic_mask, *groups, min_pixels, reference_row, road_model=False)
 
 
-def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> LaneResult:
+def classical_lanes(image: np.ndarray, reference_row: float = 0.9, lane_class_id: int = LANE_MARKING) -> LaneResult:
     """Lanes by classical image processing, without learning.
 
     Paint is a narrow strip brighter than the road on both sides. Hough segments on such pixels vote for a vanishing
@@ -94,9 +94,10 @@ def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> LaneResult
     Args:
         image: (H, W, 3) uint8 RGB.
         reference_row: fraction of the image height where lanes are ordered left to right.
+        lane_class_id: class of the drawn lanes in the semantic mask; the rest is background.
 
     Returns:
-        A ``LaneResult`` whose semantic mask marks the drawn lanes as lane marking and the rest as background.
+        A ``LaneResult``.
 
     Raises:
         ValueError: image is not (H, W, 3) uint8.
@@ -118,7 +119,7 @@ def classical_lanes(image: np.ndarray, reference_row: float = 0.9) -> LaneResult
         corners = np.round(curve / scale * 16).astype(np.int32)  # OpenCV's fixed point: 1/16 pixel
         cv2.polylines(instances, [corners], False, number, max(2, round(DRAWN_WIDTH * width)), shift=4)
     pixels = np.flatnonzero(instances)
-    semantic_mask = np.where(instances > 0, LANE_MARKING, BACKGROUND).astype(np.uint8)
+    semantic_mask = np.where(instances > 0, lane_class_id, BACKGROUND).astype(np.uint8)
     none = np.empty(0, dtype=np.int64)
     labels = instances.ravel()[pixels].astype(np.int64) - 1
     return collect_instances(

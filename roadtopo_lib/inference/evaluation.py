@@ -19,7 +19,7 @@ BASELINES: dict[str, Method] = {
     "components": lambda image, result, classes: connected_components(
         result["semantic_mask"], lane_class_ids=classes.lane_ids, crosswalk_class_ids=classes.crosswalk_ids
     ),
-    "opencv": lambda image, result, classes: classical_lanes(image),
+    "opencv": lambda image, result, classes: classical_lanes(image, lane_class_id=classes.lane_ids[0]),
 }
 """Without embeddings: connected components of the model's own semantic mask; without learning: classical OpenCV. Each
 lane of a baseline has the curve of its own pixels: fitting all together needs lanes that are whole."""

@@ -129,7 +129,7 @@ class MeanOverImages:
     def __call__(self, outputs: dict, batch: dict, shares: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Criterion``."""
         loss, parts = self.function(outputs, batch)
-        return loss if shares is None else loss * shares.item(), {"loss": loss.detach(), **parts}
+        return loss if shares is None else loss * shares.item(), {**parts, "loss": loss.detach()}
 
     def counts(self, batch: dict) -> Tensor:
         """(1,): the images."""

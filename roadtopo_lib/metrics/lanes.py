@@ -134,9 +134,6 @@ TUSIMPLE_MAX_EXTRA_LANES = 2
 TUSIMPLE_COUNTED_LANES = 4
 """Beyond four true lanes, the worst one is forgiven."""
 
-TUSIMPLE_ABSENT = -2
-"""The x of a row where the lane is not seen. Any negative x means the same."""
-
 _ABSENT_X = -100.0
 
 

@@ -54,10 +54,13 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, {**defaults, "matrices": False})
-        for group in self.param_groups:
-            for p in group["params"]:
-                if group["matrices"] and p.ndim < 2:
-                    raise ValueError(f"a group of matrices holds a parameter {tuple(p.shape)}, expected two axes")
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Adds a group, see the class."""
+        super().add_param_group(param_group)
+        for p in param_group["params"]:
+            if param_group["matrices"] and p.ndim < 2:
+                raise ValueError(f"a group of matrices holds a parameter {tuple(p.shape)}, expected two axes")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -182,6 +185,8 @@ def build_scheduler(
         I. Loshchilov, F. Hutter, "SGDR", ICLR 2017 (cosine).
     """
     warmup = round(warmup_fraction * total_steps)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])  # a schedule that begins at a later step asks for it
 
     def factor(step: int) -> float:
         if step < warmup:

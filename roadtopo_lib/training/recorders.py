@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.console import say
 from roadtopo_lib.files import write_atomic
 
 
@@ -37,15 +38,14 @@ class HistoryFile(Recorder):
 
 
 class ConfigFile(Recorder):
-    """The run's settings as YAML, written after the first epoch."""
+    """The run's settings as YAML, written after every epoch."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
-        """Writes the settings once."""
-        if row["epoch"] == 1:
-            trainer.config.to_yaml(self.path)
+        """Writes the settings."""
+        trainer.config.to_yaml(self.path)
 
 
 class LastModel(Recorder):
@@ -73,10 +73,9 @@ class PrintEpochs(Recorder):
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
         """Prints losses, mIoU and seconds."""
-        print(
+        say(
             f"epoch {row['epoch']:3d}/{trainer.config.epochs}  train loss {row['train_loss']:.4f}  "
-            f"val loss {row['val_loss']:.4f}  val mIoU {row['val_miou']:.3f}  {row['seconds']:.1f} s",
-            flush=True,
+            f"val loss {row['val_loss']:.4f}  val mIoU {row['val_miou']:.3f}  {row['seconds']:.1f} s"
         )
 
 
@@ -90,7 +89,8 @@ def history_csv(history: Iterable[dict]) -> str:
     """A history as CSV text, one row an epoch, numbers at six significant digits."""
     rows = list(history)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))  # a later row may have more than the first
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({name: f"{value:.6g}" for name, value in row.items()})

@@ -116,8 +116,8 @@ FAULTS = [
     Fault(
         "Boundary IoU's band is halved",
         "metrics/semantic.py",
-        "dilation_ratio: float = 0.02",
-        "dilation_ratio: float = 0.01",
+        "BOUNDARY_RATIO = 0.02",
+        "BOUNDARY_RATIO = 0.01",
         "07_end_to_end",
     ),
     Fault(

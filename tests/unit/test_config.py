@@ -244,3 +244,14 @@ def test_a_config_as_a_dict_holds_what_yaml_and_json_know():
     assert values["betas"] == [0.9, 0.999]
     assert values["image_size"] == [512, 1024]
     assert LaneSegmentationConfig.from_dict(values) == LaneSegmentationConfig()
+
+
+def test_yamls_off_is_no_false(tmp_path):
+    (tmp_path / "lane.yaml").write_text("amp: off\n")
+    assert LaneSegmentationConfig.from_yaml(tmp_path / "lane.yaml").amp == "off"
+
+
+@pytest.mark.parametrize("name", ["seed", "epochs", "batch_size"])
+def test_numbers_beyond_reason_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"{name} is 10+, expected"):
+        LaneSegmentationConfig(**{name: 10**30})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from small_model import PixelModel
 
@@ -13,6 +14,7 @@ from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.files import save_weights
 from roadtopo_lib.inference.baselines import classical_lanes
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.labels import LANE_MARKING, ROAD
@@ -95,7 +97,7 @@ def red_left(outputs, batch):
     """A loss that knows neither classes nor instances: the first embedding is the pixel's red."""
     first = models.upsample_to(outputs["embeddings"], batch["image"].shape[2:])[:, 0]
     error = (first - batch["image"][:, 0]).square().mean()
-    return error, {"error": error.detach()}
+    return error, {"error": error.detach(), "loss": torch.tensor(7.0)}  # the name of the loss is taken
 
 
 def test_a_criterion_of_another_kind_trains_the_same_model(data):
@@ -175,3 +177,32 @@ def test_a_run_reads_its_labels_by_the_class_table_of_its_config(data, tmp_path)
     config = CONFIG.replace(model="segformer", embedding_dim=32, num_classes=2)
     with pytest.raises(ValueError, match=rf"semantic ids \[{LANE_MARKING}\] found, expected 0\.\.1 or 255"):
         train_lane_model(config, data, tmp_path / "run", device="cpu")
+
+
+def test_a_model_file_that_lacks_a_tensor_says_which(tmp_path):
+    model = SegFormerModel("tiny", pretrained=False)
+    tensors = model.state_dict()
+    del tensors["semantic_head.classifier.bias"]
+    save_weights(tmp_path / "m.safetensors", "segformer", tensors, model.settings())
+    with pytest.raises(ValueError, match=r"m\.safetensors: weights do not fit .*semantic_head\.classifier\.bias"):
+        models.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "header", ['{"kind": ["a"], "config": {}, "info": {}}', '{"kind": "a", "config": 5, "info": {}}']
+)
+def test_a_header_of_the_wrong_types_is_refused_by_file_name(tmp_path, header):
+    content = safetensors.torch.save({"w": torch.zeros(1)}, metadata={"roadtopo_lib": header})
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"m\.safetensors: the model's settings in the file header are missing or damaged"
+    ):
+        models.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../b"])
+def test_a_sample_stays_in_its_folder(tmp_path, name):
+    mask = np.zeros((8, 8), np.uint8)
+    with pytest.raises(ValueError, match=r"name of a file without folders"):
+        write_sample(tmp_path / "train", name, np.zeros((8, 8, 3), np.uint8), mask, mask)
+    assert not (tmp_path / "train").exists()

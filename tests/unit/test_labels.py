@@ -30,7 +30,7 @@ def rows(**changes_of_the_second):
 
 
 def test_the_default_table_and_the_names_beside_it_agree():
-    assert (CLASSES.num_classes, CLASSES.names) == (len(CLASSES), CLASS_NAMES)
+    assert (len(CLASSES), CLASSES.names) == (NUM_CLASSES, CLASS_NAMES)
     assert [c.id for c in CLASSES] == list(range(NUM_CLASSES)) == list(range(6))
     assert CLASSES.lane_ids == LANE_CLASS_IDS == (LANE_MARKING, LANE_BOUNDARY)
     assert CLASSES.crosswalk_ids == CROSSWALK_CLASS_IDS == (CROSSWALK,)
@@ -106,3 +106,10 @@ def test_a_number_of_classes_names_a_table_only_where_it_says_which_classes_are_
     assert table_for(2) is BINARY_CLASSES
     with pytest.raises(ValueError, match=r"num_classes is 4.*give the setting `classes`"):
         table_for(4)
+
+
+@pytest.mark.parametrize("role", ["lane", "crosswalk"])
+def test_the_background_bears_no_instances(role):
+    rows = (LabelClass(0, "background", (0, 0, 0), role), LabelClass(1, "line", (1, 1, 1), "lane"))
+    with pytest.raises(ValueError, match=r"class 0 .*instances is .*none: id 0 is the background"):
+        ClassTable(rows)

@@ -183,7 +183,7 @@ def test_a_model_without_training_settings_is_refused_rather_than_guessed_at(tmp
 def test_training_settings_that_contradict_the_model_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     SegFormerModel("tiny", num_classes=4, pretrained=False).save(path, training=CONFIG.to_dict())
-    with pytest.raises(ValueError, match=r"model\.safetensors: the checkpoint has num_classes 4, the config says 6"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: the model has num_classes 4, the config says 6"):
         LaneSegmenter.from_checkpoint(path)
 
 
@@ -271,6 +271,21 @@ def test_probabilities_that_underflow_leave_no_hole():
     assert np.isfinite(predicted["confidence"]).all()
     assert segmenter(image)["lane_count"] == 3
     assert (segmenter(image)["lane_instances"] == instance)[instance > 0].mean() > 0.9
+
+
+class Damaged(BrightIsLane):
+    """One weight was lost: one logit is not a number."""
+
+    def forward(self, images, upsample=False):
+        outputs = super().forward(images)
+        outputs["logits"][0, 0, 3, 3] = torch.nan
+        return {**outputs, "another": None}  # only the two named outputs are read
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_a_network_that_answers_nonsense_is_refused_rather_than_read(tta):
+    with pytest.raises(ValueError, match="logits are not finite"):
+        LaneSegmenter(Damaged(), CONFIG, device="cpu", tta=tta)(striped_scene()[0])
 
 
 def test_tiles_may_come_between_view_and_classes():

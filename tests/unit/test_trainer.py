@@ -254,6 +254,65 @@ def test_a_pause_does_not_make_a_run_more_patient(data):
     assert trainer.state.epoch == 3, "a model that never changes is best in its first epoch"
 
 
+def test_two_runs_may_go_on_from_one_snapshot(data):
+    start = trainer_of(tiny_model(), CONFIG.replace(epochs=3))
+    start.fit(*loaders(data, CONFIG), epochs=1)
+    state, runs = start.snapshot(), []
+    for _ in range(2):
+        runs.append(trainer_of(tiny_model(seed=3), start.config))
+        runs[-1].fit(*loaders(data, CONFIG), state=state)
+    assert equal_models(runs[0].model, runs[1].model)
+
+
+@pytest.mark.parametrize("part", ["train_step", "validate"])
+def test_an_epoch_that_was_stopped_does_not_count(data, monkeypatch, part):
+    config = CONFIG.replace(epochs=3)
+    trainer = trainer_of(PixelModel(), config)
+    trainer.fit(*loaders(data, config), epochs=1)
+    original, calls = getattr(trainer, part), []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) == {"train_step": 3, "validate": 1}[part]:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(trainer, part, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(*loaders(data, config))
+    assert (trainer.state.epoch, trainer.state.step, len(trainer.history)) == (1, 4, 1)
+    history = trainer.fit(*loaders(data, config))
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert trainer.state.step == 12
+    assert history[-1]["lr_heads"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_run_goes_on_with_its_own_settings_only(data):
+    start = trainer_of(PixelModel(), CONFIG)
+    start.fit(*loaders(data, CONFIG), epochs=1)
+    state = start.snapshot()
+    other = CONFIG.replace(accumulation_steps=4, lr=0.5)
+    trainer = trainer_of(PixelModel(), other)
+    with pytest.raises(
+        ValueError, match=r"settings it began with: lr was 0\.003, is 0\.5; accumulation_steps was 1, is 4"
+    ):
+        trainer.fit(*loaders(data, other), state=state)
+    assert trainer.state.epoch == 0
+    trainer_of(PixelModel(), CONFIG.replace(num_workers=1, patience=1)).fit(*loaders(data, CONFIG), 1, state)
+
+
+def test_epochs_by_hand_may_come_before_fit(data):
+    trainer = trainer_of(PixelModel(), CONFIG)
+    trainer.train_epoch(loaders(data, CONFIG)[0])
+    trainer.validate(loaders(data, CONFIG)[1])
+    assert [row["epoch"] for row in trainer.fit(*loaders(data, CONFIG))] == [2]
+
+
+def test_model_and_config_agree_on_the_classes():
+    with pytest.raises(ValueError, match="the model has num_classes 9, the config says 6"):
+        trainer_of(PixelModel(num_classes=9), CONFIG)
+
+
 def test_a_snapshot_does_not_change_with_the_run(data):
     trainer = trainer_of(tiny_model(), CONFIG)
     trainer.fit(*loaders(data, CONFIG), epochs=1)
@@ -662,3 +721,4 @@ def test_a_runs_seed_decides_its_weights_and_nothing_else_does(data, tmp_path):
 
 def test_history_csv_has_one_row_an_epoch():
     assert history_csv([{"epoch": 1, "loss": 0.123456789}]) == "epoch,loss\n1,0.123457\n"
+    assert history_csv([{"epoch": 1}, {"epoch": 2, "new": 3.0}]) == "epoch,new\n1,\n2,3\n"
