@@ -5,18 +5,20 @@ baselines, and paints what it finds. It calls what the command line calls; every
 """
 
 import argparse
+import io
 import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from roadtopo_lib.app.cli import EXPECTED_ERRORS, Parser, one_line, print_scores
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.console import say
+from roadtopo_lib.data.images import write_image
 from roadtopo_lib.dataset import LaneInstanceDataset
-from roadtopo_lib.files import write_json
+from roadtopo_lib.files import write_atomic, write_json
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import infer_to_files
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -95,7 +97,9 @@ def run(out: Path, scale: float = 1.0) -> dict:
     config = LaneSegmentationConfig.preset("tiny")
     config = config.replace(epochs=max(1, round(scale * config.epochs)))
     trainer = train_lane_model(config, data["day"], out / "run", overwrite=True, recorders=[PrintEpochs()])
-    training_curve(trainer.history).savefig(out / "training_curve.png", dpi=120)
+    curve = io.BytesIO()
+    training_curve(trainer.history).savefig(curve, format="png", dpi=120)
+    write_atomic(out / "training_curve.png", curve.getvalue())
     save_model(trainer.model, out / "model.safetensors", config, min(trainer.history, key=lambda row: row["val_loss"]))
     seconds["train"] = time.perf_counter() - started
 
@@ -103,10 +107,10 @@ def run(out: Path, scale: float = 1.0) -> dict:
     started = time.perf_counter()
     segmenter = LaneSegmenter.from_checkpoint(out / "model.safetensors")
     scores = evaluate(segmenter, LaneInstanceDataset(data["test"], "test"), baselines=True, progress=True)
-    print("the kind of scene it was trained on (preset day):")
+    say("the kind of scene it was trained on (preset day):")
     print_scores(scores)
     scores["all"] = evaluate(segmenter, LaneInstanceDataset(data["all"], "test"), baselines=True, progress=True)
-    print("with night, dusk, rain and heavy degradation, never trained on (preset all):")
+    say("with night, dusk, rain and heavy degradation, never trained on (preset all):")
     print_scores(scores["all"])
     seconds["evaluate"] = time.perf_counter() - started
 
@@ -134,7 +138,7 @@ def write_pictures(segmenter: LaneSegmenter, dataset: LaneInstanceDataset, out: 
         image, _, instance = dataset.read(index)
         pairs += [overlay(image, segmenter(image)), true_picture(image, instance)]
     sheet = contact_sheet(pairs, columns=2)
-    cv2.imwrite(str(out / "overview.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    write_image(out / "overview.png", sheet)
 
 
 def true_picture(image: np.ndarray, instance: np.ndarray) -> np.ndarray:
@@ -145,7 +149,7 @@ def true_picture(image: np.ndarray, instance: np.ndarray) -> np.ndarray:
 
 def step(text: str) -> None:
     """Announces a step."""
-    print(f"\n{text}", flush=True)
+    say(f"\n{text}")
 
 
 def peak_memory_mb() -> float | None:
@@ -162,7 +166,7 @@ def print_ending(out: Path, scores: dict) -> None:
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scores["seconds_by_step"].items())
     memory = scores["peak_memory_mb"]
     at_most = "" if memory is None else f", at most {memory / 1000:.1f} GB"
-    print(
+    say(
         f"\nDone in {scores['seconds'] / 60:.1f} minutes ({parts}){at_most}.\n"
         f"  scores          {out / 'metrics.json'}\n"
         f"  found and true  {out / 'overview.png'}\n"

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from roadtopo_lib.models import choose_device
 from roadtopo_lib.viz import INSTANCE_COLORS
 
 SETUP_CELL = """\
@@ -74,7 +75,7 @@ def start(seed: int = 0) -> torch.device:
     np.set_printoptions(precision=4, suppress=True)
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in INSTANCE_COLORS]
     plt.rcParams.update({**STYLE, "axes.prop_cycle": plt.cycler(color=colors)})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     print(f"[OK] roadtopo_lib is ready: seed {seed}, device {device}")
     return device
 

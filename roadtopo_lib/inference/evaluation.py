@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.inference.baselines import classical_lanes, connected_components
-from roadtopo_lib.labels import IGNORE_INDEX, ClassTable
+from roadtopo_lib.labels import BACKGROUND, IGNORE_INDEX, ClassTable
 from roadtopo_lib.metrics import BoundaryIoU, ConfusionMatrix, InstanceF1, LaneF1, polylines_from_instances
 from roadtopo_lib.postprocess import LaneResult, all_instances
 
@@ -19,7 +19,9 @@ BASELINES: dict[str, Method] = {
     "components": lambda image, result, classes: connected_components(
         result["semantic_mask"], lane_class_ids=classes.lane_ids, crosswalk_class_ids=classes.crosswalk_ids
     ),
-    "opencv": lambda image, result, classes: classical_lanes(image, lane_class_id=classes.lane_ids[0]),
+    "opencv": lambda image, result, classes: classical_lanes(
+        image, lane_class_id=next(iter(classes.lane_ids), BACKGROUND)
+    ),
 }
 """Without embeddings: connected components of the model's own semantic mask; without learning: classical OpenCV. Each
 lane of a baseline has the curve of its own pixels: fitting all together needs lanes that are whole."""
