@@ -413,8 +413,8 @@ print(f"bfloat16 takes {fastest[True] / fastest[False]:.1f} × the time of float
 assert str(choose_amp("cpu")) == "off (float32)"  # so the library leaves it off on a CPU
 
 # %% [markdown]
-# Below 1 means faster. It takes matrix units for bfloat16 (Intel's AMX, for example) to gain time; without them most
-# processors lose some. AMP's speed is a matter of hardware: measure on yours. The memory is saved all the same.
+# Below 1 means faster. It takes instructions for bfloat16 to gain time, as recent server processors have them; without
+# them a pass takes longer. AMP's speed is a matter of hardware: measure on yours. The memory is saved all the same.
 
 # %% [markdown]
 # ### The guide says / we measured: 1.5 GB of activations

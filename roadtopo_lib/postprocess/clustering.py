@@ -1,8 +1,16 @@
 """From pixel embeddings to clusters: one cluster per lane, without knowing how many lanes there are.
 
-The discriminative loss leaves two promises in the embedding space: pixels lie within about ``delta_var`` of the mean of
-their lane, and the means of two lanes are at least ``2 * delta_dist`` apart. A ball of a well chosen radius around a
-mean therefore holds one whole lane and nothing else, and finding the lanes is finding the means.
+Where the discriminative loss is zero, pixels lie within ``delta_var`` of the mean of their lane, and the means of two
+lanes are at least ``2 * delta_dist`` apart. So two pixels of one lane are at most ``2 * delta_var`` apart, and two
+pixels of different lanes at least ``2 * (delta_dist - delta_var)``.
+
+**Which radius is safe.** One rule::
+
+    2 * delta_var  <  radius  <  2 * (delta_dist - delta_var)
+
+Around *any* pixel of a lane, a ball of such a radius holds the whole lane and nothing else. ``delta_dist`` is the
+middle of the range: 1.5 between 1.0 and 2.0 for the margins 0.5 and 1.5. Below the range a lane may be split, above it
+two lanes may be merged. Lanes whose pixels spread evenly through the ball leave more room, but no margin promises that.
 
 ``method="fast"`` does this in four steps (N pixels, D dimensions, K modes, sample of M = 192 pixels):
 
@@ -65,11 +73,8 @@ MEANSHIFT_SEEDS = 1000
 def radius_from_margins(delta_var: float, delta_dist: float) -> float:
     """Radius around a mean that separates the clusters which these margins of the loss produce.
 
-    Pixels lie within ``delta_var`` of their mean. By the triangle inequality two pixels of one cluster are at most
-    ``2 * delta_var`` apart, pixels of different clusters at least ``2 * delta_dist - 2 * delta_var``. A ball around any
-    pixel with a radius between the two (from 1.0 to below 2.0 at the paper's margins) holds its whole cluster and
-    nothing else. The paper takes ``delta_dist``, the middle. Where ``delta_dist < 2 * delta_var`` no radius is safe
-    around every pixel; ``delta_dist`` is then still the middle of what separates around a mean.
+    It is ``delta_dist``, as in the paper: halfway between two means, and the middle of the safe range that the module's
+    description gives. The range is empty unless ``delta_dist > 2 * delta_var``, which the paper asks for.
 
     Args:
         delta_var: pull margin of the discriminative loss, at least 0.
@@ -99,8 +104,8 @@ def cluster_embeddings(x: np.ndarray | torch.Tensor, radius: float, method: str 
 
     Args:
         x: (N, D) float array or tensor of embeddings, N ≥ 0.
-        radius: at least the distance of any two points of one cluster, and less than that of any two points of
-            different clusters, see ``radius_from_margins``.
+        radius: larger than the diameter of a cluster and smaller than the gap between the points of two clusters, see
+            the module's description and ``radius_from_margins``.
         method: "fast" (see the module's description; deterministic), "meanshift" (scikit-learn, bandwidth = radius) or
             "dbscan" (scikit-learn, eps = radius, min_samples = 10).
 
@@ -320,11 +325,16 @@ def _join(x: np.ndarray, label: np.ndarray, modes: np.ndarray, radius: float) ->
 
     sample = spread(len(x), JOIN_SAMPLE_SIZE)
     x, label = x[sample], label[sample]
+    member = label == np.arange(len(modes))[:, None]  # (K, M)
+    seen = member.any(axis=1)
+    modes = modes.copy()
+    modes[seen] = _means(member[seen], x)  # a mode from few pixels may lie at the edge of its lane, their mean does not
+    d2 = squared_distances(modes, modes)
     peak = np.zeros(len(modes), dtype=np.int64)
     link = np.zeros(len(first), dtype=np.int64)
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
         length = np.sqrt(d2[a, b])
-        along = (x[(label == a) | (label == b)] - modes[a]) @ (modes[b] - modes[a]) / length  # 0 at a, length at b
+        along = (x[member[a] | member[b]] - modes[a]) @ (modes[b] - modes[a]) / length  # 0 at a, length at b
         at_a, link[i], at_b = (np.count_nonzero(abs(along - t) <= WINDOW * radius) for t in (0, length / 2, length))
         peak[a], peak[b] = max(peak[a], at_a), max(peak[b], at_b)
 

@@ -63,6 +63,42 @@ def test_few_dimensions_work_as_well(dim):
         assert adjusted_rand_score(truth, cluster_embeddings(x, radius)) >= 0.99
 
 
+def lanes_at_the_margin(shape: str, dim: int, seed: int, sizes=(40, 77, 147, 283, 543, 1042, 2000)):
+    """Lanes that just keep the margins 0.5 and 1.5: all pixels up to 0.5 from their mean, means 3.0 apart."""
+    rng = np.random.default_rng(seed)
+    angle = np.arange(6) * np.pi / 3  # in a plane: six lanes around one
+    means = 3 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    means = np.concatenate([[[0, 0]], means]) if dim == 2 else np.eye(7, dim) * 3 / np.sqrt(2)
+    truth = rng.permutation(np.repeat(np.arange(7), sizes))
+    if shape == "knots":  # half of the pixels as near as may be to another lane, half on the opposite side
+        step = (means[[1, *[0] * 6]] - means)[truth] * rng.choice([-1, 1], (len(truth), 1))
+    else:
+        step = rng.normal(size=(len(truth), dim))
+    step *= 0.5 / np.linalg.norm(step, axis=1, keepdims=True)
+    return (means[truth] + step * (rng.random((len(truth), 1)) ** (1 / dim) if shape == "ball" else 1)), truth
+
+
+@pytest.mark.parametrize("shape", ["ball", "sphere", "knots"])
+@pytest.mark.parametrize("dim", [2, 32])
+def test_every_radius_of_the_rule_finds_lanes_that_just_keep_the_margins(shape, dim):
+    for seed in range(13):
+        x, truth = lanes_at_the_margin(shape, dim, seed)
+        for radius in (1.05, 1.3, 1.5, 1.55, 1.6, 1.95):  # more than 2 · 0.5, less than 2 · (1.5 − 0.5)
+            assert same_partition(truth, cluster_embeddings(x, radius)), (seed, radius)
+
+
+@pytest.mark.parametrize("dim", [2, 32])
+def test_a_radius_below_the_rule_may_split_every_lane(dim):
+    x, _ = lanes_at_the_margin("knots", dim, 0, sizes=[400] * 7)
+    assert len(set(cluster_embeddings(x, 0.95))) == 14
+
+
+def test_a_radius_above_the_rule_may_merge_lanes():
+    x, truth = lanes_at_the_margin("knots", 2, 0, sizes=[400] * 7)
+    labels = cluster_embeddings(x, 2.3)
+    assert any(len(set(truth[labels == label])) > 1 for label in set(labels))
+
+
 def test_points_on_the_edge_of_the_margin_are_found_in_32_dimensions():
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(4), 1000)
