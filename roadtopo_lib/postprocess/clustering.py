@@ -1,16 +1,9 @@
 """From pixel embeddings to clusters: one cluster per lane, without knowing how many lanes there are.
 
-Where the discriminative loss is zero, pixels lie within ``delta_var`` of the mean of their lane, and the means of two
-lanes are at least ``2 * delta_dist`` apart. So two pixels of one lane are at most ``2 * delta_var`` apart, and two
-pixels of different lanes at least ``2 * (delta_dist - delta_var)``.
-
-**Which radius is safe.** One rule::
-
-    2 * delta_var  <  radius  <  2 * (delta_dist - delta_var)
-
-Around *any* pixel of a lane, a ball of such a radius holds the whole lane and nothing else. ``delta_dist`` is the
-middle of the range: 1.5 between 1.0 and 2.0 for the margins 0.5 and 1.5. Below the range a lane may be split, above it
-two lanes may be merged. Lanes whose pixels spread evenly through the ball leave more room, but no margin promises that.
+Where the discriminative loss is zero, two pixels of one lane are at most ``2 * delta_var`` apart, and two pixels of
+different lanes at least ``2 * (delta_dist - delta_var)``. A radius between the two is safe: around *any* pixel of a
+lane, the ball holds the whole lane and nothing else. ``delta_dist`` is the middle: 1.5 between 1.0 and 2.0 for the
+margins 0.5 and 1.5. Below the range a lane may be split, above it two lanes may be merged.
 
 ``method="fast"`` does this in four steps (N pixels, D dimensions, K modes, sample of M = 192 pixels):
 
