@@ -37,10 +37,6 @@ class LaneSegmenter:
             and ``SECOND_VIEW_SCALE`` times as large: distant lines need more pixels than the network was trained at
             (lane F1 +0.03 on 120 scenes). A frame takes 1.7 times as long. Embeddings are those of the first view: the
             two need not choose the same ones.
-
-    Example:
-        >>> segmenter = LaneSegmenter.from_checkpoint("results/model.safetensors")  # doctest: +SKIP
-        >>> segmenter("road.jpg")["lane_count"]  # doctest: +SKIP
     """
 
     def __init__(
