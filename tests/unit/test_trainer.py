@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from small_model import PixelModel
 from torch import nn
 
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.losses import DiscriminativeLoss, LaneCriterion
 from roadtopo_lib.models import upsample_to
@@ -43,10 +43,7 @@ def data(tmp_path_factory):
             instance[8:, right : right + 3] = 2
             semantic = np.where(instance > 0, 2, 1).astype(np.uint8)
             image = (60 + 150 * (instance > 0)[..., None] + rng.integers(0, 30, (32, 64, 3))).astype(np.uint8)
-            for folder, array in (("images", image), ("semantic_masks", semantic), ("instance_masks", instance)):
-                path = root / split / folder / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(path)
+            write_sample(root / split, str(number), image, semantic, instance)
     return root
 
 
@@ -464,7 +461,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_files(data):
             return logits.sum() * float("nan")
 
     trainer = trainer_of(tiny_model(), CONFIG, criterion=semantic_replaced(Broken()))
-    with pytest.raises(FloatingPointError, match=r"loss is nan on the batch of .*train.images.\d\.png, .*\.png"):
+    with pytest.raises(FloatingPointError, match=r"loss is nan on the batch of .*train.images.\d\.jpg, .*\.jpg"):
         trainer.train_epoch(loaders(data, CONFIG)[0])
 
 
@@ -477,7 +474,7 @@ def test_a_validation_loss_that_is_not_finite_stops_and_names_the_files(data, tm
     recorders = (seen, HistoryFile(tmp_path / "history.csv"), LastModel(tmp_path / "last.safetensors"))
     trainer = trainer_of(tiny_model(), CONFIG, criterion=criterion, recorders=recorders)
     with pytest.raises(
-        FloatingPointError, match=r"validation loss is nan on the batch of .*val.images.0\.png, .*1\.png"
+        FloatingPointError, match=r"validation loss is nan on the batch of .*val.images.0\.jpg, .*1\.jpg"
     ):
         trainer.fit(*loaders(data, CONFIG))
     assert list(tmp_path.iterdir()) == [], "an epoch that was never judged leaves nothing"
@@ -651,7 +648,7 @@ class Counting(Recorder):
         self.epochs.append(1)
 
 
-@pytest.mark.parametrize("file", ["train/images/7.png", "val/instance_masks/3.png"])
+@pytest.mark.parametrize("file", ["train/images/7.jpg", "val/instance_masks/3.png"])
 def test_a_damaged_file_is_found_before_anything_is_written(data, tmp_path, finished_run, file):
     run, held = finished_run
     damaged = tmp_path / "damaged"
