@@ -60,12 +60,47 @@ class LastModel(Recorder):
 
 
 class BestModel(LastModel):
-    """The model after every epoch whose validation loss is the lowest so far."""
+    """The model after every epoch with the best score so far.
+
+    Args:
+        path: the file.
+        score: a column of the history, such as ``val_miou``.
+        highest: the highest value is the best, not the lowest.
+    """
+
+    def __init__(self, path: str | Path, score: str = "val_loss", highest: bool = False) -> None:
+        super().__init__(path)
+        self.score = score
+        self.sign = -1 if highest else 1
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
-        """Writes the model if it is the best."""
-        if trainer.state.stale_epochs == 0:
+        """Writes the model if it is the best; an equal score is no better one."""
+        *earlier, latest = (self.sign * epoch[self.score] for epoch in trainer.history)
+        if not earlier or latest < min(earlier):
             super().on_epoch(trainer, row)
+
+
+class LatestModels(Recorder):
+    """The models of the latest epochs, ``epoch_0001.safetensors`` and so on; older ones of this run are deleted.
+
+    Args:
+        folder: where they go.
+        keep: how many stay, >= 1.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 3) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}, expected at least 1")
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def on_epoch(self, trainer, row: dict[str, float]) -> None:
+        """Writes the newest and deletes the one that is too old."""
+        save_model(trainer.model, self._file(row["epoch"]), trainer.config, row)
+        self._file(row["epoch"] - self.keep).unlink(missing_ok=True)
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch:04d}.safetensors"
 
 
 class PrintEpochs(Recorder):

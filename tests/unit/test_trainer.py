@@ -22,7 +22,7 @@ from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.amp import AmpChoice
 from roadtopo_lib.training.meter import Meter
 from roadtopo_lib.training.optimizer import build_optimizer, build_scheduler
-from roadtopo_lib.training.recorders import BestModel, HistoryFile, LastModel, Recorder, history_csv
+from roadtopo_lib.training.recorders import BestModel, HistoryFile, LastModel, LatestModels, Recorder, history_csv
 from roadtopo_lib.training.run_state import RunState
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(
@@ -453,6 +453,42 @@ def test_early_stopping_keeps_the_best_model(data, tmp_path):
         assert torch.equal(value, states[2][name])
         assert torch.equal(best[name], states[2][name])
         assert torch.equal(last[name], states[4][name])
+
+
+class Told:
+    """A trainer of which a recorder sees the history only; each epoch's number is its one weight."""
+
+    def __init__(self):
+        self.history, self.config, self.model = [], CONFIG, PixelModel()
+
+    def epoch(self, recorder, **scores):
+        self.history.append({"epoch": len(self.history) + 1, "val_loss": 0.0, "val_miou": 0.0, **scores})
+        self.model.heads.bias.data.fill_(len(self.history))
+        recorder.on_epoch(self, self.history[-1])
+
+
+def epoch_of(path):
+    return int(PixelModel.load(path).heads.bias[0])
+
+
+def test_the_best_model_may_be_that_of_any_score(tmp_path):
+    for score, highest, expected in (("val_loss", False, 3), ("val_miou", True, 2)):
+        told, recorder = Told(), BestModel(tmp_path / f"{score}.safetensors", score, highest)
+        for loss, miou in ((3.0, 0.2), (2.0, 0.9), (1.0, 0.9), (1.0, 0.3)):
+            told.epoch(recorder, val_loss=loss, val_miou=miou)
+        assert epoch_of(recorder.path) == expected
+
+
+def test_the_latest_models_stay(tmp_path):
+    told, recorder = Told(), LatestModels(tmp_path, keep=2)
+    for _ in range(4):
+        told.epoch(recorder)
+    assert {path.name: epoch_of(path) for path in tmp_path.iterdir()} == {
+        "epoch_0003.safetensors": 3,
+        "epoch_0004.safetensors": 4,
+    }
+    with pytest.raises(ValueError, match="keep is 0, expected at least 1"):
+        LatestModels(tmp_path, keep=0)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_files(data):
