@@ -1,9 +1,19 @@
-"""Does the hub of pretrained weights answer? The standard library alone is imported at the top."""
+"""The hub of pretrained weights: where it is, and whether it answers.
+
+Nothing but the standard library is imported at the top: ``doctor`` asks, too, where everything else is broken.
+"""
 
 import threading
 
 HUB_TIMEOUT = 3.0
 """Seconds that the hub has to answer, name look-up included."""
+
+
+def hub_settings() -> tuple[str, bool]:
+    """The hub's address, and whether it must not be asked (``HF_HUB_OFFLINE``); ImportError without its client."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT, constants.HF_HUB_OFFLINE
 
 
 def ask_hub(endpoint: str) -> str | None:

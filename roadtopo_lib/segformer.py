@@ -17,14 +17,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import constants
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
 from roadtopo_lib.config import ACTIVATIONS, STRIDE, LaneSegmentationConfig
-from roadtopo_lib.hub import ask_hub
+from roadtopo_lib.hub import ask_hub, hub_settings
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 from roadtopo_lib.models import StoredModel, upsample_to
 
@@ -345,7 +344,7 @@ def _load_pretrained(backbone: str, num_classes: int, source: bool | str) -> Seg
             network = load(local_files_only=True)  # a folder, or downloaded before
         except OSError:
             # Ask once first: the hub's client tries six times, for half a minute, and prints every failure.
-            if Path(name).is_dir() or ask_hub(constants.ENDPOINT) is not None:
+            if Path(name).is_dir() or ask_hub(hub_settings()[0]) is not None:
                 raise
             network = load()
     except OSError as error:

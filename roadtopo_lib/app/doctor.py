@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roadtopo_lib import __version__
-from roadtopo_lib.hub import ask_hub
+from roadtopo_lib.hub import ask_hub, hub_settings
 
 try:
     import tomllib
@@ -217,16 +217,16 @@ def check_hub() -> Iterator[Check]:
     """Can pretrained weights be downloaded? Not needed for the tiny preset, so never a failure."""
     consequence = "only weights that were downloaded before can be loaded by name; everything else works"
     try:
-        from huggingface_hub import constants
+        endpoint, offline = hub_settings()
     except Exception:  # it comes with transformers, whose absence `check_packages` reports
         yield Check("--", "hub", f"not asked, huggingface_hub cannot be imported: {consequence}")
         return
-    if constants.HF_HUB_OFFLINE:
+    if offline:
         yield Check("--", "hub", f"not asked, HF_HUB_OFFLINE is set: {consequence}")
         return
-    problem = ask_hub(constants.ENDPOINT)
+    problem = ask_hub(endpoint)
     answer = f"not reachable ({problem}): {consequence}" if problem else "answers"
-    yield Check("--" if problem else "OK", "hub", f"{constants.ENDPOINT} {answer}")
+    yield Check("--" if problem else "OK", "hub", f"{endpoint} {answer}")
 
 
 def one_line(error: Exception) -> str:
