@@ -999,21 +999,19 @@ for name, (loss, same) in checked.items():
     print(f"lr {name}: cross-entropy {loss:.2f}, {100 * same:.0f} % of the pixels the same in all")
 assert max(loss for loss, _ in checked.values()) < blind_loss["class prior"]
 assert abs(checked["0.2"][0] - blind_loss["mean picture"]) < 0.15
-assert checked["0.2"][1] > 0.95 and checked["0.002"][1] < 0.85
+assert 1 - checked["0.2"][1] < 0.5 * (1 - checked["0.002"][1])  # pixels where answers differ
 figure, axes = plt.subplots(2, 3, figsize=(10, 2.8))
 for row, k in zip(axes, (0, 1)):
     pictures = [val_images[k].permute(1, 2, 0), *(color_semantic(answers[k]) for answers in seen.values())]
-    for ax, picture, title in zip(
-        row, pictures, ["two images", "lr 0.002: two answers", "lr 0.2: one answer for both"]
-    ):
+    for ax, picture, title in zip(row, pictures, ["two images", "lr 0.002: two answers", "lr 0.2: nearly one answer"]):
         ax.imshow(picture)
         ax.set(title=title if k == 0 else "", xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
 # Both losses beat the class prior, so this check alone would pass both. But the run at 0.2 stops near the mean picture:
-# it has learnt where things usually are, and gives every image almost the same answer. Four epochs at 0.002 need not
-# beat the mean picture either; yet its answers follow the images.
+# it has learnt where things usually are. Its answers differ between images at less than half as many pixels as those of
+# the run at 0.002. Four epochs at 0.002 need not beat the mean picture either; yet its answers follow the images.
 #
 # So a run whose steps are far too long may look calm. Clipping was on and did not help: Adam's step has the length of
 # the learning rate.
