@@ -413,8 +413,7 @@ print(f"bfloat16 takes {fastest[True] / fastest[False]:.1f} × the time of float
 assert str(choose_amp("cpu")) == "off (float32)"  # so the library leaves it off on a CPU
 
 # %% [markdown]
-# Below 1 means faster. It takes instructions for bfloat16 to gain time, as recent server processors have them; without
-# them a pass takes longer. AMP's speed is a matter of hardware: measure on yours. The memory is saved all the same.
+# Below 1 means faster. AMP's speed is a matter of hardware: measure on yours. The memory is saved all the same.
 
 # %% [markdown]
 # ### The guide says / we measured: 1.5 GB of activations
@@ -947,7 +946,7 @@ plt.show()
 
 # %% [markdown]
 # 0.00002 crawls. 20,000 leaves the picture after one step (the cross): its NaN nobody can overlook. 0.2 stumbles, then
-# falls to about the same loss as the good run, while its norm ends below.
+# falls to about the same loss as the good run, while its norm sinks far below.
 #
 # It takes a rate that absurd to be sure of a NaN, since Adam's steps have the length of the rate, however large the
 # gradients. At 20 the loss soars, too. Whether it then ends in NaN was a matter of rounding when we
@@ -1390,7 +1389,7 @@ assert rate(4 * 9, 40, 4) > 0 == rate(4 * 10, 40, 4) and rate(3, 40, 4) == 1 and
 # Runs that go wrong
 assert ended_in_nan == [2e4] and [round(lr / config.lr, 2) for lr in runs] == [0.01, 1, 100, 1e7]
 assert (runs[2e-3][1][:, 1] > small.max_grad_norm).mean() > 0.6  # "most steps" are clipped
-assert end[0.2][0] < 1.5 * end[2e-3][0] < 0.9 * end[2e-5][0] and end[0.2][1] < 0.8 * end[2e-3][1]  # "about the same"
+assert end[0.2][0] < 1.5 * end[2e-3][0] < 0.9 * end[2e-5][0] and end[0.2][1] < 0.5 * end[2e-3][1]  # "about the same"
 assert by_heart["faulty"][-1] == by_heart["faulty"][0] and by_heart["sound"][-1] < 0.25 * by_heart["sound"][0]
 assert broken_share == 1.0 and (scripted.state.epoch, weights_of) == (6, 3)
 
