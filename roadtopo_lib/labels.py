@@ -2,8 +2,9 @@
 
 A table gives each class its id, name and colour, and says which classes are separated into instances. Other modules ask
 a table for roles (``lane_ids``, ``crosswalk_ids``) and never for a number. ``CLASSES`` is the default: the six classes
-of the Road Topology guide, in colours of the Okabe-Ito palette, which readers with any common colour vision deficiency
-can tell apart. A user's own table comes from the setting ``classes`` of a config.
+of the Road Topology guide, in colours that readers with protanopia or deuteranopia can tell apart; classes that bear
+instances have a luminance contrast of at least 3 : 1 to road and background. A user's own table comes from the setting
+``classes`` of a config.
 
 Two roles are separated into instances:
 
@@ -14,7 +15,8 @@ Two roles are separated into instances:
 In an instance mask the ids run 1..N over the whole image, lanes first (left to right), then crosswalks.
 
 Reference:
-    M. Okabe, K. Ito, "Color Universal Design", 2008 (palette).
+    G. Machado, M. Oliveira, L. Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency",
+    IEEE TVCG 2009; WCAG 2.1, contrast of graphics (1.4.11).
 """
 
 from collections.abc import Sequence
@@ -145,11 +147,11 @@ def _require(condition: bool, c: LabelClass, key: str, expected: str) -> None:
 CLASSES = ClassTable(
     (
         LabelClass(0, "background", (0, 0, 0)),
-        LabelClass(1, "road", (128, 128, 128)),
-        LabelClass(2, "lane_marking", (230, 159, 0), instances="lane"),
-        LabelClass(3, "crosswalk", (86, 180, 233), instances="crosswalk"),
-        LabelClass(4, "sidewalk", (204, 121, 167)),
-        LabelClass(5, "lane_boundary", (0, 158, 115), instances="lane"),
+        LabelClass(1, "road", (76, 76, 76)),
+        LabelClass(2, "lane_marking", (226, 140, 0), instances="lane"),
+        LabelClass(3, "crosswalk", (255, 250, 165), instances="crosswalk"),
+        LabelClass(4, "sidewalk", (180, 130, 140)),
+        LabelClass(5, "lane_boundary", (70, 178, 235), instances="lane"),
     )
 )
 BACKGROUND, ROAD, LANE_MARKING, CROSSWALK, SIDEWALK, LANE_BOUNDARY = (c.id for c in CLASSES)
@@ -160,7 +162,7 @@ LANE_CLASS_IDS = CLASSES.lane_ids
 CROSSWALK_CLASS_IDS = CLASSES.crosswalk_ids
 
 BINARY_CLASSES = ClassTable(
-    (LabelClass(0, "background", (0, 0, 0)), LabelClass(1, "lane", (230, 159, 0), instances="lane"))
+    (LabelClass(0, "background", (0, 0, 0)), LabelClass(1, "lane", (226, 140, 0), instances="lane"))
 )
 
 
