@@ -1,4 +1,4 @@
-"""Commands that a page shows are commands that the command line takes, and notebooks stay outside of the application."""
+"""The command line takes every command that a page shows, and no notebook imports the application."""
 
 import re
 import shlex
