@@ -7,6 +7,7 @@ learner mends one thing at a time.
 from collections.abc import Callable
 
 from roadtopo_lib.course.exercises._base import EXERCISES, Hint
+from roadtopo_lib.course.learner import record
 
 from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importing a chapter registers its exercises
     config,
@@ -14,13 +15,15 @@ from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importin
     end_to_end,
     losses,
     model,
+    parts,
+    parts_of_training,
     postprocessing,
     training,
 )
 
 
 def check(name: str, answer: object) -> None:
-    """Tests an answer and prints ``[OK]`` or the first hint.
+    """Tests an answer, prints ``[OK]`` or the first hint, and remembers what is solved (``course.progress``).
 
     Args:
         name: of the exercise, as the notebook gives it.
@@ -30,6 +33,8 @@ def check(name: str, answer: object) -> None:
         KeyError: no exercise of that name.
     """
     hint = hint_for(name, answer)
+    if hint is None:
+        record(name)
     print(f"[OK] {name}" if hint is None else f"[not yet] {name}: {hint}")
 
 
