@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FunctionType
 
-from roadtopo_lib.course.exercises import hint_for
+from roadtopo_lib.course.exercises import hint_for, verdict
 from roadtopo_lib.course.exercises._base import EXERCISES
 from roadtopo_lib.course.learner import learner_folder, solved
 from roadtopo_lib.files import write_atomic
@@ -47,15 +47,15 @@ def keep(function: Callable) -> None:
     name = getattr(function, "__name__", type(function).__name__)
     hint = hint_for_part(function)
     if hint is not None:
-        print(f"[not yet] {name}: {hint}")
+        print(verdict(name, hint))
         return
     path = _file(name)
     try:
         write_atomic(path, IMPORTS + _source(function))
     except OSError as error:
-        print(f"[OK] {name}, but it could not be kept: {error}")
+        print(f"{verdict(name, None)}, but it could not be kept: {error}")
         return
-    print(f"[OK] {name}: kept as part {PARTS.index(name) + 1} of {len(PARTS)}")
+    print(f"{verdict(name, None)}: kept as part {PARTS.index(name) + 1} of {len(PARTS)}")
 
 
 def hint_for_part(function: object) -> str | None:

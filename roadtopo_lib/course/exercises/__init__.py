@@ -4,9 +4,7 @@
 learner mends one thing at a time.
 """
 
-from collections.abc import Callable
-
-from roadtopo_lib.course.exercises._base import EXERCISES, Hint
+from roadtopo_lib.course.exercises._base import EXERCISES, Hint, NotTried, is_stub, reason_of, time_limit
 from roadtopo_lib.course.learner import record
 
 from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importing a chapter registers its exercises
@@ -21,9 +19,15 @@ from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importin
     training,
 )
 
+NOT_TRIED = "not tried yet"
+"""What ``hint_for`` gives for a stub."""
+
+SECONDS = 20
+"""A right answer takes less than one; whoever needs more waits for a loop that never ends."""
+
 
 def check(name: str, answer: object) -> None:
-    """Tests an answer, prints ``[OK]`` or the first hint, and remembers what is solved (``course.progress``).
+    """Tests an answer, prints ``[OK]``, ``[not tried yet]`` or the first hint, and records what is solved.
 
     Args:
         name: of the exercise, as the notebook gives it.
@@ -35,16 +39,30 @@ def check(name: str, answer: object) -> None:
     hint = hint_for(name, answer)
     if hint is None:
         record(name)
-    print(f"[OK] {name}" if hint is None else f"[not yet] {name}: {hint}")
+    print(verdict(name, hint))
+
+
+def verdict(name: str, hint: str | None) -> str:
+    """The line that the learner reads for what ``hint_for`` gave."""
+    if hint is None:
+        return f"[OK] {name}"
+    if hint == NOT_TRIED:
+        return f"[{NOT_TRIED}] {name}"
+    return f"[not yet] {name}: {hint}"
 
 
 def hint_for(name: str, answer: object) -> str | None:
-    """The hint that ``check`` prints, or ``None`` for a right answer."""
-    run: Callable[[object], None] = EXERCISES[name]
+    """The hint that ``check`` prints, ``NOT_TRIED`` for an untouched stub, ``None`` for a right answer."""
+    run = EXERCISES[name]
+    if is_stub(answer):
+        return NOT_TRIED
     try:
-        run(answer)
+        with time_limit(SECONDS):
+            run(answer)
+    except NotTried:
+        return NOT_TRIED
     except Hint as hint:
         return str(hint)
     except Exception as error:  # whatever the learner's code raises is a message to the learner
-        return f"your code raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return reason_of(error)
     return None
