@@ -38,16 +38,25 @@ def read_labelled(answer) -> None:
         cv2.imwrite(paths[2], small.astype(np.uint8))
         cv2.imwrite(paths[0], 255 - image[..., ::-1])
         _expect_sample(answer(*paths), (255 - image, semantic, small))
-        for missing in range(3):
-            broken = [path if i != missing else str(Path(folder) / "nowhere.png") for i, path in enumerate(paths)]
-            hint = f"a missing {('image', 'semantic mask', 'instance mask')[missing]} should raise FileNotFoundError"
+        _expect_missing_files_named(answer, paths)
+
+
+def _expect_missing_files_named(answer, paths: list[str]) -> None:
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(0)  # OpenCV writes a warning for each missing file
+    try:
+        for missing, kind in enumerate(("image", "semantic mask", "instance mask")):
+            broken = [f"{path}.nowhere" if place == missing else path for place, path in enumerate(paths)]
+            hint = f"a missing {kind} should raise FileNotFoundError, %s: cv2.imread gives None for it"
             try:
                 answer(*broken)
             except FileNotFoundError:
                 continue
             except Exception as error:
-                expect(False, f"{hint}, it raised {type(error).__name__}: cv2.imread gives None for it")
-            expect(False, f"{hint}, nothing was raised: cv2.imread gives None for it")
+                expect(False, hint % f"it raised {type(error).__name__}")
+            expect(False, hint % "nothing was raised")
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _expect_sample(found, truth) -> None:
@@ -62,9 +71,8 @@ def _expect_sample(found, truth) -> None:
         not np.array_equal(instance, truth[2] // 256),
         "every id below 256 became 0: the mask has 16 bits, and was read as 8-bit grey",
     )
-    expect(
-        not np.array_equal(instance, truth[2] % 256), "ids above 255 were cut to 8 bits: keep the type that was read"
-    )
+    cut = truth[2].max() > 255 and np.array_equal(instance, truth[2] % 256)
+    expect(not cut, "ids above 255 were cut to 8 bits: keep the type that was read")
     expect(np.array_equal(instance, truth[2]), "the instance mask's ids are not those of the file")
 
 
@@ -123,7 +131,7 @@ def fuse(answer) -> None:
     expect(projections[0].weight.grad is not None, "no gradient reaches the first projection")
 
 
-_LANES = {"A": (30.0, 20, 2, 39), "B": (4.0, 14, 2, 12), "C": (44.0, 44, 6, 39)}
+_LANES = {"A": (30.0, 20, 2, 39), "B": (4.0, 14, 8, 12), "C": (44.0, 44, 6, 39)}
 """x at the top and at the bottom of an image of 40 rows, first and last row with paint."""
 
 
@@ -170,7 +178,7 @@ def separate_and_number(answer) -> None:
 def _expect_order_at_the_row(answer) -> None:
     mask = np.zeros((40, 60), dtype=bool)
     truth = np.zeros((40, 60), dtype=int)
-    for lane, (x, slope, rows) in enumerate(((50.0, -1.0, (0, 12)), (30.0, 0.0, (0, 40)), (8.0, 0.0, (20, 40))), 1):
+    for lane, (x, slope, rows) in enumerate(((50.0, -1.0, (0, 12)), (30.0, 0.0, (2, 40)), (8.0, 0.0, (20, 40))), 1):
         for row in range(*rows):
             column = round(x + slope * row)
             truth[row, column : column + 2] = lane
