@@ -87,6 +87,8 @@ def _expect_right_gradients(answer) -> None:
 class _Model(nn.Module):
     """Notes how it was called."""
 
+    num_classes, embedding_dim = 6, 2
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
