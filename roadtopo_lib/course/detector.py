@@ -50,7 +50,7 @@ def assemble(parts: Mapping[str, Callable] | None = None, seed: int = 0) -> "Det
     mine = [name for name in PARTS if name in own]
     rest = [name for name in PARTS if name not in own]
     line = f"of these six parts, {COUNTS[len(mine)]} {'is' if len(mine) < 2 else 'are'} yours"
-    line += f": {', '.join(mine)}" if mine else ""
+    line += f": {', '.join(mine)}" if mine else " yet"
     print(line + (f"; the library's: {', '.join(rest)}" if rest else ""))
     return Detector({name: own.get(name) or getattr(library_parts, name) for name in PARTS}, seed)
 
