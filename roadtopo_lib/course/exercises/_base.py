@@ -103,7 +103,7 @@ def _does_nothing(code: CodeType) -> bool:
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float, hint: str = "does a loop of yours never end?") -> Iterator[None]:
     """Raises ``Hint`` in the main thread if the block runs for longer; elsewhere there is no limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -122,7 +122,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     except KeyboardInterrupt:
         if not late.is_set():  # the learner's own
             raise
-        raise Hint(f"your code was stopped after {seconds:g} seconds: does a loop of yours never end?") from None
+        raise Hint(f"your code was stopped after {seconds:g} seconds: {hint}") from None
     finally:
         timer.cancel()
 
