@@ -88,6 +88,9 @@ def _(matrix):
     return value
 
 
+wrong("miou_of", "IoU of a class")(_mean_iou(lambda h, t, p: (h / np.maximum(t + p - 2 * h, 1)).mean()))
+
+
 # --- counts_of
 
 
@@ -156,7 +159,7 @@ wrong("counts_of", "three predictions, one true lane")(
 )
 wrong("counts_of", "an array of shape (0, 3)")(_counted(lambda iou, t: int(iou.max() > t) * _hungarian(iou, t)))
 wrong("counts_of", "tuple of three")(lambda iou, t=0.5: _hungarian(iou, t))
-wrong("counts_of", "wrong for 5 predictions", "cheating")(_counted(lambda iou, t: _hungarian(iou[:2, :2], t)))
+wrong("counts_of", "wrong for 4 predictions", "cheating")(_counted(lambda iou, t: _hungarian(iou[:2, :2], t)))
 
 
 @wrong("counts_of", "`iou` was changed in place", "mutating")
@@ -164,6 +167,11 @@ def _(iou, threshold=0.5):
     matched = iou[linear_sum_assignment(iou, maximize=True)]
     iou[iou <= threshold] = 0
     return _counted(lambda iou, t: int((matched > t).sum()))(iou, threshold)
+
+
+wrong("counts_of", "an array of shape (2, 0)")(
+    _counted(lambda iou, t: _hungarian(iou, t) * int(not len(iou) or min(iou.max(axis=1)) >= 0))
+)
 
 
 # --- outline
@@ -240,6 +248,10 @@ def _(mask, band):
     ring = mask & _dilated(~mask, band)
     mask[~ring] = False
     return ring
+
+
+wrong("outline", "band 1:")(lambda mask, band: mask & _dilated(~mask, band + 1))
+wrong("outline", "and band 3", "cheating")(lambda mask, band: mask & _dilated(~mask, min(band, 2)))
 
 
 # --- difference_interval
