@@ -1,8 +1,7 @@
 """Writes ``moments.npz``, what the widget ``FrameEmbeddings`` shows: ``python data_samples/make_moments.py DATA``.
 
-DATA is what ``make run`` leaves as ``results/data``. The tiny preset is trained on it by AdamW alone (``make run`` uses
-Muon as well), and its embeddings of two test samples are kept, in half precision, at steps 0, 25, 100 and 300 and at
-the end of each epoch. The committed file comes from an earlier version of the preset; README.md says how it differs.
+DATA is what ``make run`` leaves as ``results/data``. The tiny preset is trained on it as ``make run`` does, and its
+embeddings of two test samples are kept, in half precision, at steps 0, 25, 100 and 300 and at the end of each epoch.
 """
 
 import sys
@@ -15,7 +14,6 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform, image_to_tensor, rows_cut
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
-from roadtopo_lib.training.optimizer import build_scheduler
 
 HERE = Path(__file__).parent
 FRAMES = (0, 1)
@@ -23,9 +21,10 @@ FRAMES = (0, 1)
 EARLY_STEPS = (0, 25, 100, 300)
 """Optimiser steps of the first moments; then the end of each epoch."""
 
-config = LaneSegmentationConfig.preset("tiny").replace(muon_lr=0.0)  # AdamW alone
+config = LaneSegmentationConfig.preset("tiny")
 train = LaneInstanceDataset(sys.argv[1], "train", build_transform(config, train=True), config.seed)
 loader = build_loader(train, config, shuffle=True)
+val = LaneInstanceDataset(sys.argv[1], "val", build_transform(config, train=False), config.seed)
 plain, resize = LaneInstanceDataset(HERE, "test"), build_transform(config, train=False)
 files = [plain.read(i) for i in FRAMES]
 inputs = torch.stack([image_to_tensor(resize(*file, seed=0)[0]) for file in files])  # (F, 3, H, W)
@@ -33,7 +32,6 @@ inputs = torch.stack([image_to_tensor(resize(*file, seed=0)[0]) for file in file
 torch.manual_seed(config.seed)
 model = SegFormerModel(config.backbone, pretrained=False, activation=config.activation)
 trainer = LaneSegmentationTrainer(model, config=config)
-trainer.scheduler = build_scheduler(trainer.optimizer, len(loader) * config.epochs, config.warmup_fraction)
 steps, embeddings, done = [], [], 0
 
 
@@ -56,8 +54,7 @@ def after_step(*_: object) -> None:
 
 keep()
 trainer.optimizer.register_step_post_hook(after_step)
-for _ in range(config.epochs):
-    trainer.train_epoch(loader)
+trainer.fit(loader, build_loader(val, config, shuffle=False))
 np.savez_compressed(
     HERE / "moments.npz",
     frames=np.array([plain.image_paths[i].stem for i in FRAMES]),

@@ -8,8 +8,6 @@ Both write ``notebooks/GLOSSARY.md``, too. ``--link`` only links the terms that 
 """
 
 import argparse
-import base64
-import io
 import os
 import sys
 import time
@@ -17,10 +15,8 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-import numpy as np
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER)]
@@ -28,12 +24,11 @@ sys.path[:0] = [str(FOLDER.parent), str(FOLDER)]
 import glossary  # noqa: E402
 
 from roadtopo_lib.course import colab_cell, repository_address, setup_cell  # noqa: E402
-from roadtopo_lib.viz import INSTANCE_COLORS  # noqa: E402
 
-FEWEST_PIXELS = 20
-"""Pixels of an instance's colour from which a picture keeps it."""
-PNG_COLORS = 64
-"""A picture in a notebook gets this many colours: a fraction of the bytes, and hardly a difference to be seen."""
+FOLDED = {"set-up", "folded"}
+"""Tags of cells whose source is folded: set-up, imports, claims."""
+ANSWER = "answer"
+"""Tag of cells that answer a question to the learner: their output is not stored, so that no viewer shows it."""
 CELL_TIMEOUT = 600
 """Seconds."""
 METADATA = {
@@ -131,35 +126,22 @@ def run(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         cell.metadata.pop("execution", None)
-        if reveals(cell):  # folded: whoever is asked for a guess must not read the answer first
-            cell.metadata["jupyter"] = {"outputs_hidden": True}
         cell["outputs"] = _with_joined_streams(cell.get("outputs", []))
         for output in cell["outputs"]:
             # Without its kernel a live view would be an error message; the picture beside it stays.
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-            if "image/png" in output.get("data", {}):
-                output.data["image/png"] = with_fewer_colors(output.data["image/png"])
+        dress(cell)
     return notebook
 
 
-def reveals(cell: NotebookNode) -> bool:
-    """Whether a cell answers a question that the learner is asked to guess at."""
-    return "my_guess = None" in cell.source and "reveal" in cell.source
-
-
-def with_fewer_colors(png: str) -> str:
-    """A base64 PNG with a palette of ``PNG_COLORS``; colours of instances stay as they are."""
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    pixels = np.asarray(picture)
-    kept = [color for color in INSTANCE_COLORS if (pixels == color).all(axis=2).sum() >= FEWEST_PIXELS]
-    chosen = picture.quantize(PNG_COLORS - len(kept), dither=Image.Dither.NONE)
-    if kept:  # few pixels: the rest of a photograph would take their place in the palette
-        palette = Image.new("P", (1, 1))
-        palette.putpalette(chosen.getpalette()[: 3 * (PNG_COLORS - len(kept))] + np.concatenate(kept).tolist())
-        chosen = picture.quantize(palette=palette, dither=Image.Dither.NONE)
-    small = io.BytesIO()
-    chosen.save(small, "PNG", optimize=True)
-    return base64.b64encode(small.getvalue()).decode()
+def dress(cell: NotebookNode) -> None:
+    """Sets what a cell's tags ask of the viewers: folded source in JupyterLab and Colab, no output of an answer."""
+    tags = set(cell.metadata.get("tags", []))
+    if tags & FOLDED:
+        cell.metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata["cellView"] = "form"
+    if ANSWER in tags:
+        cell["outputs"] = []
 
 
 def _with_joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:

@@ -57,7 +57,7 @@ from roadtopo_lib.config import (
     check_margins_on_sphere,
     load_config,
 )
-from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course import reveal, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import CLASSES
@@ -737,7 +737,7 @@ try:
     answer = "yes"
 except ValueError:
     answer = "no"
-reveal_choice(my_guess, answer)
+reveal(my_guess, answer)
 
 # %% [markdown]
 # 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32 pixels. The network

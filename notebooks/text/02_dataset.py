@@ -57,7 +57,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no look-up of newer versions
 import albumentations as A
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course import reveal, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.widgets import AugmentationInStep
 from roadtopo_lib.data.counting import count_class_pixels
@@ -781,7 +781,7 @@ my_guess = None
 forgetful = road(0)
 my_paint(forgetful[0], forgetful[1].copy())  # the copy is thrown away
 save(f"{folder.name}/forgetful", "image_000", *forgetful)
-reveal_choice(my_guess, "no" if complaint(f"{folder.name}/forgetful") == "fine" else "yes")
+reveal(my_guess, "no" if complaint(f"{folder.name}/forgetful") == "fine" else "yes")
 print("contradictions:", contradictions(semantic, instance), "in yours,", contradictions(*forgetful), "in this one")
 
 # %% [markdown]

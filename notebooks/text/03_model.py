@@ -64,7 +64,7 @@ from transformers.utils import logging as transformers_logging
 
 from roadtopo_lib import segformer
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course import reveal, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
 from roadtopo_lib.labels import CLASS_NAMES, LANE_CLASS_IDS
@@ -519,7 +519,7 @@ bare = copy.deepcopy(trained)
 bare.pixel_mean.zero_()
 bare.pixel_std.fill_(1)
 iou_inside, iou_bare = (iou(is_lane(m.predict(photos)["semantic"]), is_lane(truth)) for m in (trained, bare))
-reveal_choice(my_guess, "worse" if iou_bare < iou_inside - 0.02 else "same")
+reveal(my_guess, "worse" if iou_bare < iou_inside - 0.02 else "same")
 print(f"lane IoU {iou_inside:.2f} normalised, {iou_bare:.2f} with [0, 1] straight in")
 
 # %% [markdown]
@@ -1058,7 +1058,7 @@ my_guess = None
 kinds = ("SegFormer", "CNN", "no attention")
 scores = np.array([[train_and_score(kind, seed) for seed in (0, 1)] for kind in kinds])  # (3 kinds, 2 seeds)
 means = scores.mean(axis=1)
-reveal_choice(my_guess, "too close to call" if np.ptp(means) < 0.05 else kinds[int(means.argmax())])
+reveal(my_guess, "too close to call" if np.ptp(means) < 0.05 else kinds[int(means.argmax())])
 for kind, pair in zip(kinds, scores):
     print(f"{kind:12s} lane IoU {pair[0]:.2f} and {pair[1]:.2f}")
 assert scores.min() > no_image + 0.03  # each run learnt from the images

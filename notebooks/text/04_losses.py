@@ -50,7 +50,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course import reveal, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.playground import LOSSES, EmbeddingPlayground, Margins, loss_curves
 from roadtopo_lib.course.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
@@ -191,7 +191,7 @@ for background in (0.0, -8.0):
             curve = [pull_on_a_lane_pixel(loss, size, p, background) for p in ps]
             curves[background, name, size] = torch.tensor(curve)
 peak = ps[curves[-8.0, "Dice", 10].argmax()]
-reveal_choice(my_guess, ["near 0", "in between", "near 1"][int(3 * peak)])
+reveal(my_guess, ["near 0", "in between", "near 1"][int(3 * peak)])
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), sharey=True)
@@ -456,7 +456,7 @@ for name, loss in contest.items():
     iou[name] = torch.stack([torch.stack([iou_per_class(prediction) for prediction in run]) for run in runs])
 early, late = ({name: value[:, look].mean(dim=0) for name, value in iou.items()} for look in range(2))
 unweighted = ("cross-entropy", "Dice", "both")
-reveal_choice(my_guess, max(unweighted, key=lambda name: early[name][LANE_MARKING]))
+reveal(my_guess, max(unweighted, key=lambda name: early[name][LANE_MARKING]))
 assert early["Dice"][LANE_MARKING] == max(early[name][LANE_MARKING] for name in unweighted)
 
 # %%
@@ -725,7 +725,7 @@ twice = EmbeddingPlayground(start="one lane twice")
 together = twice.state()
 twice.step(300)
 apart = twice.state()
-reveal_choice(my_guess, "yes" if np.linalg.norm(apart.means[0] - apart.means[1]) < 0.5 else "no")
+reveal(my_guess, "yes" if np.linalg.norm(apart.means[0] - apart.means[1]) < 0.5 else "no")
 print(f"means of the two ids: {np.linalg.norm(together.means[0] - together.means[1]):.2f} apart at first, ", end="")
 print(f"{np.linalg.norm(apart.means[0] - apart.means[1]):.2f} in the end")
 assert np.linalg.norm(apart.means[0] - apart.means[1]) > 2.9

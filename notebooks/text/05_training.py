@@ -56,7 +56,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course import reveal, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.losses import LaneCriterion
@@ -226,7 +226,7 @@ def gradient_through(dtype, scale=1.0):
 my_guess = None
 types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 lost = [name for name, dtype in types.items() if gradient_through(dtype) == 0]
-reveal_choice(my_guess, lost[0])
+reveal(my_guess, lost[0])
 print(f"float16, loss times 65536: {gradient_through(torch.float16, 65536):.2e}")
 print(f"bfloat16, not scaled:      {gradient_through(torch.bfloat16):.2e}")
 
@@ -668,7 +668,7 @@ my_guess = None
 parts = [slice(0, 5), slice(5, 10), slice(10, 12)]
 divided = gradient_of(parts, [1 / 3] * 3)
 shared = gradient_of(parts, [5 / 12, 5 / 12, 2 / 12])
-reveal_choice(my_guess, "yes" if torch.allclose(divided, large) else "no")
+reveal(my_guess, "yes" if torch.allclose(divided, large) else "no")
 print("divided by 3:", divided, " by share:", shared)
 
 # %% [markdown]
@@ -928,7 +928,7 @@ my_guess = None
 runs = {lr: curve_at(lr) for lr in (2e-5, 2e-3, 0.2, 2e4)}
 end = {lr: rows[-8:].mean(axis=0) for lr, (_, rows) in runs.items()}  # loss and norm of the last eight steps
 ended_in_nan = [lr for lr in runs if math.isnan(end[lr][0])]
-reveal_choice(my_guess, "only 20000" if ended_in_nan == [2e4] else f"{ended_in_nan}")
+reveal(my_guess, "only 20000" if ended_in_nan == [2e4] else f"{ended_in_nan}")
 
 # %% [markdown]
 # In the picture compare the rate 0.2 with 0.002: first by the loss, then by the norm. The dotted line is the clipping
@@ -993,7 +993,7 @@ for name, network in [("0.002", sound_model), ("0.2", fast.model)]:
     seen[name] = outputs["semantic"].cpu()
     loss = float(nn.functional.cross_entropy(outputs["logits"].cpu(), val_masks))
     checked[name] = loss, float((seen[name] == seen[name][0]).all(dim=0).float().mean())
-reveal_choice(my_guess, "class prior" if checked["0.2"][0] >= blind_loss["class prior"] else "predictions")
+reveal(my_guess, "class prior" if checked["0.2"][0] >= blind_loss["class prior"] else "predictions")
 for name, (loss, same) in checked.items():
     print(f"lr {name}: cross-entropy {loss:.2f}, {100 * same:.0f} % of the pixels the same in all")
 assert max(loss for loss, _ in checked.values()) < blind_loss["class prior"]

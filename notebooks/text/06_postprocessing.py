@@ -56,7 +56,7 @@ from scipy.stats import kurtosis
 from sklearn.cluster import DBSCAN, MeanShift
 from sklearn.metrics import adjusted_rand_score
 
-from roadtopo_lib.course import reveal, reveal_choice, samples
+from roadtopo_lib.course import reveal, samples
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.playground import FrameMoments
 from roadtopo_lib.course.widgets import FrameEmbeddings, PostProcessingBench
@@ -463,7 +463,7 @@ print("pixels with −1:", np.count_nonzero(mine_toy < 0))
 my_guess = None
 walk = DBSCAN(eps=1.5, min_samples=10).fit_predict
 joined, apart = walk(points), cluster_embeddings(points, 1.5)
-reveal_choice(my_guess, {1: "one", 2: "two"}[len(set(joined[:500]))])
+reveal(my_guess, {1: "one", 2: "two"}[len(set(joined[:500]))])
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.9), sharey=True)
 scatter(axes[0], points, joined, "DBSCAN walks over the bridge")
 scatter(axes[1], points, apart, "fast: a bridge is a valley")

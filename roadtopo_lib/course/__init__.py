@@ -1,10 +1,11 @@
-"""What every notebook of the course shares: its first cell, guesses, and where the sample data lie.
+"""What every notebook of the course shares: its first cells, guesses, pictures, and the sample data.
 
 The first two cells of a notebook are generated: ``SETUP_CELL`` and ``colab_cell`` are their only source, and
 ``notebooks/build.py`` writes them into all notebooks at once.
 """
 
 import random
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,10 +13,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from roadtopo_lib.course.data import frame, render_frame, samples
+from roadtopo_lib.course.pictures import show
 from roadtopo_lib.models import choose_device
 from roadtopo_lib.viz import INSTANCE_COLORS
 
+__all__ = [
+    "colab_cell",
+    "frame",
+    "render_frame",
+    "repository_address",
+    "reveal",
+    "samples",
+    "setup_cell",
+    "show",
+    "start",
+]
+
 SETUP_CELL = """\
+#@title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -80,47 +96,39 @@ def start(seed: int = 0) -> torch.device:
     return device
 
 
-def reveal(guess: object, truth: float, unit: str = "", tolerance: float = 0.1) -> None:
+def reveal(guess: object, truth: float | str, unit: str = "", tolerance: float = 0.1) -> None:
     """Prints the learner's guess, and below it the answer.
 
-    The answer is not in the first line, since JupyterLab shows that one even of a folded output.
-
     Args:
-        guess: a number, or ``None`` if the learner did not commit to one.
-        truth: the number found.
-        unit: printed after both.
+        guess: a number, text such as ``"5 %"`` or ``"Yes"``, or ``None`` if the learner did not commit to one. In
+            percent, 0.05 and ``"5 %"`` both mean 5.
+        truth: the number found, or the right one of the answers offered.
+        unit: printed after both numbers.
         tolerance: relative distance that still counts as close, >= 0.
     """
     unit = f" {unit}" if unit else ""
-    verdict = ""
-    if guess is not None:
-        close = abs(float(guess) - truth) <= tolerance * max(abs(truth), 1e-12)
-        verdict = " — close" if close else " — look again"
-    print(f"your guess: {'none' if guess is None else f'{float(guess):.4g}{unit}'}\nanswer: {truth:.4g}{unit}{verdict}")
+    if isinstance(truth, str):
+        said = {True: "yes", False: "no"}.get(guess, guess) if isinstance(guess, bool) else guess
+        right = said is not None and str(said).strip().strip(".!").casefold() == truth.strip().casefold()
+        shown, answer, verdict = said, truth, "right" if right else "look again"
+    else:
+        number = None if guess is None else _number(guess, percent="%" in unit, truth=truth)
+        close = isinstance(number, float) and abs(number - truth) <= tolerance * max(abs(truth), 1e-12)
+        shown = f"{number:.4g}{unit}" if isinstance(number, float) else guess
+        answer, verdict = f"{truth:.4g}{unit}", "close" if close else "look again"
+    print(f"your guess: {'none' if guess is None else shown}")
+    print(f"answer: {answer}" + ("" if guess is None else f" — {verdict}"))
 
 
-def reveal_choice(guess: str | None, truth: str) -> None:
-    """The same for a question with named answers.
-
-    Args:
-        guess: one of the answers offered, or ``None``.
-        truth: the right one.
-    """
-    verdict = "" if guess is None else " — right" if guess == truth else " — look again"
-    print(f"your guess: {'none' if guess is None else guess}\nanswer: {truth}{verdict}")
-
-
-def samples() -> Path:
-    """The folder ``data_samples`` of the clone that this library or the notebook lies in.
-
-    Raises:
-        FileNotFoundError: neither lies in a clone.
-    """
-    starts = (Path(__file__).resolve().parent, Path.cwd())
-    for folder in (parent for start in starts for parent in (start, *start.parents)):
-        if (folder / "data_samples" / "README.md").is_file():
-            return folder / "data_samples"
-    raise FileNotFoundError("data_samples: not found around the notebook or the library; open the notebook in a clone")
+def _number(guess: object, percent: bool, truth: float) -> float | None:
+    """The number that a guess means, ``None`` if it holds none; in percent, 0.05 means whichever of two is closer."""
+    found = re.search(r"[-+]?\d*[.,]?\d+(?:e[-+]?\d+)?", str(guess).replace(" ", ""), re.IGNORECASE)
+    if found is None:
+        return None
+    number = float(found[0].replace(",", "."))
+    if percent and "%" not in str(guess) and abs(number) < 1:
+        return min(number, 100 * number, key=lambda meant: abs(meant - truth))
+    return number
 
 
 def repository_address(pyproject: str | Path) -> str:

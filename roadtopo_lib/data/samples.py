@@ -6,7 +6,7 @@ Layout (each sample is one NAME in three folders)::
     root/{train,val,test}/semantic_masks/NAME.png     class id per pixel, single channel, 255 = unlabelled
     root/{train,val,test}/instance_masks/NAME.png     0 = no instance, 1..N; 8 or 16 bit grey, or RGB (a colour an id)
 
-Endings may be written in capitals. Instance ids are unique in an image: a lane and a crosswalk never share one.
+Endings may be written in capitals. Instance ids are unique in an image: two classes never share one.
 """
 
 from collections import Counter
@@ -36,9 +36,9 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Image (H, W, 3) uint8 RGB, semantic mask (H, W) uint8, instance mask (H, W) uint16."""
 
 
-def sample_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+def sample_files(folder: Path, name: str, suffix: str = ".jpg") -> tuple[Path, Path, Path]:
     """The files that ``write_sample`` writes: image, semantic mask, instance mask."""
-    endings = (".jpg", ".png", ".png")
+    endings = (suffix, ".png", ".png")
     image, semantic, instance = (folder / kind / (name + end) for kind, end in zip(FOLDERS, endings, strict=True))
     return image, semantic, instance
 
@@ -50,8 +50,9 @@ def write_sample(
     semantic_mask: np.ndarray,
     instance_mask: np.ndarray,
     classes: ClassTable = CLASSES,
+    suffix: str = ".jpg",
 ) -> None:
-    """Writes one sample: image as JPEG, semantic mask as 8-bit PNG, instance mask as 16-bit PNG.
+    """Writes one sample: image as JPEG or PNG, semantic mask as 8-bit PNG, instance mask as 16-bit PNG.
 
     Every file appears complete or not at all. The image comes last: where it exists, the masks do, too.
 
@@ -62,15 +63,16 @@ def write_sample(
         semantic_mask: (H, W) integer class ids of the table, or 255 for unlabelled.
         instance_mask: (H, W) integer ids, 0 for no instance, 1..65535.
         classes: the class table.
+        suffix: of the image: .jpg, .jpeg or, to keep every pixel, .png; capitals are allowed.
 
     Raises:
-        ValueError: an array of another shape or type, ids out of range, or an id on lane and crosswalk pixels;
+        ValueError: an array of another shape or type, ids out of range, or an id on two classes that bear instances;
             nothing is written then.
         OSError: as for ``files.write_atomic``.
     """
     if Path(name).name != name:
         raise ValueError(f"the sample's name is {name!r}, expected the name of a file without folders")
-    files = sample_files(Path(folder), name)
+    files = sample_files(Path(folder), name, suffix)
     image_path, semantic_path, instance_path = files
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"{image_path}: image must be (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
@@ -78,7 +80,7 @@ def write_sample(
     instance = _narrowed(instance_mask, np.uint16, instance_path)
     check_class_ids(semantic, semantic_path, len(classes))
     _check_sizes((image, semantic, instance), files)
-    check_roles(semantic, instance, instance_path, classes)
+    check_instances(semantic, instance, instance_path, classes)
     write_image(semantic_path, semantic)
     write_image(instance_path, instance)
     write_image(image_path, image, JPEG_QUALITY)
@@ -98,26 +100,26 @@ def read_sample(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: unreadable files, wrong ids, masks of another size than the image, or an id on lane and crosswalk
-            pixels; names the file and what was found.
+        ValueError: unreadable files, wrong ids, masks of another size than the image, or an id on two classes that
+            bear instances; names the file and what was found.
     """
     image = read_image(image_path)
     semantic = read_semantic_mask(semantic_path, len(classes))
     instance = read_instance_mask(instance_path)
     _check_sizes((image, semantic, instance), (Path(image_path), Path(semantic_path), Path(instance_path)))
-    check_roles(semantic, instance, instance_path, classes)
+    check_instances(semantic, instance, instance_path, classes)
     return image, semantic, instance
 
 
-def check_roles(
+def check_instances(
     semantic: np.ndarray,
     instance: np.ndarray,
     name: str | Path = "instance mask",
     classes: ClassTable = CLASSES,
 ) -> None:
-    """Refuses an instance id that lies on lane and on crosswalk pixels.
+    """Refuses an instance id that lies on pixels of two classes that bear instances.
 
-    Two classes of one role may share an id.
+    Pixels of the other classes do not matter: an instance mask may be wider than its class.
 
     Args:
         semantic: (H, W) class ids.
@@ -126,14 +128,17 @@ def check_roles(
         classes: the class table.
 
     Raises:
-        ValueError: names the ids.
+        ValueError: names the ids and their classes.
     """
-    lane, crosswalk = (_pixels_by_id(semantic, instance, ids) for ids in (classes.lane_ids, classes.crosswalk_ids))
-    shared = [int(i) for i in np.flatnonzero((lane > 0) & (crosswalk > 0)) if i != NO_INSTANCE]
+    bearing = np.isin(semantic, classes.lane_ids + classes.crosswalk_ids) & (instance != NO_INSTANCE)
+    pairs = np.unique(instance[bearing].astype(np.int64) * 256 + semantic[bearing])  # one number a pair: id, class
+    ids, counts = np.unique(pairs // 256, return_counts=True)
+    shared = ids[counts > 1].tolist()
     if shared:
+        found = " and ".join(classes[pair % 256].name for pair in pairs if pair // 256 == shared[0])
         raise ValueError(
-            f"{name}: instance ids {shared} lie on lane and on crosswalk pixels of the semantic mask, expected every "
-            "id on lanes only or on crosswalks only"
+            f"{name}: instance ids {shared} lie on pixels of more than one class ({shared[0]} on {found}), expected "
+            "one class for each id"
         )
 
 

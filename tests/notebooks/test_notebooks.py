@@ -19,9 +19,12 @@ TEXTS = build.texts()
 NAMES = [text.stem for text in TEXTS]
 MAX_BYTES = 500_000
 CODE_CELLS = range(30, 56)
-MEDIAN_LINES, NINE_IN_TEN_LINES = 8, 28
+MEDIAN_LINES, NINE_IN_TEN_LINES = 5, 28
+WORDS_PER_LINE = 8
+"""Of prose for each line of code, in notebooks 1 to 4."""
+LONGEST_LINE = 100
 PREDICTIONS = 3
-EXERCISES = range(3, 6)
+EXERCISES = range(3, 7)
 
 
 def stored(text: Path) -> nbformat.NotebookNode:
@@ -40,6 +43,25 @@ def tagged(notebook: nbformat.NotebookNode, prefix: str) -> dict[str, nbformat.N
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags_of(cell: nbformat.NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def taught_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Code cells whose source is not folded."""
+    return [cell for cell in code_cells(notebook) if not tags_of(cell) & build.FOLDED]
+
+
+def line_count(cells: list[nbformat.NotebookNode]) -> int:
+    return sum(bool(line.strip()) for cell in cells for line in cell.source.splitlines())
+
+
+def word_count(notebook: nbformat.NotebookNode) -> int:
+    """Words of the prose, without the code of solutions."""
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return len(re.sub(r"```.*?```", "", prose, flags=re.DOTALL).split())
 
 
 def headings(notebook: nbformat.NotebookNode) -> list[str]:
@@ -82,20 +104,75 @@ class TestNotebook:
     def test_its_parts_come_in_the_courses_order(self, text):
         titles = headings(stored(text))
         assert re.fullmatch(rf"# {int(text.stem[:2])} · .+", titles[0])
-        places = [titles.index(title) for title in ("## Exercises", "## What we claimed", "## Next")]
+        parts = ("## Exercises", "## What we claimed", "## Where the guide differs", "## Next")
+        places = [titles.index(title) for title in parts]
         assert places == sorted(places)
         assert any(title.startswith("## Trap: ") or title.startswith("### Trap: ") for title in titles)
-        opening = stored(text).cells[0].source
+        opening = "\n".join(cell.source for cell in stored(text).cells[:6])
         for part in ("**You will be able to**", "**You need**", "**Time**"):
             assert part in opening
 
+    def test_it_opens_with_a_sentence_and_the_strip(self, text):
+        number, cells = int(text.stem[:2]), stored(text).cells
+        assert [cell.cell_type for cell in cells[:3]] == ["markdown", "code", "code"]
+        assert "set-up" in tags_of(cells[1])
+        title, _, opening = cells[0].source.partition("\n")
+        assert title.startswith("# ")
+        assert 5 <= len(opening.split()) <= 45
+        assert f"strip({number}" in cells[2].source
+        assert line_count(cells[2:3]) <= 5
+        assert "image/png" in cells[2].outputs[0].data
+
+    def test_it_closes_with_the_strip_filled(self, text):
+        last = code_cells(stored(text))[-1]
+        assert f"strip({int(text.stem[:2])}, closing=True" in last.source
+
+    def test_what_is_not_taught_is_folded(self, text):
+        for cell in code_cells(stored(text)):
+            hidden = (cell.metadata.get("jupyter", {}).get("source_hidden"), cell.metadata.get("cellView"))
+            folded = bool(tags_of(cell) & build.FOLDED)
+            assert hidden == ((True, "form") if folded else (None, None))
+            assert cell.source.startswith("#@title ") == folded  # what Colab shows of a folded cell
+
     def test_learners_commit_to_guesses(self, text):
         prose = [cell.source for cell in stored(text).cells if cell.cell_type == "markdown"]
-        answers = [cell for cell in code_cells(stored(text)) if build.reveals(cell)]
-        assert sum("**Predict first.**" in source for source in prose) >= len(answers) >= PREDICTIONS
-        for cell in answers:  # folded, and the line that JupyterLab shows of it gives nothing away
-            assert cell.metadata.get("jupyter") == {"outputs_hidden": True}
-            assert cell.outputs[0].text.startswith(("your guess: none\n", "$ ")), cell.source
+        asking = [
+            cell for cell in code_cells(stored(text)) if re.search(r"^my_guess = None", cell.source, re.MULTILINE)
+        ]
+        assert sum("**Predict first.**" in source for source in prose) >= len(asking) >= PREDICTIONS
+        for cell in asking:
+            assert "reveal(my_guess," in cell.source
+            assert build.ANSWER in tags_of(cell)
+
+    def test_no_answer_is_stored(self, text):
+        for cell in code_cells(stored(text)):
+            if build.ANSWER in tags_of(cell):
+                assert cell.outputs == []
+                assert "nbval-ignore-output" in tags_of(cell)
+
+    def test_every_picture_has_words(self, text):
+        for cell in code_cells(stored(text)):
+            assert "plt.show()" not in cell.source, "`show(figure, alt)` gives the picture its words"
+            for output in cell.outputs:
+                for kind in ("image/png", "image/jpeg"):
+                    if kind in output.get("data", {}):
+                        assert len(output.metadata[kind]["alt"]) >= 25, cell.source
+
+    def test_where_the_guide_differs_is_an_appendix(self, text):
+        cells = stored(text).cells
+        start = next(i for i, cell in enumerate(cells) if cell.source.startswith("## Where the guide differs"))
+        assert "<details>" in cells[start].source + cells[start + 1].source
+        assert not [title for title in headings(stored(text)) if "guide says" in title]
+
+    def test_lines_fit_the_page(self, text):
+        too_long = [
+            line for cell in stored(text).cells for line in cell.source.splitlines() if len(line) > LONGEST_LINE
+        ]
+        assert not [line for line in too_long if "](" not in line and not line.startswith("|")]  # links and tables wrap
+
+    def test_prose_outweighs_code(self, text):
+        if int(text.stem[:2]) <= 4:
+            assert word_count(stored(text)) >= WORDS_PER_LINE * line_count(taught_cells(stored(text)))
 
     def test_every_trap_is_run_broken_and_mended_and_both_are_asserted(self, text):
         broken = mended = 0
@@ -114,8 +191,9 @@ class TestNotebook:
         assert names == set(tagged(notebook, "check:")) == set(tagged(notebook, "solution:"))
 
     def test_code_is_in_bites(self, text):
-        lines = [len(cell.source.splitlines()) for cell in code_cells(stored(text))]
-        assert len(lines) in CODE_CELLS
+        cells = code_cells(stored(text))
+        lines = [len(cell.source.splitlines()) for cell in cells]
+        assert len(taught_cells(stored(text))) in CODE_CELLS
         assert statistics.median(lines) <= MEDIAN_LINES
         assert sum(n < NINE_IN_TEN_LINES for n in lines) >= 0.9 * len(lines)
 

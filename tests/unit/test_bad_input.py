@@ -21,7 +21,7 @@ DATA_SETS = {
     "mask_of_another_size": (ValueError, r"scene\.png: mask is 24×32.*scene\.jpg is 48×64", "train"),
     "unreadable_image": (ValueError, r"scene\.jpg: not an image", "train"),
     "truncated_image": (ValueError, r"scene\.jpg: damaged or truncated", "train"),
-    "instance_id_shared": (ValueError, r"scene\.png: instance ids \[1\] lie on lane and on crosswalk pixels", "train"),
+    "instance_id_shared": (ValueError, r"scene\.png: instance ids \[1\] lie on pixels of more than one class", "train"),
     "semantic_id_out_of_range": (ValueError, r"scene\.png: semantic ids \[7\] found, expected 0\.\.5 or 255", "train"),
     "float_mask": (ValueError, r"scene\.png: semantic masks are single-channel 8-bit, found float", "train"),
     "palette_mask": (ValueError, r"scene\.png: semantic masks are single-channel 8-bit, found a palette", "train"),

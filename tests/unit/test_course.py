@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from roadtopo_lib.course import colab_cell, reveal, reveal_choice, samples, setup_cell
+from roadtopo_lib.course import colab_cell, reveal, samples, setup_cell
 
 ADDRESS = "OWNER/NAME"
 
@@ -54,16 +54,40 @@ def test_without_clone_and_address_the_set_up_cell_says_what_to_do(monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("guess", "shown", "verdict"), [(None, "none", ""), (104, "104 MB", " — close"), (112, "112 MB", " — look again")]
+    ("guess", "shown", "verdict"),
+    [
+        (None, "none", ""),
+        (104, "104 MB", " — close"),
+        (112, "112 MB", " — look again"),
+        ("105 MB", "105 MB", " — close"),
+        ("about 1e2", "100 MB", " — close"),
+        ("many", "many", " — look again"),
+    ],
 )
 def test_a_guess_is_compared_with_the_answer(capsys, guess, shown, verdict):
     reveal(guess, 100.0, "MB")
     assert capsys.readouterr().out == f"your guess: {shown}\nanswer: 100 MB{verdict}\n"
 
 
+@pytest.mark.parametrize("guess", [5, 5.2, 0.05, "5 %", "5%", "0.05", "5,1 %", ".05"])
+def test_a_share_may_be_given_in_percent_or_as_a_fraction(capsys, guess):
+    reveal(guess, 5.0, "% of the pixels")
+    assert capsys.readouterr().out.endswith("— close\n")
+
+
+def test_a_small_percentage_is_not_taken_for_a_fraction(capsys):
+    for guess in (0.5, "0.5 %"):
+        reveal(guess, 0.5, "%")
+        assert capsys.readouterr().out.endswith("answer: 0.5 % — close\n")
+    reveal("0.05 %", 5.0, "%")
+    assert capsys.readouterr().out.endswith("— look again\n")
+
+
 @pytest.mark.parametrize(
-    ("guess", "shown", "verdict"), [(None, "none", ""), ("yes", "yes", " — right"), ("no", "no", " — look again")]
-)
-def test_a_choice_is_compared_with_the_answer(capsys, guess, shown, verdict):
-    reveal_choice(guess, "yes")
-    assert capsys.readouterr().out == f"your guess: {shown}\nanswer: yes{verdict}\n"
+    ("guess", "verdict"),
+    [(None, ""), ("yes", "right"), ("Yes", "right"), (" YES. ", "right"), (True, "right"), ("no", "look again"),
+     (False, "look again"), (1, "look again")],
+)  # fmt: skip
+def test_a_choice_is_compared_with_the_answer(capsys, guess, verdict):
+    reveal(guess, "yes")
+    assert capsys.readouterr().out.endswith("answer: yes" + (f" — {verdict}" if verdict else "") + "\n")

@@ -12,21 +12,11 @@ from PIL import Image
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask, rgb_to_instance_ids
+from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 
 SIZE = (64, 96)
-
-
-def write_sample(root, name, image, semantic, instance, suffix=".png", split="train"):
-    for folder, array, ending in (
-        ("images", image, suffix),
-        ("semantic_masks", semantic, ".png"),
-        ("instance_masks", instance, ".png"),
-    ):
-        path = root / split / folder / f"{name}{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(path)
 
 
 @pytest.fixture
@@ -37,7 +27,7 @@ def root(tmp_path):
         instance = np.kron(rng.integers(0, 4, (8, 12)), np.ones((8, 8))).astype(np.uint16)
         semantic = np.where(instance > 0, 2, 1).astype(np.uint8)
         image = np.stack([instance * 20, semantic * 40, np.full(SIZE, number * 10)], axis=2).astype(np.uint8)
-        write_sample(tmp_path, f"scene_{number}", image, semantic, instance)
+        write_sample(tmp_path / "train", f"scene_{number}", image, semantic, instance, suffix=".png")
     return tmp_path
 
 
@@ -57,7 +47,7 @@ def test_a_sample_has_the_documented_types_shapes_and_ranges(root):
 def test_jpg_jpeg_and_png_images_are_found(tmp_path):
     blank = np.zeros(SIZE, np.uint8)
     for number, suffix in enumerate((".jpg", ".jpeg", ".png", ".JPG")):
-        write_sample(tmp_path, f"s{number}", np.zeros((*SIZE, 3), np.uint8), blank, blank, suffix)
+        write_sample(tmp_path / "train", f"s{number}", np.zeros((*SIZE, 3), np.uint8), blank, blank, suffix=suffix)
     assert len(LaneInstanceDataset(tmp_path, "train")) == 4
 
 
@@ -214,7 +204,9 @@ class TestRepeatFactorSampling:
             semantic[0] = 255
             semantic[10:12] = 2 if number < 4 else 1
             semantic[20:30] = 3 if number < 2 else 1
-            write_sample(tmp_path, f"s{number}", np.zeros((*SIZE, 3), np.uint8), semantic, np.zeros(SIZE, np.uint8))
+            write_sample(
+                tmp_path / "train", f"s{number}", np.zeros((*SIZE, 3), np.uint8), semantic, np.zeros(SIZE, np.uint8)
+            )
         return LaneInstanceDataset(
             tmp_path, "train", build_transform(LaneSegmentationConfig(image_size=(32, 32)), True)
         )
@@ -257,8 +249,8 @@ def test_colour_changes_leave_the_masks_alone(root):
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     blank = np.zeros(SIZE, np.uint8)
-    write_sample(tmp_path, "same", np.zeros((*SIZE, 3), np.uint8), blank, blank, ".jpg")
-    write_sample(tmp_path, "same", np.zeros((*SIZE, 3), np.uint8), blank, blank, ".png")
+    write_sample(tmp_path / "train", "same", np.zeros((*SIZE, 3), np.uint8), blank, blank, suffix=".jpg")
+    write_sample(tmp_path / "train", "same", np.zeros((*SIZE, 3), np.uint8), blank, blank, suffix=".png")
     with pytest.raises(ValueError, match="several images are named 'same'"):
         LaneInstanceDataset(tmp_path, "train")
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from roadtopo_lib.app.cli import main
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.data.samples import locate_split
+from roadtopo_lib.data.samples import locate_split, write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import read_video
-from roadtopo_lib.labels import BACKGROUND, BINARY_CLASSES, LANE_MARKING, ROAD, ClassTable, LabelClass
+from roadtopo_lib.labels import BACKGROUND, BINARY_CLASSES, CLASSES, LANE_MARKING, ROAD, ClassTable, LabelClass
 from roadtopo_lib.pipeline import LaneSegmenter, View
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.segformer import SegFormerModel
@@ -227,7 +227,9 @@ def test_a_class_table_of_ones_own_says_what_is_a_lane(tmp_path, classes, bright
     image, semantic, instance = striped_scene()
     assert segmenter(image)["lane_count"] == 3
     assert segmenter.predict(image)["confidence"].max() > 0.99
-    write_split(tmp_path, [(image, np.where(semantic == LANE_MARKING, bright, 0).astype(np.uint8), instance)])
+    write_split(
+        tmp_path, [(image, np.where(semantic == LANE_MARKING, bright, 0).astype(np.uint8), instance)], classes=classes
+    )
     scores = evaluate(segmenter, LaneInstanceDataset(tmp_path, "test", classes=classes), baselines=True)
     assert list(scores["class_iou"]) == list(classes.names)
     assert scores["lane_f1"] == scores["instance_f1"] == scores["baselines"]["components"]["lane_f1"] == 1.0
@@ -315,12 +317,9 @@ def test_files_and_folders_give_what_arrays_give(segmenter, tmp_path):
         segmenter(tmp_path / "none.png")
 
 
-def write_split(root, scenes, split="test"):
+def write_split(root, scenes, split="test", classes=CLASSES):
     for number, scene in enumerate(scenes):
-        for folder, array in zip(("images", "semantic_masks", "instance_masks"), scene, strict=True):
-            path = root / split / folder / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(path)
+        write_sample(root / split, str(number), *scene, classes, suffix=".png")
 
 
 def test_a_perfect_model_scores_high_and_components_too_where_lines_are_whole(segmenter, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from roadtopo_lib.data.images import write_image
 from roadtopo_lib.data.samples import (
-    check_roles,
+    check_instances,
     instances_by_role,
     list_samples,
     read_sample,
@@ -33,13 +33,13 @@ SIZE = (32, 48)
 
 @pytest.fixture
 def sample():
-    """A lane (1) that is marking above and boundary below, a crosswalk (300), one unlabelled row; a smooth image."""
+    """A marking (1), a boundary (2), a crosswalk (300), one unlabelled row; a smooth image."""
     semantic = np.full(SIZE, ROAD, np.int64)
-    semantic[:16, 10:13], semantic[16:, 10:13] = LANE_MARKING, LANE_BOUNDARY
+    semantic[:, 10:13], semantic[:, 44:46] = LANE_MARKING, LANE_BOUNDARY
     semantic[20:24, 20:40] = CROSSWALK
     semantic[0] = IGNORE_INDEX
     instance = np.zeros(SIZE, np.int32)
-    instance[1:, 10:13], instance[20:24, 20:40] = 1, 300
+    instance[1:, 10:13], instance[1:, 44:46], instance[20:24, 20:40] = 1, 2, 300
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     image = np.stack([4 * x, 4 * y, 200 - 2 * x], axis=2).astype(np.uint8)
     return image, semantic, instance
@@ -92,7 +92,7 @@ WRONG = {
     "one id on both": (
         2,
         lambda a: np.minimum(a, 1),
-        r"instance_masks.a\.png: instance ids \[1\] lie on lane",
+        r"instance_masks.a\.png: instance ids \[1\] lie on pixels of more than one class \(1 on lane_marking and",
     ),
 }
 
@@ -112,15 +112,17 @@ def test_a_shared_id_is_refused_in_reading_with_the_file(tmp_path, sample):
     files = sample_files(tmp_path / "val", "a")
     write_image(files[2], np.where(sample[2] == 300, 1, sample[2]).astype(np.uint16))
     for read in (lambda: read_sample(*files), lambda: LaneInstanceDataset(tmp_path, "val")[0]):
-        with pytest.raises(ValueError, match=rf"{re.escape(str(files[2]))}: instance ids \[1\] lie on lane and"):
+        with pytest.raises(ValueError, match=rf"{re.escape(str(files[2]))}: instance ids \[1\] lie on pixels of more"):
             read()
 
 
-def test_ids_may_be_shared_within_a_role_and_nothing_is_shared_by_the_background():
+def test_no_two_classes_share_an_id_and_nothing_is_shared_by_the_background():
     semantic = np.array([[LANE_MARKING, LANE_BOUNDARY, CROSSWALK, BACKGROUND, LANE_MARKING, CROSSWALK, IGNORE_INDEX]])
-    check_roles(semantic, np.array([[1, 1, 2, 2, 0, 0, 1]]))
-    with pytest.raises(ValueError, match=r"ids \[1, 2\] lie"):
-        check_roles(semantic, np.array([[1, 2, 2, 0, 1, 1, 0]]))
+    check_instances(semantic, np.array([[1, 3, 2, 2, 0, 0, 1]]))
+    with pytest.raises(ValueError, match=r"ids \[1, 2\] lie .* \(1 on lane_marking and crosswalk\)"):
+        check_instances(semantic, np.array([[1, 2, 2, 0, 1, 1, 0]]))
+    with pytest.raises(ValueError, match=r"ids \[1\] lie .* \(1 on lane_marking and lane_boundary\)"):
+        check_instances(semantic, np.array([[1, 1, 0, 0, 0, 0, 0]]))
 
 
 def other_roles(**roles):
@@ -130,14 +132,14 @@ def other_roles(**roles):
 
 def test_the_roles_can_be_those_of_another_class_table(tmp_path, sample):
     image, semantic, instance = sample
-    shared = np.minimum(instance, 1)
-    lanes_only = other_roles(lane_marking="lane", lane_boundary="lane")
+    shared = np.where(instance > 0, 1, 0)
+    lanes_only = other_roles(lane_marking="lane")
     write_sample(tmp_path / "val", "a", image, semantic, shared, lanes_only)
     assert read_sample(*sample_files(tmp_path / "val", "a"), lanes_only)[2].max() == 1
     assert LaneInstanceDataset(tmp_path, "val", classes=lanes_only)[0]["instance_mask"].max() == 1
     exchanged = other_roles(lane_marking="lane", lane_boundary="crosswalk")
-    with pytest.raises(ValueError, match="lie on lane and on crosswalk"):
-        write_sample(tmp_path, "b", image, semantic, instance, exchanged)
+    with pytest.raises(ValueError, match="1 on lane_marking and lane_boundary"):
+        write_sample(tmp_path, "b", image, semantic, shared, exchanged)
     three = ClassTable(CLASSES[:3])
     with pytest.raises(ValueError, match=r"semantic ids \[3, 5\] found, expected 0\.\.2 or 255"):
         write_sample(tmp_path, "b", image, semantic, instance, three)

@@ -1,0 +1,198 @@
+"""The strip: image → classes → embeddings → clusters → numbered lanes, in one picture.
+
+It opens and closes each notebook. Everything in it is computed when it is drawn, by the shipped model unless another
+one is given.
+"""
+
+from pathlib import Path
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course.data import frame, samples
+from roadtopo_lib.course.pictures import show
+from roadtopo_lib.data.images import read_image
+from roadtopo_lib.losses.discriminative import gather_embeddings
+from roadtopo_lib.models import load_with_info
+from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.postprocess import cluster_embeddings
+from roadtopo_lib.viz import color_instances, color_semantic, overlay
+
+BOXES = ("image", "classes", "embeddings", "clusters", "lanes")
+CHAPTER_BOXES = {
+    1: BOXES,
+    2: ("image",),
+    3: ("classes",),
+    4: ("embeddings",),
+    5: ("classes", "embeddings"),
+    6: ("clusters", "lanes"),
+    7: BOXES,
+}
+"""Which boxes a notebook opens: 3 builds the model, 4 says what embeddings are for, 5 trains both heads."""
+WIDTH = 512
+"""Of a box, in pixels; larger images are reduced to it."""
+FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 12.0, 0.3, 0.04
+"""In inches, without the margins."""
+GAP = 0.08
+"""Between boxes, as a share of a box's width."""
+CURRENT = "#EE6677"
+
+
+def strip(
+    chapter: int = 1,
+    closing: bool = False,
+    photo: str | Path | None = None,
+    image: np.ndarray | None = None,
+    segmenter: LaneSegmenter | None = None,
+    **settings: object,
+) -> None:
+    """Shows the strip of the frame and, below it, that of a photograph.
+
+    Args:
+        chapter: number of the notebook: its boxes are framed, those of later notebooks are grey. Notebook 1 shows all.
+        closing: the notebook ends: its boxes are filled, too.
+        photo: path of a photograph of the learner's own.
+        image: (H, W, 3) uint8 RGB in place of the frame.
+        segmenter: a model in place of the shipped one.
+        settings: settings of the config to change, such as ``clustering="dbscan"``.
+    """
+    images = [frame()[0] if image is None else image]
+    if photo is not None:
+        images.append(read_image(photo))
+    segmenter = shipped_segmenter(**settings) if segmenter is None else segmenter
+    rows = [boxes_of(picture, segmenter) for picture in images]
+    show(draw_strip(rows, chapter, closing), alt_text(rows[0], chapter, closing))
+
+
+def shipped_segmenter(**settings: object) -> LaneSegmenter:
+    """The shipped model with its settings, some of them changed."""
+    model, info = load_with_info(samples() / "tiny.safetensors")
+    return LaneSegmenter(model, LaneSegmentationConfig.from_dict(info["training"]).replace(**settings))
+
+
+def boxes_of(image: np.ndarray, segmenter: LaneSegmenter) -> dict:
+    """The five pictures of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        segmenter: a model with its post-processing.
+
+    Returns:
+        A picture (h, w, 3) uint8 for each of ``BOXES``, and the ``LaneResult`` as ``result``.
+    """
+    predicted = segmenter.predict(image)
+    result = segmenter.postprocessor.process(**predicted)
+    semantic, first_row = predicted["semantic_pred"], predicted["first_row"]
+    lanes = np.isin(semantic, segmenter.classes.lane_ids)
+    lanes[:first_row] = False
+    rows, columns = np.nonzero(lanes)
+    place = [torch.from_numpy(index) for index in (np.zeros_like(rows), rows - first_row, columns)]
+    size = (image.shape[0] - first_row, image.shape[1])
+    vectors = gather_embeddings(torch.as_tensor(predicted["embeddings"])[None], *place, size)  # (n, D)
+    embeddings, clusters = np.zeros_like(image), np.zeros(lanes.shape, np.int64)
+    embeddings[lanes] = principal_colors(vectors.numpy())
+    clusters[lanes] = cluster_embeddings(vectors, segmenter.postprocessor.radius, segmenter.config.clustering) + 1
+    pictures = {
+        "image": image,
+        "classes": color_semantic(semantic, segmenter.classes),
+        "embeddings": embeddings,
+        "clusters": color_instances(clusters),
+        "lanes": overlay(image, result),
+    }
+    return {name: _reduced(picture, name) for name, picture in pictures.items()} | {"result": result}
+
+
+def principal_colors(vectors: np.ndarray) -> np.ndarray:
+    """Embeddings as colours: their first three principal components become red, green and blue.
+
+    Args:
+        vectors: (n, D) float.
+
+    Returns:
+        (n, 3) uint8; 16 to 255 from the 2nd to the 98th percentile of each component.
+    """
+    if len(vectors) < 3:
+        return np.full((len(vectors), 3), 255, np.uint8)
+    centred = vectors - vectors.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)  # ascending
+    axes = axes[:, : -min(3, axes.shape[1]) - 1 : -1]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])  # a fixed sign of each axis
+    components = np.zeros((len(vectors), 3))
+    components[:, : axes.shape[1]] = centred @ axes
+    low, high = np.percentile(components, [2, 98], axis=0)
+    return np.clip(16 + 239 * (components - low) / np.maximum(high - low, 1e-9), 16, 255).astype(np.uint8)
+
+
+def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Figure:
+    """Boxes side by side, one row an image; see ``strip``."""
+    width = FIGURE_WIDTH / (len(BOXES) + (len(BOXES) - 1) * GAP)  # of a box, in inches
+    heights = [width * row["image"].shape[0] / row["image"].shape[1] for row in rows]
+    total = sum(heights) + TITLE_HEIGHT + GAP * width * (len(rows) - 1) + 2 * MARGIN
+    figure, axes = plt.subplots(
+        len(rows), len(BOXES), figsize=(FIGURE_WIDTH + 2 * MARGIN, total), squeeze=False, layout="none",
+        height_ratios=heights,
+    )  # fmt: skip
+    side = MARGIN / (FIGURE_WIDTH + 2 * MARGIN)
+    figure.subplots_adjust(
+        side, MARGIN / total, 1 - side, 1 - (TITLE_HEIGHT + MARGIN) / total, GAP, GAP * width / np.mean(heights)
+    )
+    earlier = range(1, 2) if chapter in (1, 7) else range(2, chapter + closing)
+    opened = {"image"}.union(*(CHAPTER_BOXES[k] for k in earlier))
+    for row, line in zip(rows, axes, strict=True):
+        for name, ax in zip(BOXES, line, strict=True):
+            is_open, is_current = name in opened, 1 < chapter < 7 and name in CHAPTER_BOXES[chapter]
+            ax.imshow(row[name] if is_open else _greyed(row[name]), interpolation="antialiased")
+            ax.set(xticks=[], yticks=[])
+            for spine in ax.spines.values():
+                spine.set(visible=is_current, color=CURRENT, linewidth=3)
+            if not is_open:
+                ax.text(0.5, 0.5, _where_opened(name), transform=ax.transAxes, ha="center", va="center", fontsize=12)
+            if name != "image":
+                ax.annotate(
+                    "",
+                    (0, 0.5),
+                    (-GAP, 0.5),
+                    xycoords="axes fraction",
+                    arrowprops={"arrowstyle": "-|>", "color": "#444444", "shrinkA": 0, "shrinkB": 0},
+                )
+    for name, ax in zip(BOXES, axes[0], strict=True):
+        ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=11, fontweight="bold")
+    plt.close(figure)
+    return figure
+
+
+def alt_text(row: dict, chapter: int, closing: bool) -> str:
+    """What the strip shows, in words that do not depend on rounding."""
+    current = "" if chapter in (1, 7) else f" Framed: {', '.join(CHAPTER_BOXES[chapter])}."
+    state = " Its boxes are filled now." if closing and current else ""
+    return f"The strip: image, classes, embeddings as colours, clusters, numbered lanes.{current}{state}"
+
+
+def _title(name: str, result: dict, is_open: bool) -> str:
+    if name == "lanes" and is_open:
+        lanes, crossings = result["lane_count"], result["crosswalk_count"]
+        return f"{lanes} lane{'s' * (lanes != 1)}, {crossings} crossing{'s' * (crossings != 1)}"
+    return name
+
+
+def _where_opened(name: str) -> str:
+    return f"notebook {next(k for k, boxes in CHAPTER_BOXES.items() if k > 1 and name in boxes)}"
+
+
+def _greyed(picture: np.ndarray) -> np.ndarray:
+    """A box that is not opened yet: what is in it shows faintly."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) // 8 + 200
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _reduced(picture: np.ndarray, name: str) -> np.ndarray:
+    """At most ``WIDTH`` wide. Pictures of ids and classes keep their colours."""
+    scale = WIDTH / picture.shape[1]
+    if scale >= 1:
+        return picture
+    method = cv2.INTER_AREA if name in ("image", "lanes") else cv2.INTER_NEAREST
+    return cv2.resize(picture, (WIDTH, round(picture.shape[0] * scale)), interpolation=method)
