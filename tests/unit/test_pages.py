@@ -14,7 +14,6 @@ HEADINGS = ("Two commands", "The first ten minutes", "The seven chapters", "Figu
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_of_a_page_are_there(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    assert targets
     missing = [t for t in targets if "://" not in t and not (page.parent / t.split("#")[0]).is_file()]
     assert not missing
 
