@@ -475,7 +475,7 @@ def _(model, optimizer, criterion, batch, max_grad_norm):
 def _(model, optimizer, criterion, batch, max_grad_norm):  # NaN only
     optimizer.zero_grad()
     loss, _ = criterion(model(batch["image"], upsample=False), batch)
-    if math.isnan(loss):
+    if math.isnan(loss.item()):
         raise FloatingPointError
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
