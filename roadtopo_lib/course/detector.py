@@ -69,9 +69,9 @@ class Detector:
 
     def __init__(self, parts: Mapping[str, Callable], seed: int = 0) -> None:
         self.parts = dict(parts)
-        shipped, info = load_with_info(samples() / "tiny.safetensors")
-        self.config = LaneSegmentationConfig.from_dict(info["training"])
         with torch.random.fork_rng(devices=[]):
+            shipped, info = load_with_info(samples() / "tiny.safetensors")
+            self.config = LaneSegmentationConfig.from_dict(info["training"])
             torch.manual_seed(seed)
             self.model = SmallModel(shipped.requires_grad_(False), self.parts["fuse"])
         self.generator = torch.Generator().manual_seed(seed)
