@@ -178,7 +178,7 @@ def _compare_intervals(answer, a: np.ndarray, b: np.ndarray) -> None:
         "too narrow, as wide as a 90 % interval: 95 % leave 2.5 % below and 2.5 % above, not 5 %",
     )
     expect(width > 0.92, "too narrow: draw as many scenes as there are, with replacement, and keep 95 % of the draws")
-    margin = 0.05 * (truth[1] - truth[0])
+    margin = 0.06 * (truth[1] - truth[0])  # as far as right answers come: 0.03
     expect_close((low, high), truth, "the width is right, but not the place: as much lies below as above", atol=margin)
 
 
