@@ -214,6 +214,6 @@ def number(value: object, what: str = "the result") -> float:
         not isinstance(value, (str, bytes, list, tuple, dict, bool)) and np.ndim(value) == 0,
         f"{what} should be one number, it is a {type(value).__name__}",
     )
-    value = float(value)
+    value = float(value.detach() if isinstance(value, Tensor) else value)
     expect(not math.isnan(value), f"{what} is NaN")
     return value

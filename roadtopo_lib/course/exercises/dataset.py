@@ -80,7 +80,6 @@ def flip_together(answer) -> None:
 
     def unchanged(draws: _FixedDraws, **options: float) -> bool:
         out = answer(image, semantic, instance, draws, **options)
-        expect_written(out)
         return all(np.array_equal(a, b) for a, b in zip(out, before, strict=True))
 
     draws = _FixedDraws(0.1, 0.9, 0.1, 0.9)

@@ -168,8 +168,8 @@ def difference_interval(answer) -> None:
 
 
 def _compare_intervals(answer, a: np.ndarray, b: np.ndarray) -> None:
-    """Means over nine seeds: the width varies by 3 % from seed to seed, the mean of nine widths by 1 %."""
-    low, high = np.mean([answer(a, b, seed) for seed in range(9)], axis=0)
+    """Means over seven seeds: the width varies by 3 % from seed to seed, the mean of seven widths by 1.2 %."""
+    low, high = np.mean([answer(a, b, seed) for seed in range(7)], axis=0)
     truth = _interval(a, b)
     width = (high - low) / (truth[1] - truth[0])
     expect(width < 1.1, "too wide: 95 % lie between the quantiles 0.025 and 0.975, of as many scenes as there are")
@@ -178,7 +178,7 @@ def _compare_intervals(answer, a: np.ndarray, b: np.ndarray) -> None:
         "too narrow, as wide as a 90 % interval: 95 % leave 2.5 % below and 2.5 % above, not 5 %",
     )
     expect(width > 0.92, "too narrow: draw as many scenes as there are, with replacement, and keep 95 % of the draws")
-    margin = 0.05 * (truth[1] - truth[0])
+    margin = 0.06 * (truth[1] - truth[0])  # as far as right answers come: 0.03
     expect_close((low, high), truth, "the width is right, but not the place: as much lies below as above", atol=margin)
 
 

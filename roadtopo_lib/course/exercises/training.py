@@ -112,7 +112,8 @@ def shares_of_step(answer) -> None:
 def early_stopping(answer) -> None:
     first = answer(2).stop(1.0)
     expect_written(first, "your method stop")
-    expect(isinstance(first, (bool, np.bool_)), f"stop should return True or False, not a {type(first).__name__}")
+    truth_value = isinstance(first, (bool, np.bool_)) or (isinstance(first, Tensor) and first.dtype == torch.bool)
+    expect(truth_value, f"stop should return True or False, not a {type(first).__name__}")
 
     def ends(losses: list[float], patience: int) -> int | None:
         stopper = answer(patience)

@@ -194,6 +194,12 @@ class _:
         return np.bool_(len(self.history) - 1 - np.argmin(self.history) >= self.patience)
 
 
+@right("EarlyStopping", "unusual")
+class _(_Stopping):
+    def stop(self, loss):
+        return torch.tensor(_Stopping.stop(self, loss))
+
+
 def _stopping(**methods):
     return type("EarlyStopping", (_Stopping,), methods)
 
