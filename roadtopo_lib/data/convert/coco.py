@@ -1,7 +1,7 @@
 """COCO polygons: one JSON file with ``images``, ``annotations`` and ``categories``.
 
 Categories are mapped by name, never by position. Polygons of one annotation are one instance; run-length masks are read
-by pycocotools. Only the images that the file names are read, so that ``….png___fuse.png`` and the like beside them stay out.
+by pycocotools. Only images that the file names are read, so ``….png___fuse.png`` and the like beside them stay out.
 """
 
 import json

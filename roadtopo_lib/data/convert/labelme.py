@@ -1,7 +1,7 @@
 """LabelMe: one JSON file beside each image.
 
-``shapes[]`` with ``label``, ``points``, ``shape_type`` (line, linestrip: lanes; polygon, rectangle, circle, mask: areas) and
-``group_id``, which joins shapes into one instance; ``imagePath`` may hold backslashes, ``imageData`` the image itself.
+``shapes[]`` with ``label``, ``points``, ``shape_type`` (line and linestrip are lanes, the others areas), and
+``group_id``, which joins shapes into one instance. ``imagePath`` may hold backslashes, ``imageData`` the image.
 """
 
 import base64

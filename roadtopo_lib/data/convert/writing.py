@@ -252,7 +252,8 @@ def draw_masks(
         (H, W) uint8 class ids, (H, W) uint16 instance ids.
     """
     semantic, instance = np.full(size, BACKGROUND, np.uint8), np.full(size, NO_INSTANCE, np.uint16)
-    thickness = max(1, round(line_width * size[1] if line_width < 1 else line_width))
+    # OpenCV draws a thick line one pixel wider than asked.
+    thickness = max(1, round(line_width * size[1] if line_width < 1 else line_width) - 1)
     for area in areas:
         if classes[area.class_id].instances is None:
             semantic[_region(area, size)] = area.class_id
@@ -315,7 +316,7 @@ def _convert_one(record: Labelled, folder: Path, options: Options) -> tuple[tupl
     return place, dropped, True
 
 
-def _pool(workers: int) -> ProcessPoolExecutor | "_Here":
+def _pool(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else _Here()
 
 
