@@ -109,6 +109,23 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--workers", type=int, help="processes (default: all cores)")
     synth.set_defaults(run=_synth)
 
+    convert = commands.add_parser(
+        "convert", help="turn label files of another format into a data set", parents=[common], allow_abbrev=False
+    )
+    convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
+    convert.add_argument("src", type=Path, help="label file or folder")
+    convert.add_argument("dst", type=Path, help="folder of the data set")
+    convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels (bdd100k, coco)")
+    convert.add_argument(
+        "--split", choices=SPLITS, help="split of all images (default: what the format says, or train)"
+    )
+    convert.add_argument("--val-share", type=float, default=0.0, help="share of the recordings in train that go to val")
+    convert.add_argument("--line-width", type=float, help="of lanes: pixels from 1 on, a share of the width below 1")
+    convert.add_argument("--limit", type=int, help="stop after that many images")
+    convert.add_argument("--workers", type=int, help="processes (default: all cores)")
+    convert.add_argument("--classes", type=Path, help="YAML: their names to ours, or a class table of your own")
+    convert.set_defaults(run=_convert)
+
     doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
     doctor.set_defaults(run=_doctor)
     return parser
@@ -208,6 +225,21 @@ def _synth(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
     )
     say(f"{sum(counts.values())} scenes in {arguments.out}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.data.convert import FORMATS
+    from roadtopo_lib.data.convert.names import read_classes
+
+    names = ("images", "split", "val_share", "line_width", "limit", "workers")
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.classes is not None:
+        options |= read_classes(arguments.classes)
+    known = FORMATS[arguments.format].__annotations__
+    for name in ("images", "names"):
+        if name in options and name not in known:
+            raise ValueError(f"{arguments.format} takes no {name}")
+    say(FORMATS[arguments.format](arguments.src, arguments.dst, **options))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

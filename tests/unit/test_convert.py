@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from roadtopo_lib.app.cli import main
 from roadtopo_lib.data.convert import (
     FORMATS,
     convert_bdd100k,
@@ -444,3 +445,50 @@ def test_lines_are_drawn_unbroken_without_anti_aliasing_and_far_points_do_no_har
 )
 def test_folders_are_joined_in_the_name_of_a_sample(path, name):
     assert sample_name(path) == name
+
+
+def test_the_command_converts_and_says_what_it_did(tusimple_root, tmp_path, capsys):
+    command = ["convert", "tusimple", str(tusimple_root), str(tmp_path / "out"), "--workers", "1", "--line-width", "20"]
+    assert main(command) == 0
+    assert (
+        "9 images read, 2 written (1 test, 1 train)\n  dropped 3: a line that is no TuSimple label"
+        in capsys.readouterr().out
+    )
+    assert np.flatnonzero(sample(tmp_path / "out", "clips_0531_1_20")[2][600] == 2).size == pytest.approx(20, abs=1)
+
+
+def test_the_command_takes_names_and_tables(tmp_path, capsys):
+    picture(tmp_path / "in" / "a.jpg")
+    labelme(tmp_path / "in" / "a.json", [shape("spur", [[100, 719], [100, 300]])])
+    yaml = tmp_path / "classes.yaml"
+    command = [
+        "convert",
+        "labelme",
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+        "--classes",
+        str(yaml),
+    ]
+    yaml.write_text("spur: lane_boundary\n")
+    assert main(command) == 0
+    assert LANE_BOUNDARY in sample(tmp_path / "out", "a")[1]
+    yaml.write_text(
+        "- {id: 0, name: rest, color: [0, 0, 0]}\n- {id: 1, name: Spur, color: [9, 9, 9], instances: lane}\n"
+    )
+    command[3] = str(tmp_path / "own")
+    assert main(command) == 0
+    assert sample(tmp_path / "own", "a")[1].max() == 1
+    for text, message in (
+        ("5", "expected a list of classes or a mapping"),
+        ("a: [b", "classes.yaml"),
+        ("a: b", "no class"),
+    ):
+        yaml.write_text(text)
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command[:-1], str(tmp_path / "none.yaml")]) == 2
+    yaml.write_text("spur: lane_boundary\n")
+    assert main(["convert", "culane", *command[2:]]) == 2
+    assert "culane takes no names" in capsys.readouterr().err

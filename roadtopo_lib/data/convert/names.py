@@ -1,8 +1,11 @@
 """Other people's class names → ids of a class table."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from roadtopo_lib.labels import ClassTable
+import yaml
+
+from roadtopo_lib.labels import CLASSES, ClassTable
 
 SYNONYMS = {
     "lane": "lane_marking", "lane line": "lane_marking", "lane mark": "lane_marking", "line": "lane_marking",
@@ -11,6 +14,31 @@ SYNONYMS = {
     "pavement": "sidewalk", "undrivable": "background",
 }  # fmt: skip
 """Names that label files use for the classes of the default table."""
+
+
+def read_classes(path: str | Path) -> dict:
+    """Reads what ``--classes`` names: a YAML list is a class table, a mapping gives their names ours.
+
+    Returns:
+        Arguments ``classes`` or ``names`` of a converter.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: neither a list nor a mapping of names, or a table with a wrong row; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected a class table or a mapping of names in YAML")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(values, list):
+            return {"classes": ClassTable.from_list(values)}
+        if isinstance(values, dict) and all(isinstance(ours, str | None) for ours in values.values()):
+            ClassNames(CLASSES, values)
+            return {"names": {str(theirs): ours for theirs, ours in values.items()}}
+        raise ValueError(f"expected a list of classes or a mapping of names, found {type(values).__name__}")
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 class ClassNames:
