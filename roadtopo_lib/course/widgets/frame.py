@@ -110,8 +110,8 @@ class FrameEmbeddings(Board):
         sampled = "" if cloud.used == pixels else f" on {cloud.used} of the {pixels} lane pixels"
         self.words = (
             f"After {steps} steps the nearest lane means are {gap:.2f} apart; {method} with radius {radius:.1f}"
-            f"{sampled} finds {count} instances for {len(lanes)} lanes (ARI {cloud.ari:.2f}). A colour is an instance found in "
-            "the first picture, a true lane in the others."
+            f"{sampled} finds {count} instances for {len(lanes)} lanes (ARI {cloud.ari:.2f}). A colour is an instance "
+            "found in the first picture, a true lane in the others."
         )
 
     def _asked(self) -> tuple[int, float, str]:

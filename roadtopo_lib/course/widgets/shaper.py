@@ -33,7 +33,7 @@ class CurvesPanel(Panel):
         self._dots = {
             name: self.axes.plot([], [], "o", color=COLORS[i], mec="black", ms=6)[0] for i, name in enumerate(LOSSES)
         }
-        self.axes.legend(frameon=False, fontsize=LABEL, loc="upper right")
+        self.axes.legend(frameon=False, fontsize=LABEL, loc="upper right", ncols=2)
         self.moving(*self._lines.values(), self._cursor, *self._dots.values())
 
     def draw(self, curves: dict[str, np.ndarray], probability: np.ndarray, at: float, finding: str) -> None:
@@ -45,7 +45,9 @@ class CurvesPanel(Panel):
         low = min(0.0, *(values.min() for values in curves.values()))
         high = max(values.max() for values in curves.values())
         top = _stepped(high)
-        self.set_limits(0, 1, -0.05 * top if low > -0.01 * top else -1.05 * _stepped(-low), 1.05 * top)
+        self.set_limits(
+            0, 1, -0.05 * top if low > -0.01 * top else -1.05 * _stepped(-low), 1.3 * top
+        )  # above: the legend
         self.finding.set_text(finding)
 
 
