@@ -40,8 +40,6 @@ SCRIPT = """
 const root = this.closest('.rt-board');
 if (root && !root.dataset.named) {
   root.dataset.named = 'true';
-  root.setAttribute('data-lm-suppress-shortcuts', 'true');
-  root.setAttribute('data-p-suppress-shortcuts', 'true');
   const ranges = RANGES;
   const icons = {'fa-play': 'Play', 'fa-pause': 'Pause'};
   const put = (element, name, value) => {
@@ -49,6 +47,11 @@ if (root && !root.dataset.named) {
   };
   let due = null, timer = null;
   const name = () => {
+    // On what has the focus: JupyterLab asks the element itself first whether a shortcut is meant.
+    root.querySelectorAll('button, select, input, [tabindex], [contenteditable]').forEach((element) => {
+      put(element, 'data-lm-suppress-shortcuts', 'true');
+      put(element, 'data-p-suppress-shortcuts', 'true');
+    });
     const status = root.querySelector('[role=status]');
     const alts = JSON.parse((status && status.dataset.alts) || '[]');
     root.querySelectorAll('img.rt-picture').forEach((image, i) => put(image, 'alt', alts[i] || ''));
