@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EXPECTED_ERRORS as error:
         if arguments.debug:
             raise
-        print(f"road-topology: {one_line(error)}", file=sys.stderr)
+        say(f"road-topology: {one_line(error)}", error=True)
         return 2
 
 

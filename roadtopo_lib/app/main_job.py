@@ -56,7 +56,7 @@ def main() -> int:
     except EXPECTED_ERRORS as error:
         if arguments.debug:
             raise
-        print(f"main_job: {one_line(error)}", file=sys.stderr)
+        say(f"main_job: {one_line(error)}", error=True)
         return 2
     return 0
 

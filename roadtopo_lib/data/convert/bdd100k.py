@@ -15,6 +15,7 @@ import numpy as np
 from roadtopo_lib.data.convert.lanes import NO_POINT, ONE_POINT
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.writing import Area, Labelled, Line, Options, Report, inside, sample_name, write_labelled
+from roadtopo_lib.files import list_files
 
 CURVE_POINTS = 16
 """Points of each Bézier part."""
@@ -48,7 +49,7 @@ def convert_bdd100k(
 
 def read_bdd100k(src: Path, options: Options, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
     """One ``Labelled`` a frame."""
-    files = [src] if src.is_file() else sorted(path for path in src.glob("*.json") if not path.name.startswith("."))
+    files = [src] if src.is_file() else list_files(src, ".json")
     if not files:
         raise FileNotFoundError(f"{src}: no label file of BDD100K, expected JSON")
     for path in files:

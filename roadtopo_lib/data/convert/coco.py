@@ -13,6 +13,7 @@ import numpy as np
 
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.writing import Area, Labelled, Options, Report, inside, sample_name, write_labelled
+from roadtopo_lib.files import list_files
 
 
 def convert_coco(
@@ -73,7 +74,7 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
 def _json_of(src: Path) -> Path:
     if src.is_file():
         return src
-    files = sorted(path for path in src.glob("*.json") if not path.name.startswith("."))
+    files = list_files(src, ".json")
     if not files:
         raise FileNotFoundError(f"{src}: no JSON file of COCO found")
     if len(files) > 1:

@@ -14,6 +14,7 @@ from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.convert.lanes import lines_of
 from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, lane_class, sample_name, write_labelled
 from roadtopo_lib.data.images import IMAGE_SUFFIXES
+from roadtopo_lib.files import list_files
 
 
 def convert_culane(src: str | Path, dst: str | Path, **options: object) -> Report:
@@ -64,11 +65,10 @@ def _images(src: Path) -> Iterator[tuple[str, str | None]]:
                 if line.strip():
                     yield line.split()[0].lstrip("/"), split
     if not listed:
-        for path in sorted(src.rglob("*.lines.txt")):
-            if not path.name.startswith("."):
-                base = path.with_name(path.name.removesuffix(".lines.txt"))
-                image = next((p for s in IMAGE_SUFFIXES if (p := base.with_name(base.name + s)).is_file()), None)
-                yield str((image or base.with_name(base.name + ".jpg")).relative_to(src)), None
+        for path in list_files(src, ".lines.txt", deep=True):
+            base = path.with_name(path.name.removesuffix(".lines.txt"))
+            image = next((p for s in IMAGE_SUFFIXES if (p := base.with_name(base.name + s)).is_file()), None)
+            yield str((image or base.with_name(base.name + ".jpg")).relative_to(src)), None
 
 
 def _read_lanes(path: Path, dropped: Counter) -> list[np.ndarray]:

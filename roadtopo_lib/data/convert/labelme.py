@@ -27,6 +27,7 @@ from roadtopo_lib.data.convert.writing import (
     sample_name,
     write_labelled,
 )
+from roadtopo_lib.files import list_files
 
 CIRCLE_POINTS = 64
 
@@ -50,13 +51,11 @@ def convert_labelme(src: str | Path, dst: str | Path, names: dict | None = None,
 
 def read_labelme(src: Path, options: Options, names: ClassNames) -> Iterator[Labelled]:
     """One ``Labelled`` a file."""
-    found = False
-    for path in sorted(src.rglob("*.json")):
-        if not path.name.startswith("."):
-            found = True
-            yield _read_file(path, src, options, names)
-    if not found:
+    files = list_files(src, ".json", deep=True)
+    if not files:
         raise FileNotFoundError(f"{src}: no JSON file of LabelMe found")
+    for path in files:
+        yield _read_file(path, src, options, names)
 
 
 def _read_file(path: Path, src: Path, options: Options, names: ClassNames) -> Labelled:

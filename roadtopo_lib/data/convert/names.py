@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from roadtopo_lib.files import parse_yaml
 from roadtopo_lib.labels import CLASSES, ClassTable
 
 SYNONYMS = {
@@ -30,7 +31,7 @@ def read_classes(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, expected a class table or a mapping of names in YAML")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
         if isinstance(values, list):
             return {"classes": ClassTable.from_list(values)}
         if isinstance(values, dict) and all(isinstance(ours, str | None) for ours in values.values()):

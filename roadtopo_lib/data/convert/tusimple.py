@@ -13,6 +13,7 @@ import numpy as np
 
 from roadtopo_lib.data.convert.lanes import lines_of
 from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, lane_class, sample_name, write_labelled
+from roadtopo_lib.files import list_files
 
 
 def convert_tusimple(src: str | Path, dst: str | Path, **options: object) -> Report:
@@ -33,7 +34,7 @@ def convert_tusimple(src: str | Path, dst: str | Path, **options: object) -> Rep
 
 def read_tusimple(src: Path, options: Options) -> Iterator[Labelled]:
     """One ``Labelled`` a line; a line that is none of TuSimple's is an image that is dropped."""
-    files = [src] if src.is_file() else sorted(path for path in src.glob("*.json") if not path.name.startswith("."))
+    files = [src] if src.is_file() else list_files(src, ".json")
     if not files:
         raise FileNotFoundError(f"{src}: no label file, expected label_data_*.json or test_label.json")
     class_id = lane_class(options.classes)
