@@ -1,5 +1,6 @@
 """From a checkpoint and an image to separated lanes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,15 +90,15 @@ class LaneSegmenter:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def __call__(self, image: np.ndarray | str | Path) -> LaneResult | list[LaneResult]:
+    def __call__(self, image: np.ndarray | str | Path) -> LaneResult | Iterator[LaneResult]:
         """Separates the lanes and crosswalks of one image, or of every image in a folder.
 
         Args:
             image: (H, W, 3) uint8 RGB of any size, the path of an image file, or the path of a folder.
 
         Returns:
-            The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder a list of
-            such dicts, each with its ``image_path``, sorted by file name.
+            The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder an
+            iterator of such dicts, each with its ``image_path``, sorted by file name: one is made when it is asked for.
 
         Raises:
             FileNotFoundError: no such file or folder.
@@ -107,7 +108,7 @@ class LaneSegmenter:
             return self._segment(image)
         path = Path(image)
         if path.is_dir():
-            return [{**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path)]
+            return ({**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path))
         return self._segment(read_image(path))
 
     def _segment(self, image: np.ndarray) -> LaneResult:

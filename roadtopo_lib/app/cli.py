@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
 
     Returns:
-        Exit code: 0 done, 1 a failed health check (``doctor``), 2 wrong input.
+        Exit code: 0 done, 1 a failed health check (``doctor``) or done but for damaged files or frames (``infer``),
+        2 wrong input.
 
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
@@ -200,13 +201,20 @@ def _decimals(value: float | None) -> str:
     return "  –  " if value is None else f"{value:.3f}"
 
 
-def _infer(arguments: argparse.Namespace) -> None:
+def _infer(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.inference.files import infer_to_files
     from roadtopo_lib.pipeline import LaneSegmenter
 
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
-    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize):
+    faults: list[str] = []
+
+    def on_fault(text: str) -> None:
+        faults.append(text)
+        say(f"road-topology: {text}", error=True)
+
+    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize, on_fault):
         say(f"{path}  {lanes} lanes")
+    return 1 if faults else 0
 
 
 def _synth(arguments: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roadtopo_lib import __version__
+from roadtopo_lib.console import say
 from roadtopo_lib.hub import ask_hub, hub_settings
 
 try:

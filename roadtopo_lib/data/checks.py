@@ -35,7 +35,7 @@ def check_every_file(dataset) -> None:
 
 
 def refuse_binary(pixels: np.ndarray, dataset) -> None:
-    """Raises ValueError if the masks of a split, (256,) pixels by class id, hold 0 and 255 only and should have lanes."""
+    """Raises ValueError if a split that should have lanes holds 0 and 255 only: (256,) ``pixels`` by class id."""
     if dataset.classes.lane_ids and has_binary_ids(pixels):
         folder = dataset.semantic_paths[0].parent
         raise ValueError(f"{folder}: every mask {BINARY}, expected {dataset.classes.lane_ids[0]} where a lane is")

@@ -228,6 +228,15 @@ def _open(path: str | Path) -> Image.Image:
     return picture
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a file begins as a picture does; it may be damaged further on."""
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # see ``_open``
+        return False
+
+
 def _open_mask(path: str | Path) -> Image.Image:
     """As ``_open``, but no lossy format, whatever the file is called."""
     picture = _open(path)
