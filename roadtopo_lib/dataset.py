@@ -14,6 +14,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import list_samples, read_sample
 from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
 from roadtopo_lib.labels import CLASSES, ClassTable
+from roadtopo_lib.processes import check_main_guard
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """(image (H,W,3) uint8, semantic (H,W) uint8, instance (H,W) uint16, seed) → the same three, transformed alike."""
@@ -25,11 +26,14 @@ class JointTransform:
     Args:
         compose: an Albumentations pipeline.
         crop_top: share of the height that is cut off above first, see ``rows_cut``.
+        ratios: least and greatest width / height of the pipeline's crop. An image beyond is cut to the nearer one at a
+            random place: Albumentations would take the middle each time, and nothing else would ever be seen.
     """
 
-    def __init__(self, compose, crop_top: float = 0.0) -> None:
+    def __init__(self, compose, crop_top: float = 0.0, ratios: tuple[float, float] = (0.0, np.inf)) -> None:
         self.compose = compose
         self.crop_top = crop_top
+        self.ratios = ratios
 
     def __call__(
         self, image: np.ndarray, semantic: np.ndarray, instance: np.ndarray, seed: int
@@ -37,7 +41,13 @@ class JointTransform:
         """(H, W, 3) uint8, (H, W) uint8, (H, W) uint16 and the seed of every random draw → the same three."""
         self.compose.set_random_seed(seed)
         top = rows_cut(len(image), self.crop_top)
-        image, semantic, instance = image[top:], semantic[top:], instance[top:]
+        (height, width), (low, high) = (len(image) - top, image.shape[1]), self.ratios
+        rows = height if width >= low * height else max(1, int(width / low))
+        columns = width if width <= high * height else max(1, int(height * high))
+        rng = np.random.default_rng(seed)
+        top, left = top + rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        window = np.s_[top : top + rows, left : left + columns]
+        image, semantic, instance = image[window], semantic[window], instance[window]
         # One call for both masks: a second call would draw other random numbers and tear them apart.
         out = self.compose(image=image, masks=[semantic, instance])
         return out["image"], out["masks"][0], out["masks"][1]
@@ -60,19 +70,19 @@ def build_transform(config: LaneSegmentationConfig, train: bool) -> JointTransfo
     if not train:
         steps = [A.Resize(height, width, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_NEAREST)]
         return JointTransform(A.Compose(steps), config.crop_top)
-    ratio, jitter = width / height, config.color_jitter
+    ratios, jitter = (0.75 * width / height, 1.33 * width / height), config.color_jitter
     steps = [
         A.RandomResizedCrop(
             size=(height, width),
             scale=(config.crop_scale, 1.0),
-            ratio=(0.75 * ratio, 1.33 * ratio),
+            ratio=ratios,
             interpolation=cv2.INTER_AREA,
             mask_interpolation=cv2.INTER_NEAREST,
         ),
         A.HorizontalFlip(p=config.flip_probability),
         A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10, p=0.8),
     ]
-    return JointTransform(A.Compose(steps), config.crop_top)
+    return JointTransform(A.Compose(steps), config.crop_top, ratios)
 
 
 def rows_cut(height: int, crop_top: float) -> int:
@@ -159,6 +169,8 @@ def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, s
         config: batch_size, num_workers, seed, repeat_threshold.
         shuffle: for training.
     """
+    if config.num_workers > 0:
+        check_main_guard()
     repeats = repeat_factors(dataset, config.repeat_threshold) if shuffle and config.repeat_threshold > 0 else None
     return DataLoader(
         dataset,

@@ -24,6 +24,7 @@ from roadtopo_lib import __version__
 from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.samples import FOLDERS, sample_files, write_sample
 from roadtopo_lib.files import UNFINISHED, list_files, write_atomic
+from roadtopo_lib.processes import check_main_guard
 from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
 
 META, JOURNAL = "meta.json", "meta.partial.jsonl"
@@ -195,6 +196,8 @@ def _run(tasks: list[_Task], workers: int):
     # A forked child needs no re-import of the caller's script, so that this works without a __main__ guard and in
     # a notebook. It touches nothing but NumPy and OpenCV, hence the warning about threads does not apply.
     method = "fork" if sys.platform == "linux" else "spawn"
+    if method == "spawn":
+        check_main_guard()
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)), multiprocessing.get_context(method), initializer=cv2.setNumThreads, initargs=(0,)
     )
