@@ -45,7 +45,9 @@ class JointTransform:
         rows = height if width >= low * height else max(1, int(width / low))
         columns = width if width <= high * height else max(1, int(height * high))
         rng = np.random.default_rng(seed)
-        top, left = top + rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        # The middle of the window falls anywhere: edges would be rare if the window itself did.
+        top += np.clip(rng.integers(height + 1) - rows // 2, 0, height - rows)
+        left = np.clip(rng.integers(width + 1) - columns // 2, 0, width - columns)
         window = np.s_[top : top + rows, left : left + columns]
         image, semantic, instance = image[window], semantic[window], instance[window]
         # One call for both masks: a second call would draw other random numbers and tear them apart.
