@@ -4,6 +4,14 @@ import os
 import sys
 
 
+def open_streams() -> None:
+    """Gives a program whose stdout or stderr was closed one that leads nowhere: progress bars ask for it, and a file
+    opened later would get its number, and with it what libraries print."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            _lead_nowhere(name)
+
+
 def say(text: object, error: bool = False) -> None:
     """Prints a line at once, to stderr with ``error``. Whatever the console cannot do, nothing is raised.
 
@@ -21,4 +29,8 @@ def say(text: object, error: bool = False) -> None:
             encoding = stream.encoding or "ascii"
             print(str(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except (OSError, ValueError):  # ValueError: closed by the program
-        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  stays open as long as the process
+        _lead_nowhere(name)
+
+
+def _lead_nowhere(name: str) -> None:
+    setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  stays open as long as the process

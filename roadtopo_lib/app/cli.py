@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from roadtopo_lib import __version__
-from roadtopo_lib.console import say
+from roadtopo_lib.console import open_streams, say
 from roadtopo_lib.data import SPLITS
 
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
     """
+    open_streams()
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0

@@ -327,6 +327,15 @@ def test_closed_streams_end_nothing(tmp_path):
         (tmp_path / "end").unlink()
 
 
+def test_commands_do_their_work_with_closed_streams_and_a_poor_encoding(tmp_path):
+    command = "from roadtopo_lib.app.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    for name, closed in (("a", ">&-"), ("b", "2>&-"), ("c", ">&- 2>&-")):
+        words = ["synth", "--out", tmp_path / (name + " ü"), "--val", "2", "--size", "64x96", "--workers", "1"]
+        shell = f'PYTHONIOENCODING=ascii:strict exec "$0" -c "$@" {closed}'
+        subprocess.run(["sh", "-c", shell, sys.executable, command, *words], check=True, capture_output=True)
+        assert len(list_samples(tmp_path / (name + " ü"), "val")[0]) == 2
+
+
 def test_names_that_are_no_text_are_said(capsys):
     say("photo-\udcff.jpg")
     assert capsys.readouterr().out == "photo-\\udcff.jpg\n"

@@ -315,6 +315,11 @@ def test_files_and_folders_give_what_arrays_give(segmenter, tmp_path):
     assert np.array_equal(results[1]["lane_instances"], expected)
     with pytest.raises(FileNotFoundError):
         segmenter(tmp_path / "none.png")
+    (tmp_path / "b.png").write_text("damaged since")
+    results = segmenter(tmp_path)
+    assert np.array_equal(next(results)["lane_instances"], expected), "one result at a time"
+    with pytest.raises(ValueError, match=r"b\.png: not an image"):
+        next(results)
 
 
 def write_split(root, scenes, split="test", classes=CLASSES):
