@@ -5,8 +5,10 @@ import sys
 
 
 def open_streams() -> None:
-    """Gives a program whose stdout or stderr was closed one that leads nowhere: progress bars ask for it, and a file
-    opened later would get its number, and with it what libraries print."""
+    """Gives a program whose stdout or stderr was closed one that leads nowhere.
+
+    Progress bars ask for it, and a file opened later would get its number, and with it what libraries print.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             _lead_nowhere(name)

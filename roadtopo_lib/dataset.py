@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import list_samples, read_sample
-from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
+from roadtopo_lib.data.sampling import EpochSampler, random_window, repeat_factors
 from roadtopo_lib.labels import CLASSES, ClassTable
 from roadtopo_lib.processes import check_main_guard
 
@@ -26,8 +26,7 @@ class JointTransform:
     Args:
         compose: an Albumentations pipeline.
         crop_top: share of the height that is cut off above first, see ``rows_cut``.
-        ratios: least and greatest width / height of the pipeline's crop. An image beyond is cut to the nearer one at a
-            random place: Albumentations would take the middle each time, and nothing else would ever be seen.
+        ratios: least and greatest width / height of the pipeline's crop, see ``data.sampling.random_window``.
     """
 
     def __init__(self, compose, crop_top: float = 0.0, ratios: tuple[float, float] = (0.0, np.inf)) -> None:
@@ -41,15 +40,8 @@ class JointTransform:
         """(H, W, 3) uint8, (H, W) uint8, (H, W) uint16 and the seed of every random draw → the same three."""
         self.compose.set_random_seed(seed)
         top = rows_cut(len(image), self.crop_top)
-        (height, width), (low, high) = (len(image) - top, image.shape[1]), self.ratios
-        rows = height if width >= low * height else max(1, int(width / low))
-        columns = width if width <= high * height else max(1, int(height * high))
-        rng = np.random.default_rng(seed)
-        # The middle of the window falls anywhere: edges would be rare if the window itself did.
-        top += np.clip(rng.integers(height + 1) - rows // 2, 0, height - rows)
-        left = np.clip(rng.integers(width + 1) - columns // 2, 0, width - columns)
-        window = np.s_[top : top + rows, left : left + columns]
-        image, semantic, instance = image[window], semantic[window], instance[window]
+        window = random_window((len(image) - top, image.shape[1]), self.ratios, seed)
+        image, semantic, instance = (array[top:][window] for array in (image, semantic, instance))
         # One call for both masks: a second call would draw other random numbers and tear them apart.
         out = self.compose(image=image, masks=[semantic, instance])
         return out["image"], out["masks"][0], out["masks"][1]
@@ -112,13 +104,9 @@ class LaneInstanceDataset(Dataset):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        transform: Transform | None = None,
-        seed: int = 0,
+        self, root: str | Path, split: str = "train", transform: Transform | None = None, seed: int = 0,
         classes: ClassTable = CLASSES,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.root = Path(root)
         self.split = split
         self.transform = transform
@@ -171,8 +159,7 @@ def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, s
         config: batch_size, num_workers, seed, repeat_threshold.
         shuffle: for training.
     """
-    if config.num_workers > 0:
-        check_main_guard()
+    check_main_guard(config.num_workers)
     repeats = repeat_factors(dataset, config.repeat_threshold) if shuffle and config.repeat_threshold > 0 else None
     return DataLoader(
         dataset,

@@ -41,12 +41,9 @@ class LaneSegmenter:
     """
 
     def __init__(
-        self,
-        model: LaneModel,
-        config: LaneSegmentationConfig,
-        device: str | torch.device | None = None,
+        self, model: LaneModel, config: LaneSegmentationConfig, device: str | torch.device | None = None,
         tta: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_classes(model, config)
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
@@ -54,13 +51,10 @@ class LaneSegmenter:
         self.classes = config.class_table
         self.tta = tta
         self.postprocessor = LanePostProcessor(
-            delta_var=config.delta_var,
-            delta_dist=config.delta_dist,
-            method=config.clustering,
-            reference_row=config.reference_row,
-            lane_class_ids=self.classes.lane_ids,
+            delta_var=config.delta_var, delta_dist=config.delta_dist, method=config.clustering,
+            reference_row=config.reference_row, lane_class_ids=self.classes.lane_ids,
             crosswalk_class_ids=self.classes.crosswalk_ids,
-        )
+        )  # fmt: skip
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device | None = None) -> "LaneSegmenter":

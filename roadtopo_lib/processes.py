@@ -5,15 +5,18 @@ import sys
 from pathlib import Path
 
 
-def check_main_guard() -> None:
+def check_main_guard(workers: int) -> None:
     """Refuses worker processes from a script that has no ``if __name__ == "__main__":``, or that is not a file.
+
+    Args:
+        workers: how many spawned processes are wanted; none needs no guard.
 
     Raises:
         RuntimeError: one line with what to write instead.
     """
     main = sys.modules["__main__"]
     script, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
-    if script is None or (spec is not None and spec.name.endswith("__main__")):
+    if workers < 1 or script is None or (spec is not None and spec.name.endswith("__main__")):
         return  # a notebook, a prompt or a package's __main__: none of these is run again
     if not Path(script).is_file():
         raise RuntimeError("worker processes cannot read a script from stdin: save it to a file, or use no workers")

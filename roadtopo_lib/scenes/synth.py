@@ -196,8 +196,7 @@ def _run(tasks: list[_Task], workers: int):
     # A forked child needs no re-import of the caller's script, so that this works without a __main__ guard and in
     # a notebook. It touches nothing but NumPy and OpenCV, hence the warning about threads does not apply.
     method = "fork" if sys.platform == "linux" else "spawn"
-    if method == "spawn":
-        check_main_guard()
+    check_main_guard(workers if method == "spawn" else 0)
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)), multiprocessing.get_context(method), initializer=cv2.setNumThreads, initargs=(0,)
     )
