@@ -80,7 +80,6 @@ from roadtopo_lib.course.lessons.dataset import (
     refusal,
     share_bars,
     show_pixels,
-    time_bars,
 )
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.widgets import AugmentationInStep
@@ -127,11 +126,11 @@ masks = np.hstack([color_semantic(semantic), color_instances(instance)])
 show_pixels(masks[::2, ::2], "Two masks of the frame: left a colour a class, right a colour an id.")
 
 # %% [markdown]
-# On disk a sample is one name in three folders. The name is the only thing that ties the three files
-# together.
+# On disk a sample is one name in three folders. The name is the only thing that ties the three
+# files together.
 
 # %%
-show(schematics.sample_files(), schematics.ALT["sample_files"], colors=24)
+show(schematics.sample_files(), schematics.ALT["sample_files"], colors=32)
 
 # %% [markdown]
 # A data set has three [splits](GLOSSARY.md#split): the model learns from `train`, `val` tells when
@@ -150,11 +149,11 @@ for split in ("train", "val", "test", "frame"):
 # *classes* puzzles you. In a picture of *instances* a colour only says "not the same thing".
 
 # %%
-show(class_table(), "The ids 0 to 5 and 255 with colour, name, and what bears instances.", colors=32)
+show(class_table(), "Ids 0 to 5 and 255: colour, name, and what bears instances.", colors=20)
 
 # %% [markdown]
-# Three classes bear instances: lane markings and lane boundaries are lanes, crosswalks are the other
-# kind. Road, sidewalk and background are not counted; they are just there.
+# Three classes bear instances: lane markings and lane boundaries are lanes, crosswalks are the
+# other kind. Road, sidewalk and background are not counted; they are just there.
 #
 # 255 says that nobody labelled the pixel. The semantic loss and the scores of classes skip it; its
 # instance id is 0. It is not background: background is a class, and the model is asked to find it.
@@ -173,9 +172,9 @@ show_pixels(np.hstack([visible, amodal])[230::2, ::2], "Left visible labels, rig
 assert (scene.instance_amodal == instance).all()  # the frame's file is amodal
 
 # %% [markdown]
-# Lane benchmarks (TuSimple, CULane) label whole lines, and so do our samples: lines and crosswalks are
-# amodal. (The grey road is not: it ends at a vehicle.) Never mix the two kinds in one training set:
-# the same gap would be road in one image and lane in the next.
+# Lane benchmarks (TuSimple, CULane) label whole lines, and so do our samples: lines and crosswalks
+# are amodal. (The grey road is not: it ends at a vehicle.) Never mix the two kinds in one training
+# set: the same gap would be road in one image and lane in the next.
 
 # %% [markdown]
 # ## Three files, read by hand
@@ -188,7 +187,8 @@ assert (scene.instance_amodal == instance).all()  # the frame's file is amodal
 files = sample_files(samples() / "frame", "frame", ".png")
 bgr = cv2.imread(str(files[0]))  # (H, W, 3) uint8
 rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-show_pixels(np.hstack([bgr, rgb])[200:370:2, ::2], "The frame as read, with a brown car, and converted.")
+pair = np.hstack([bgr[240:350, 300:480], rgb[240:350, 300:480]])
+show_pixels(pair, "The parked car in brown, and the same in blue.", zoom=2)
 
 # %% [markdown]
 # A mask has a single channel. The semantic mask has 8 bits. Ours of instances have 16, enough for
@@ -202,7 +202,8 @@ print("instances", ids.shape, ids.dtype, np.unique(ids))
 print("every 32nd id of row 300:", ids[300, ::32])
 
 # %% [markdown]
-# `read_sample` does the same three reads and checks what it finds. Your lines and the library agree:
+# `read_sample` does the same three reads and checks what it finds. Your lines and the library
+# agree:
 
 # %%
 for own, library in zip((rgb, classes, ids), read_sample(*files)):
@@ -210,8 +211,8 @@ for own, library in zip((rgb, classes, ids), read_sample(*files)):
 print("[OK] own lines and library agree")
 
 # %% [markdown]
-# PyTorch wants tensors. The library's data set makes the image a float in [0, 1], channels first, and
-# the masks `int64`, which PyTorch's losses and indexing ask for.
+# PyTorch wants tensors. The library's data set makes the image a float in [0, 1], channels first,
+# and the masks `int64`, which PyTorch's losses and indexing ask for.
 
 # %%
 item = LaneInstanceDataset(samples(), "frame")[0]
@@ -228,15 +229,15 @@ torch.testing.assert_close(item["image"], own_image)
 # %% [markdown]
 # ## Three formats of instance masks
 #
-# Annotation tools write grey masks with 8 or 16 bits, or RGB masks with one colour for each instance.
-# Here is one mask, small enough to read, in all three. The library's reader asks which format a file
-# has, and treats each as it must:
+# Annotation tools write grey masks with 8 or 16 bits, or RGB masks with one colour for each
+# instance. Here is one mask, small enough to read, in all three. The library's reader asks which
+# format a file has, and treats each as it must:
 
 # %%
 little = np.array([[0, 1, 0, 2, 0, 3], [1, 1, 0, 2, 0, 3]])
 colors = np.array([[0, 0, 0], [0, 0, 255], [0, 255, 0], [255, 0, 0]], dtype=np.uint8)
-arrays = {"grey8": little.astype(np.uint8), "grey16": little.astype(np.uint16), "rgb": colors[little]}
-for name, array in arrays.items():
+formats = {"grey8": np.uint8(little), "grey16": np.uint16(little), "rgb": colors[little]}
+for name, array in formats.items():
     Image.fromarray(array).save(f"{folder.name}/{name}.png")
     found = read_instance_mask(f"{folder.name}/{name}.png")
     print(f"{name:7s} {found.dtype} {found.tolist()}")
@@ -263,8 +264,9 @@ except ValueError as error:
     print("the loss says:", error)
 
 # %% [markdown]
-# **Why.** `imread` returns three channels whatever the file holds. Three lanes, and only two values: 0
-# and 255. Making the tensor raises nothing; the error comes from the loss, far from its cause.
+# **Why.** `imread` returns three channels whatever the file holds. Three lanes, and only two
+# values: 0 and 255. Making the tensor raises nothing; the error comes from the loss, far from its
+# cause.
 #
 # **Mended.** Colours become ids when the file is read.
 
@@ -272,7 +274,8 @@ except ValueError as error:
 mended = torch.from_numpy(read_instance_mask(f"{folder.name}/rgb.png").astype(np.int64))
 assert mask.shape == (2, 6, 3) and mask.unique().tolist() == [0, 255]  # the symptom
 assert mended.tolist() == little.tolist()  # the mend
-print("the loss is a number:", torch.isfinite(DiscriminativeLoss()(embeddings, mended[None])[0]).item())
+loss, _ = DiscriminativeLoss()(embeddings, mended[None])
+print("the loss is a number:", bool(loss.isfinite()))
 
 # %% [markdown]
 # ## Trap: luminance is not an id
@@ -280,8 +283,8 @@ print("the loss is a number:", torch.isfinite(DiscriminativeLoss()(embeddings, m
 # A tool wrote the frame's five instances as colours: line 1 red, line 2 green, line 3 blue, line 4
 # dark green, the crosswalk white. Somebody reads the file in grey, because a mask has one channel.
 #
-# > **Predict first.** Five instances are in the file. How many different ids are left after reading it
-# > in grey?
+# > **Predict first.** Five instances are in the file. How many different ids are left after reading
+# > it in grey?
 #
 # **Broken.** The frame's instances through a colour file and back:
 
@@ -297,17 +300,17 @@ for k, name in enumerate(("red", "green", "blue", "dark green", "white"), start=
 # %% [markdown]
 # <details><summary>Why</summary>
 #
-# Grey is the luminance, brightness as an eye weighs colours: 0.299 R + 0.587 G + 0.114 B. Pure red is
-# 76, pure green 149 or 150 (OpenCV versions round differently), blue 29, and this dark green is 76,
-# too. The shape is right, the type is right, and the left and the right edge of the road are one
-# instance. Nothing complains.
+# Grey is the luminance, brightness as an eye weighs colours: 0.299 R + 0.587 G + 0.114 B. Pure red
+# is 76, pure green 149 or 150 (OpenCV versions round differently), blue 29, and this dark green is
+# 76, too. The shape is right, the type is right, and the left and the right edge of the road are
+# one instance. Nothing complains.
 # </details>
 #
 # **Mended.** Read colours as colours. Each instance of the frame then has an id of its own:
 
 # %% tags=["trap:mended"]
 mended = read_instance_mask(f"{folder.name}/five.png")
-pairs = np.unique(np.stack([instance.ravel(), mended.ravel()], axis=1), axis=0)  # (n, 2): true id, id read
+pairs = np.unique(np.stack([instance, mended], axis=2).reshape(-1, 2), axis=0)  # true id, id read
 assert np.unique(grey[(instance == 1) | (instance == 4)]).tolist() == [76]  # the symptom
 assert len(np.unique(grey)) == 5 and len(np.unique(instance)) == 6
 assert pairs.tolist() == [[0, 0], [1, 4], [2, 3], [3, 1], [4, 2], [5, 5]]  # the mend
@@ -351,19 +354,19 @@ def classes_of_palette(picture):
 
 for name in ("tool", "editor"):
     picture = Image.open(f"{folder.name}/{name}.png")
-    assert (np.asarray(picture) == four).all() == (name == "tool")  # the symptom: right by luck only
-    assert (classes_of_palette(picture) == four).all()  # the mend; a -1 would be no class
+    assert (np.asarray(picture) == four).all() == (name == "tool")  # right by luck only
+    assert (classes_of_palette(picture) == four).all()  # the mend
     print(f"{name:7s} {classes_of_palette(picture)[0]}")
 
 # %% [markdown]
-# For an *instance* mask any numbers will do, so the indices can stay, if index 0 shows the background.
-# Check that, and store them as grey.
+# For an *instance* mask any numbers will do, so the indices can stay, if index 0 shows the
+# background. Check that, and store them as grey.
 
 # %% [markdown]
 # ## Trap: sixteen bits in eight
 #
-# > **Predict first.** A 16-bit grey mask holds the id 300. Which number does `IMREAD_GRAYSCALE` make of
-# > it?
+# > **Predict first.** A 16-bit grey mask holds the id 300. Which number does `IMREAD_GRAYSCALE`
+# > make of it?
 #
 # **Broken.** Six ids, and then the frame's own file:
 
@@ -380,12 +383,12 @@ print("ids of the frame, read so:", np.unique(cv2.imread(str(files[2]), cv2.IMRE
 # <details><summary>Why</summary>
 #
 # OpenCV turns 16-bit grey into 8-bit grey by keeping the high byte: id // 256. Every id below 256
-# becomes 0. A photograph survives that; an id does not. The frame loses all five instances. Training
-# would run, and the instance loss would be exactly 0, which looks like success.
+# becomes 0. A photograph survives that; an id does not. The frame loses all five instances.
+# Training would run, and the instance loss would be exactly 0, which looks like success.
 # </details>
 #
-# **Mended.** The library's reader keeps all 16 bits. With OpenCV, read with `IMREAD_UNCHANGED` and look
-# at the type.
+# **Mended.** The library's reader keeps all 16 bits. With OpenCV, read with `IMREAD_UNCHANGED` and
+# look at the type.
 
 # %% tags=["trap:mended"]
 unchanged = cv2.imread(f"{folder.name}/wide.png", cv2.IMREAD_UNCHANGED)
@@ -403,19 +406,19 @@ print(unchanged[0], unchanged.dtype)
 # masks alone.
 
 # %%
-show(schematics.flip_together(), schematics.ALT["flip_together"], colors=24)
+show(schematics.flip_together(), schematics.ALT["flip_together"], colors=56)
 
 # %% [markdown]
 # `build_transform` makes such a transform from the config. An epoch is one pass over the training
-# images, and each epoch draws anew. Three epochs of the frame, from left to right; follow one line down
-# a column, through image, classes and instances:
+# images, and each epoch draws anew. Three epochs of the frame, from left to right; follow one line
+# down a column, through image, classes and instances:
 
 # %%
-config = LaneSegmentationConfig(image_size=(128, 256), crop_scale=0.5, color_jitter=0.4)
+config = LaneSegmentationConfig(image_size=(96, 192), crop_scale=0.5, color_jitter=0.4)
 augmented = LaneInstanceDataset(samples(), "frame", build_transform(config, train=True), seed=0)
 items = [(augmented.set_epoch(epoch), augmented[0])[1] for epoch in range(3)]
 pictures = [(255 * item["image"]).byte().permute(1, 2, 0).numpy() for item in items]  # (H, W, 3)
-show_pixels(np.hstack(pictures), "The frame in three epochs: other crops, colours, mirrored or not.")
+show_pixels(np.hstack(pictures), "The frame in three epochs: other crops, other colours.")
 for name, color in (("semantic_mask", color_semantic), ("instance_mask", color_instances)):
     row = np.hstack([color(item[name].numpy()) for item in items])
     show_pixels(row, f"The {name.replace('_', ' ')} of the same three epochs follows the image.")
@@ -424,15 +427,16 @@ for name, color in (("semantic_mask", color_semantic), ("instance_mask", color_i
 # ### Move them yourself
 #
 # In a running notebook these sliders crop, mirror and recolour a scene by hand, here one with lanes
-# only. Watch the sentence while you do. Then switch to separate draws: the masks take another crop, and
-# may be mirrored. Guess before: how large is the share of the instance pixels that still fit the image?
+# only. Watch the sentence while you do. Then switch to separate draws: the masks take another crop,
+# and may be mirrored. Guess before: how large is the share of the instance pixels that still fit
+# the image?
 
 # %%
 AugmentationInStep(index=28)
 
 # %% [markdown]
-# The share changes from draw to draw. Lanes are a few pixels wide and hardly ever overlap themselves. A
-# wide crosswalk often does, and hides the mistake: try sample 45.
+# The share changes from draw to draw. Lanes are a few pixels wide and hardly ever overlap
+# themselves. A wide crosswalk often does, and hides the mistake: try sample 45.
 
 # %% [markdown]
 # ### Which random numbers?
@@ -464,13 +468,14 @@ for row in (instance[300], flipped[300]):
     print("from left to right:", list(dict.fromkeys(row[row > 0].tolist())))
 
 # %% [markdown]
-# The mask is still true, for each line keeps its number. But never read an *order* from augmented ids.
+# The mask is still true, for each line keeps its number. But never read an *order* from augmented
+# ids.
 
 # %% [markdown]
 # ## Trap: a call for each mask
 #
-# Somebody makes one `Compose([HorizontalFlip()])` and calls it twice: once for each mask. The flip has
-# its default probability of one half.
+# Somebody makes one `Compose([HorizontalFlip()])` and calls it twice: once for each mask. The flip
+# has its default probability of one half.
 #
 # > **Predict first.** In how many of 100 samples do the two masks disagree?
 
@@ -486,12 +491,12 @@ assert 30 < disagree < 70  # four standard deviations either way
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# About half disagree. The two calls share one generator of random numbers; the second call simply draws
-# the next number. A test with `p=1.0` would never find it.
+# About half disagree. The two calls share one generator of random numbers; the second call simply
+# draws the next number. A test with `p=1.0` would never find it.
 # </details>
 #
-# **Broken.** The same on the frame, with a seed at which only the first call mirrors. `agreement` says
-# which share of the lane pixels has an instance id:
+# **Broken.** The same on the frame, with a seed at which only the first call mirrors. `agreement`
+# says which share of the lane pixels has an instance id:
 
 
 # %% tags=["trap:broken"]
@@ -540,7 +545,8 @@ show_pixels(color_semantic(piece), "A piece of the frame's classes: road and two
 print([CLASS_NAMES[i] for i in np.unique(piece)])
 
 # %% [markdown]
-# > **Predict first.** How many classes does the piece hold after a bilinear resize to half its size?
+# > **Predict first.** How many classes does the piece hold after a bilinear resize to half its
+# > size?
 
 # %% tags=["trap:broken", "answer", "nbval-ignore-output"]
 my_guess = None
@@ -554,15 +560,16 @@ assert set(np.unique(bilinear)) == {ROAD, LANE_MARKING, CROSSWALK, SIDEWALK, LAN
 # <details><summary>What happened</summary>
 #
 # Between 1 and 5 lie 2, 3 and 4. Look along the sky-blue edge line: pale-yellow dots are crosswalk,
-# rosy-grey ones sidewalk, classes that this piece does not have. Orange dots are false lane markings,
-# and worse: that class does exist in the piece, so a list of the ids would not give them away.
+# rosy-grey ones sidewalk, classes that this piece does not have. Orange dots are false lane
+# markings, and worse: that class does exist in the piece, so a list of the ids would not give them
+# away.
 # </details>
 
 # %% [markdown]
 # **Why.** The mean of two class ids is a third class. With instance ids it is the same:
 
 # %%
-show(schematics.nearest_and_bilinear(), schematics.ALT["nearest_and_bilinear"], colors=32)
+show(schematics.nearest_and_bilinear(), schematics.ALT["nearest_and_bilinear"], colors=16)
 
 # %% [markdown]
 # **Mended.** The [nearest neighbour](GLOSSARY.md#nearest-neighbour) copies ids and never invents
@@ -570,7 +577,7 @@ show(schematics.nearest_and_bilinear(), schematics.ALT["nearest_and_bilinear"], 
 
 # %% tags=["trap:mended"]
 nearest = cv2.resize(piece, half, interpolation=cv2.INTER_NEAREST)
-assert LANE_MARKING in bilinear[:, 60:] and LANE_MARKING not in piece[:, 120:]  # the symptom: false markings
+assert LANE_MARKING in bilinear[:, 60:] and LANE_MARKING not in piece[:, 120:]  # the symptom
 assert set(np.unique(nearest)) == set(np.unique(piece))  # the mend
 arrays = (image[312:354, 660:860], piece, instance[312:354, 660:860])
 for train in (True, False):
@@ -594,7 +601,7 @@ print("[OK] no id but those of the piece")
 masks = [raw.read(i)[1] for i in range(len(raw))]
 counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[:NUM_CLASSES]  # no 255
 assert (count_class_pixels(raw, NUM_CLASSES).pixels.numpy() == counts).all()
-show(share_bars(counts / counts.sum()), "Bars: the share of all pixels of each class.", colors=32)
+show(share_bars(counts / counts.sum()), "Bars: the share of all pixels of each class.", colors=20)
 
 # %% [markdown]
 # Few pixels are one kind of rare. The other: few images that show the class at all.
@@ -613,7 +620,8 @@ assert images_with[CROSSWALK] == 10 and images_with[LANE_MARKING] == 43
 #
 # A lane marking is small, but in nearly every image. A crosswalk is small *and* seldom there.
 # Training takes images in batches, a few at a time: of random batches of four, 38 % show no
-# crosswalk. </details>
+# crosswalk.
+# </details>
 #
 # A [class weight](GLOSSARY.md#class-weight) (notebook 4) makes a class's pixels count more. It
 # cannot help where a batch shows none of them. Drawing such images more often can.
@@ -638,7 +646,8 @@ shows_one = np.array([(mask == CROSSWALK).any() for mask in masks])
 np.testing.assert_allclose(factors[shows_one], factor_of_class[CROSSWALK])
 
 # %% [markdown]
-# Does it work? The sampler draws 100 epochs, and we count how often a drawn image shows a crosswalk:
+# Does it work? The sampler draws 100 epochs, and we count how often a drawn image shows a
+# crosswalk:
 
 # %% tags=["answer", "nbval-ignore-output"]
 sampler, drawn = EpochSampler(len(raw), repeats=factors), []
@@ -649,20 +658,21 @@ print(f"{shows_one.mean():.0%} of the files show one, {shows_one[drawn].mean():.
 assert len(drawn) == 100 * len(raw) and shows_one[drawn].mean() > 1.2 * shows_one.mean()
 
 # %% [markdown]
-# An epoch is no longer than before, so images that show no rare class come less often. An image that is
-# drawn twice in one epoch is augmented alike both times; the next epoch differs.
+# An epoch is no longer than before, so images that show no rare class come less often. An image
+# that is drawn twice in one epoch is augmented alike both times; the next epoch differs.
 
 # %% [markdown]
 # ## Your own data set
 #
-# The practical of this chapter: you label something, see it accepted, and then break it. Any labelling
-# tool will do, as long as the files end up in the right place. We paint with OpenCV.
+# The practical of this chapter: you label something, see it accepted, and then break it. Any
+# labelling tool will do, as long as the files end up in the right place. We paint with OpenCV.
 #
-# **Your turn: paint.** `my_paint` draws into the image and both masks. As it stands it adds a white line
-# between the double yellow line and the dashed one. Change it, run the cell, and look.
+# **Your turn: paint.** `my_paint` draws into the image and both masks. As it stands it adds a white
+# line between the double yellow line and the dashed one. Change it, run the cell, and look.
 #
 # Two rules: the semantic mask gets the class, and the instance mask a number of its own. Lanes are
-# numbered from left to right, then come crosswalks. So the new line is 3, and those after it move up.
+# numbered from left to right, then come crosswalks. So the new line is 3, and those after it move
+# up.
 
 
 # %%
@@ -676,8 +686,8 @@ def my_paint(image, semantic, instance):
 
 painted = [array.copy() for array in frame()]
 my_paint(*painted)
-show_pixels(painted[0][356::2, ::2], "The near part of the frame with one more line.")
-show_pixels(color_instances(painted[2])[356::2, ::2], "Its instances: one more, in the middle.")
+show_pixels(painted[0][356::2, 260:900:2], "The near part of the frame with one more line.")
+show_pixels(color_instances(painted[2])[356::2, 260:900:2], "Its instances: one more line.")
 
 # %% [markdown]
 # `write_sample` writes the three files, with the image as PNG or JPEG. `complaint` then reads every
@@ -689,8 +699,8 @@ accepted = complaint(f"{folder.name}/own")
 print(accepted, "· ids", np.unique(LaneInstanceDataset(f"{folder.name}/own", "train").read(0)[2]))
 
 # %% [markdown]
-# > **Predict first.** You paint the line into the image and the semantic mask, and forget the instance
-# > mask. Does the library complain? Answer "yes" or "no".
+# > **Predict first.** You paint the line into the image and the semantic mask, and forget the
+# > instance mask. Does the library complain? Answer "yes" or "no".
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -705,6 +715,7 @@ assert answer == "fine"
 #
 # It does not complain: each file is right by itself. Of what must hold *between* files, the library
 # checks the size, and that no id lies on two classes that bear instances.
+#
 # </details>
 #
 # So check what must hold between files yourself. Here is such a check: how many pixels bear an id
@@ -722,8 +733,8 @@ print(sum(contradictions(*raw.read(i)[1:]) for i in range(len(raw))), "in the 48
 assert contradictions(*forgetful[1:]) > 1000
 
 # %% [markdown]
-# **Your turn: break it.** `my_sabotage` gets the masks of the frame and returns spoilt ones. As it stands
-# it paints class 7. Try others, one at a time:
+# **Your turn: break it.** `my_sabotage` gets the masks of the frame and returns spoilt ones. As it
+# stands it paints class 7. Try others, one at a time:
 #
 # * colours: `return palette()[semantic], instance`; floats: `return semantic / 1.0, instance`;
 # * half the size: `return semantic[::2, ::2], instance`;
@@ -743,16 +754,16 @@ spoilt = my_sabotage(semantic.copy(), instance.copy())
 print(refusal(f"{folder.name}/own", image, *spoilt))
 
 # %% [markdown]
-# The moved mask is refused on this frame only because the crosswalk comes to lie on lines. Without a
-# crosswalk it passes, and `contradictions` finds it. Two lines as one pass both checks. Only a picture
-# shows that, so always look at your labels before you train.
+# The moved mask is refused on this frame only because the crosswalk comes to lie on lines. Without
+# a crosswalk it passes, and `contradictions` finds it. Two lines as one pass both checks. Only a
+# picture shows that, so always look at your labels before you train.
 
 # %% [markdown]
 # ### A gallery of broken data sets
 #
-# `data_samples/broken` holds fourteen more, each broken in another way. Each is refused, by the name of
-# the file, with what is wrong. The files' names are checked at once, when the data set opens; their
-# content when a sample is read. So load every sample once before you start a long run.
+# `data_samples/broken` holds fourteen more, each broken in another way. Each is refused, by the
+# name of the file, with what is wrong. The files' names are checked at once, when the data set
+# opens; their content when a sample is read. So load every sample once before you start a long run.
 
 # %%
 gallery = broken_folders()
@@ -762,8 +773,8 @@ for name, words in gallery.items():
 # %% [markdown]
 # ## Batches, and where the time goes
 #
-# `build_loader` stacks samples to batches. Training shuffles; the order depends on the seed and the epoch
-# only. So epoch 0 below looks the same twice.
+# `build_loader` stacks samples to batches. Training shuffles; the order depends on the seed and the
+# epoch only. So epoch 0 below looks the same twice.
 
 # %%
 sampler = EpochSampler(8, seed=0)
@@ -793,14 +804,16 @@ for name in ("image", "semantic_mask", "instance_mask"):
 
 # %% tags=["nbval-ignore-output"]
 times = loading_times(raw, LaneSegmentationConfig.preset("b0"))
-show(time_bars(times), "Bars: milliseconds of each step of loading a sample.", colors=32)
+for step, milliseconds in times.items():
+    print(f"{step:32s}{milliseconds:6.1f} ms")
 assert max(times.values()) == times["transform to 512 × 1024"]
 assert times["the same without colour jitter"] < times["transform to 512 × 1024"]
 assert times["transform to 96 × 256"] < times["decode the image"] + times["decode both masks"]
 
 # %% [markdown]
-# At the small size decoding dominates. At 512 × 1024 the transform does, and colour jitter over half a
-# million pixels is a good part of it. If the GPU waits, raise `num_workers`: the samples stay the same.
+# At the small size decoding dominates. At 512 × 1024 the transform does, and colour jitter over
+# half a million pixels is a good part of it. If the GPU waits, raise `num_workers`: the samples
+# stay the same.
 
 # %% [markdown]
 # ## Exercises
@@ -842,6 +855,7 @@ check("classes_from_colors", classes_from_colors)
 #         raise ValueError(f"{rgb[~known][0].tolist()} is no colour of the table")
 #     return classes
 # ```
+#
 # </details>
 
 # %% [markdown]
@@ -875,6 +889,7 @@ check("flip_together", flip_together)
 #         return image, semantic, instance
 #     return tuple(array[:, ::-1].copy() for array in (image, semantic, instance))
 # ```
+#
 # </details>
 
 # %% [markdown]
@@ -904,7 +919,8 @@ check("resize_mask", resize_mask)
 #     return mask[rows][:, columns]
 # ```
 #
-# With OpenCV: `cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)`; the width comes first.
+# With OpenCV: `cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)`; the width comes
+# first.
 # </details>
 
 # %% [markdown]
@@ -936,6 +952,7 @@ check("class_shares", class_shares)
 #         counts += np.bincount(mask.ravel(), minlength=256)[:num_classes]  # 255 is cut off
 #     return counts / max(counts.sum(), 1)
 # ```
+#
 # </details>
 
 # %% [markdown]
@@ -976,6 +993,7 @@ keep(read_labelled)
 #         raise FileNotFoundError(f"{image_path}, or a mask of it, cannot be read")
 #     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), semantic, instance
 # ```
+#
 # </details>
 
 # %% [markdown]
@@ -985,7 +1003,7 @@ keep(read_labelled)
 
 # %% tags=["folded"]
 #@title Claims of this notebook, asserted: files, ids, transforms
-assert sorted(int(i) for i in np.unique(instance)) == [0, 1, 2, 3, 4, 5]  # "four lines and a crosswalk"
+assert np.unique(instance).tolist() == [0, 1, 2, 3, 4, 5]  # "four lines and a crosswalk"
 assert {int(semantic[instance == k][0]) for k in (1, 4)} == {LANE_BOUNDARY}  # the edges, sky blue
 assert {int(semantic[instance == k][0]) for k in (2, 3)} == {LANE_MARKING}
 assert (semantic[instance == 5] == CROSSWALK).all()
@@ -993,7 +1011,8 @@ paint, lines = (np.isin(m, LANE_CLASS_IDS) for m in (scene.semantic_visible, sce
 assert (paint & ~lines).sum() == 0 and paint.sum() < 0.9 * lines.sum()
 assert (bgr[..., ::-1] == rgb).all() and (rgb == image).all()
 renumbered = torch.from_numpy(np.array([0, 3, 2, 1])[little])[None]  # red 1, green 2, blue 3
-losses = [DiscriminativeLoss()(embeddings, ids)[0] for ids in (renumbered, torch.from_numpy(little)[None])]
+numbered = torch.from_numpy(little)[None]
+losses = [DiscriminativeLoss()(embeddings, these)[0] for these in (numbered, renumbered)]
 torch.testing.assert_close(*losses)  # "which number a lane gets does not matter"
 nothing = torch.zeros(1, 64, 128, dtype=torch.int64)
 assert DiscriminativeLoss()(torch.randn(1, 4, 64, 128), nothing)[0] == 0  # "exactly 0"
@@ -1055,6 +1074,7 @@ print("[OK] every claim on counts and folders holds")
 # | Right example 1: load instance masks in grey | cell below | Right for 8-bit grey only. Of the 154 instances of our training split none is left |
 # | Colours are sorted and numbered from 0, so that black is 0 | cell below | Without a black pixel the first colour becomes 0, and that instance vanishes. The library refuses such a mask |
 # | Mistake 7: two calls of one transform; `masks=[…]` or `additional_targets` keep step | Trap: a call for each mask | Holds |
+#
 #
 # </details>
 

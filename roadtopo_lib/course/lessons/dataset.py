@@ -16,7 +16,6 @@ from PIL import Image
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.data import samples
-from roadtopo_lib.course.pictures import as_jpeg
 from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
@@ -24,6 +23,8 @@ from roadtopo_lib.labels import CLASS_NAMES, CLASSES, IGNORE_INDEX, palette
 
 FLAT_COLORS = 256
 """A picture of more colours is a photograph."""
+JPEG_QUALITY = 85
+"""Lower than that of figures, which are enlarged: here one pixel of the file is one of the screen."""
 REPEATS = 5
 """The quietest of these is the time that counts: other programs only add to it."""
 
@@ -37,13 +38,14 @@ def show_pixels(pixels: np.ndarray, alt: str, zoom: int = 1) -> None:
         zoom: each pixel becomes a block of zoom × zoom.
     """
     picture = Image.fromarray(np.ascontiguousarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)))
+    buffer = io.BytesIO()
     if picture.getcolors(FLAT_COLORS):
-        buffer = io.BytesIO()
+        kind = "image/png"
         picture.quantize(FLAT_COLORS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        kind, data = "image/png", buffer.getvalue()
     else:
-        kind, data = "image/jpeg", as_jpeg(picture)
-    bundle = {kind: base64.b64encode(data).decode(), "text/plain": alt}
+        kind = "image/jpeg"
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, progressive=True, optimize=True)
+    bundle = {kind: base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
     display(bundle, raw=True, metadata={kind: {"alt": alt, "width": picture.width}})
 
 
@@ -51,12 +53,12 @@ def class_table() -> Figure:
     """The values of a semantic mask with colour, name and what is separated into instances."""
     rows = [(c.id, c.name, f"instances: {c.instances}" if c.instances else "") for c in CLASSES]
     rows.append((IGNORE_INDEX, "unlabelled", "skipped by semantic loss and scores"))
-    figure, ax = plt.subplots(figsize=(5.6, 2.5))
+    figure, ax = plt.subplots(figsize=(5.2, 2.3))
     for y, (value, name, note) in enumerate(rows):
         ax.add_patch(plt.Rectangle((0, y - 0.4), 0.6, 0.8, facecolor=palette()[value] / 255, edgecolor="black"))
-        for x, text in ((0.8, value), (1.4, name), (3.4, note)):
+        for x, text in ((0.8, value), (1.4, name), (3.5, note)):
             ax.text(x, y, text, va="center")
-    ax.set(title="Seven values may stand in a semantic mask", xlim=(0, 6.4), ylim=(6.6, -0.6))
+    ax.set(title="Seven values may stand in a semantic mask", xlim=(0, 6.6), ylim=(6.6, -0.6))
     ax.axis("off")
     return figure
 
@@ -67,7 +69,7 @@ def share_bars(shares: np.ndarray) -> Figure:
     Args:
         shares: one number in [0, 1] for each class.
     """
-    figure, ax = plt.subplots(figsize=(7, 2.5))
+    figure, ax = plt.subplots(figsize=(5.2, 2))
     bars = ax.barh(CLASS_NAMES, 100 * shares, color=palette()[: len(shares)] / 255, edgecolor="black", linewidth=0.5)
     ax.bar_label(bars, labels=[f" {100 * share:.1f} %" for share in shares])
     ax.set(title="Two classes hold 93 % of the pixels", xlabel="share of all pixels (%)", xlim=(0, 80))
@@ -148,16 +150,6 @@ def loading_times(raw: LaneInstanceDataset, large: LaneSegmentationConfig, count
         f"transform to {height} × {width}": milliseconds(transform(), arrays),
         "the same without colour jitter": milliseconds(transform(color_jitter=0.0), arrays),
     }
-
-
-def time_bars(times: dict[str, float]) -> Figure:
-    """Milliseconds as bars."""
-    figure, ax = plt.subplots(figsize=(8, 2.2))
-    ax.bar_label(ax.barh(list(times), list(times.values())), fmt=" %.1f ms")
-    ax.set(title="The size you train at decides what takes long", xlabel="time for one sample (ms)")
-    ax.margins(x=0.15)
-    ax.invert_yaxis()
-    return figure
 
 
 def _without_folder(error: Exception, root: str | Path) -> str:
