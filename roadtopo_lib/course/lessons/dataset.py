@@ -20,6 +20,7 @@ from roadtopo_lib.data.images import read_image, read_instance_mask, read_semant
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
 from roadtopo_lib.labels import CLASS_NAMES, CLASSES, IGNORE_INDEX, palette
+from roadtopo_lib.viz import contact_sheet
 
 FLAT_COLORS = 256
 """A picture of more colours is a photograph."""
@@ -29,15 +30,16 @@ REPEATS = 5
 """The quietest of these is the time that counts: other programs only add to it."""
 
 
-def show_pixels(pixels: np.ndarray, alt: str, zoom: int = 1) -> None:
-    """Displays a picture pixel by pixel, without axes: PNG with exact colours if it has few of them, else JPEG.
+def show_pixels(pictures: Sequence[np.ndarray], alt: str, zoom: int = 1) -> None:
+    """Displays pictures side by side, pixel by pixel: PNG with exact colours if they have few of them, else JPEG.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB.
-        alt: what the picture shows, in a sentence.
+        pictures: (H, W, 3) uint8 RGB each, all of one size.
+        alt: what they show, in a sentence.
         zoom: each pixel becomes a block of zoom × zoom.
     """
-    picture = Image.fromarray(np.ascontiguousarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)))
+    row = contact_sheet([picture.repeat(zoom, axis=0).repeat(zoom, axis=1) for picture in pictures], len(pictures))
+    picture = Image.fromarray(row)
     buffer = io.BytesIO()
     if picture.getcolors(FLAT_COLORS):
         kind = "image/png"
