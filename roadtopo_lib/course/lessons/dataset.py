@@ -19,12 +19,12 @@ from roadtopo_lib.course.data import samples
 from roadtopo_lib.data.images import read_image, read_instance_mask, read_semantic_mask
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
-from roadtopo_lib.labels import CLASS_NAMES, CLASSES, IGNORE_INDEX, palette
+from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, palette
 from roadtopo_lib.viz import contact_sheet
 
 FLAT_COLORS = 256
 """A picture of more colours is a photograph."""
-JPEG_QUALITY = 85
+JPEG_QUALITY = 82
 """Lower than that of figures, which are enlarged: here one pixel of the file is one of the screen."""
 REPEATS = 5
 """The quietest of these is the time that counts: other programs only add to it."""
@@ -62,20 +62,6 @@ def class_table() -> Figure:
             ax.text(x, y, text, va="center")
     ax.set(title="Seven values may stand in a semantic mask", xlim=(0, 6.6), ylim=(6.6, -0.6))
     ax.axis("off")
-    return figure
-
-
-def share_bars(shares: np.ndarray) -> Figure:
-    """How much of all pixels each class holds.
-
-    Args:
-        shares: one number in [0, 1] for each class.
-    """
-    figure, ax = plt.subplots(figsize=(5.2, 2))
-    bars = ax.barh(CLASS_NAMES, 100 * shares, color=palette()[: len(shares)] / 255, edgecolor="black", linewidth=0.5)
-    ax.bar_label(bars, labels=[f" {100 * share:.1f} %" for share in shares])
-    ax.set(title="Two classes hold 93 % of the pixels", xlabel="share of all pixels (%)", xlim=(0, 80))
-    ax.invert_yaxis()
     return figure
 
 
