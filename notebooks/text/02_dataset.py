@@ -128,7 +128,7 @@ show_pixels(pictures, "Two masks of the frame: left a colour a class, right a co
 # files together.
 
 # %%
-show(schematics.sample_files(), schematics.ALT["sample_files"], colors=48)
+show(schematics.sample_files(), schematics.ALT["sample_files"], colors=64)
 
 # %% [markdown]
 # A data set has three [splits](GLOSSARY.md#split): the model learns from `train`, `val` tells when
