@@ -59,7 +59,7 @@ strip(1, photo=PHOTO)
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
-# @title Imports
+#@title Imports
 import math
 import tempfile
 from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
@@ -211,16 +211,16 @@ results = turn("image_size", [(32, 64), (96, 256), (512, 1024)], title="More pix
 assert results[1]["lane_count"] == 4 > max(results[k]["lane_count"] for k in (0, 2))
 
 # %% [markdown]
-# The frame has four lines and one crossing. At 32 × 64 a line is thinner than a pixel. At 512 × 1024
-# a line is four times wider than any that the model has seen in
-# [training](GLOSSARY.md#training). A model works at the size at which it was trained.
+# The frame has four lines and one crossing. At 32 × 64 a line is thinner than a pixel. At 512 ×
+# 1024 a line is four times as wide as in [training](GLOSSARY.md#training). A model works at the
+# size at which it was trained.
 
 # %% [markdown]
 # `crop_top` cuts rows off above, because sky costs as much time as road. What is cut off counts as
 # background.
 
 # %%
-results = turn("crop_top", [0.25, 0.7], title="Without its distant half the road is not recognised")
+results = turn("crop_top", [0.25, 0.7], title="Without its distant part, the road is lost")
 assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 
 # %% [markdown]
@@ -237,7 +237,7 @@ def with_role(name, role):
 
 tables = [CLASSES.to_list(), with_role("lane_boundary", None), with_role("crosswalk", "lane")]
 captions = ["as shipped", "lane_boundary: no role", "crosswalk: a lane"]
-results = turn("classes", tables, ("clusters", "lanes"), captions, title="Roles decide what is a lane")
+results = turn("classes", tables, ("lanes",), captions, title="Roles decide what is a lane")
 assert [r["lane_count"] for r in results[:2]] == [4, 2]
 assert [r["crosswalk_count"] for r in results] == [1, 1, 0]
 
@@ -253,19 +253,20 @@ assert [r["crosswalk_count"] for r in results] == [1, 1, 0]
 # [push term](GLOSSARY.md#push-term) drives the means of two lanes apart.
 
 # %% [markdown]
-# Each term has a [margin](GLOSSARY.md#margin), from which on it is satisfied. `delta_var`, $\delta_v$,
-# is the pull margin: pixels end within $\delta_v$ of their mean. `delta_dist`, $\delta_d$, is the push
-# margin: means end at least $2\delta_d$ apart.
+# Each term has a [margin](GLOSSARY.md#margin), from which on it is satisfied. `delta_var`,
+# $\delta_v$, is the pull margin: pixels end within $\delta_v$ of their mean. `delta_dist`,
+# $\delta_d$, is the push margin: means end at least $2\delta_d$ apart.
 
 # %%
 delta_var, delta_dist = tiny.delta_var, tiny.delta_dist
-figure, ax = plt.subplots(figsize=(7, 2.9))
-for mean, pixel, color in [(0, delta_var, "#4477AA"), (2 * delta_dist, 2 * delta_dist - delta_var, "#EE6677")]:
+figure, ax = plt.subplots(figsize=(5, 2.6))
+for mean, side, color in [(0, 1, "#4477AA"), (2 * delta_dist, -1, "#EE6677")]:
+    pixel = mean + side * delta_var
     ax.add_patch(plt.Circle((mean, 0), delta_var, color=color, alpha=0.5))
     ax.add_patch(plt.Circle((pixel, 0), delta_dist, fill=False, linestyle="--", color=color))
     ax.plot(pixel, 0, "o", color=color)
 ax.set(xlim=(-1.8, 4.8), ylim=(-1.7, 1.7), aspect="equal", xlabel="embedding dimension 1")
-ax.set(ylabel="dimension 2", title="A ball of radius δ_dist around a pixel holds its own lane only")
+ax.set(ylabel="dimension 2", title=r"A ball of radius $\delta_d$ holds one lane only")
 show(figure, "Two filled circles, two lanes. A dashed circle around a pixel of each holds one lane.")
 
 # %% [markdown]
@@ -284,11 +285,11 @@ assert lowest < radius < highest and radius == (lowest + highest) / 2
 print(f"{lowest} < {radius} < {highest}")
 
 # %% [markdown]
-# The radius follows from `delta_dist`, so this setting moves the clusters of a trained model, too. With
-# 0.6 the radius is below the range, and groups fall apart:
+# The radius follows from `delta_dist`, so this setting moves the clusters of a trained model, too.
+# With 0.6 the radius is below the range, and groups fall apart:
 
 # %%
-results = turn("delta_dist", [0.6, 1.5], ("clusters", "lanes"), title="A radius that is too small splits")
+results = turn("delta_dist", [0.6, 1.5], ("clusters", "lanes"), title="Too small a radius splits")
 assert results[0]["crosswalk_count"] > results[1]["crosswalk_count"] == 1
 
 # %% [markdown]
@@ -313,16 +314,16 @@ assert result["lane_count"] == 1
 
 # %%
 small = cv2.resize(image, (256, 128), interpolation=cv2.INTER_AREA)
-title = "DBSCAN joins lanes across stray pixels"
-results = turn("clustering", ["fast", "dbscan"], ("clusters", "lanes"), image=small, title=title)
+title = "DBSCAN joins lanes"
+results = turn("clustering", ["fast", "dbscan"], ("clusters",), image=small, title=title)
 assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 
 # %% [markdown]
 # ### Margins on a sphere
 #
 # `normalize_embeddings` divides each embedding by its length
-# ([L2-normalises](GLOSSARY.md#l2-normalise) it). All embeddings then lie on a sphere of radius 1. With
-# $\delta_d = 1.5$ two means should be 3.0 apart, on a sphere whose diameter is 2.
+# ([L2-normalises](GLOSSARY.md#l2-normalise) it). All embeddings then lie on a sphere of radius 1.
+# With $\delta_d = 1.5$ two means should be 3.0 apart, on a sphere whose diameter is 2.
 #
 # For $K$ means the best arrangement is the regular simplex, with all distances equal:
 #
@@ -335,8 +336,8 @@ def reach(k):
 
 
 ks = np.arange(2, 11)
-figure, ax = plt.subplots(figsize=(7, 2.8))
-ax.plot(ks, [reach(k) for k in ks], marker="o", label="farthest that K unit vectors can be apart")
+figure, ax = plt.subplots(figsize=(5, 2.4))
+ax.plot(ks, [reach(k) for k in ks], marker="o", label="largest distance on the sphere")
 ax.axhline(2 * delta_dist, color="#EE6677", linestyle="--", label=r"asked for: $2\delta_d = 3.0$")
 ax.set(title="The distance is out of reach for every K", xlabel="lanes K", ylabel="distance")
 ax.set_ylim(1, 3.3)
@@ -362,7 +363,7 @@ print(message)
 on_sphere = shipped_segmenter()
 on_sphere.model.normalize_embeddings = True
 pair = {"as trained": shipped_segmenter(), "normalised afterwards": on_sphere}
-results = compare(pair, ("embeddings", "lanes"), "Embeddings on a sphere need margins of their own")
+results = compare(pair, ("embeddings", "lanes"), "A sphere needs margins of its own")
 assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 
 # %% [markdown]
@@ -382,25 +383,20 @@ assert far["lane_centers"][0, 0] > far["lane_centers"][-1, 0]
 # ## Settings that act in training
 #
 # The rest acts while a model is trained. Three settings of
-# [augmentation](GLOSSARY.md#augmentation) make each training image look new. Four random draws each:
+# [augmentation](GLOSSARY.md#augmentation) make each training image look new. Two random draws each:
 
 # %%
-rows = {
-    "flip_probability = 0.5": {"flip_probability": 0.5},
-    "crop_scale = 0.3": {"crop_scale": 0.3},
-    "color_jitter = 0.8": {"color_jitter": 0.8},
-}
-show(seen_in_training(rows), "The frame as training shows it: mirrored, cropped, recoloured.", photo=True)
+figure = seen_in_training({"flip_probability": 1, "crop_scale": 0.3, "color_jitter": 0.8})
+show(figure, "The frame as training shows it: mirrored, cropped, recoloured.", photo=True)
 
 # %% [markdown]
-# `pretrained` says where the encoder starts. `tiny` starts from random weights. This is what it answers
-# before its first step:
+# `pretrained` says where the encoder starts. `tiny` starts from random weights. This is what it
+# answers before its first step:
 
 # %%
 torch.manual_seed(tiny.seed)
-pair = {"pretrained = False, no step yet": LaneSegmenter(build(tiny), tiny), "trained": shipped_segmenter()}
-boxes = ("classes", "embeddings")
-untrained, trained = compare(pair, boxes, "Random weights give neither classes nor lanes")
+pair = {"before the first step": LaneSegmenter(build(tiny), tiny), "trained": shipped_segmenter()}
+untrained, trained = compare(pair, ("classes",), "Random weights give no classes")
 road = CLASSES.names.index("road")
 hits = [np.mean(r["semantic_mask"][semantic_mask == road] == road) for r in (untrained, trained)]
 assert hits[0] < 0.6 < hits[1]
@@ -412,7 +408,7 @@ assert hits[0] < 0.6 < hits[1]
 
 # %%
 pair = {f"lr = {lr}": trained_further(3, lr=lr, muon_lr=0) for lr in (0.003, 0.3)}
-results = compare(pair, title="A rate that is too high destroys a trained model in three steps")
+results = compare(pair, ("classes",), "A rate that is too high destroys the model")
 hits = [np.mean(r["semantic_mask"][semantic_mask == road] == road) for r in results]
 assert hits[0] > 0.6 > hits[1]
 
@@ -476,7 +472,8 @@ print(open(path).read()[:100], "…")
 # %% [markdown]
 # ## Trap: a learning rate that is text
 #
-# YAML 1.1 reads `6.0e-5` as a number. Without the dot, `6e-5` is text, and PyYAML follows the standard.
+# YAML 1.1 reads `6.0e-5` as a number. Without the dot, `6e-5` is text, and PyYAML follows the
+# standard.
 #
 # **Broken.** Many training scripts read their settings like this:
 
@@ -526,8 +523,8 @@ print(message[:60], "…")
 # %% [markdown]
 # ## What the config refuses
 #
-# Each of these changes sets one value that cannot work. Every message names the setting, the value and
-# what was expected.
+# Each of these changes sets one value that cannot work. Every message names the setting, the value
+# and what was expected.
 
 # %%
 nonsense = [{"lr": 0}, {"delta_var": 2.0}, {"epochs": 2.5}, {"betas": [0.9, 1.0]}]
@@ -557,14 +554,15 @@ assert answer == "no"
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32 pixels.
-# The config insists on whole tokens, so that every map is exactly 1/4 … 1/32 of the image.
+# 480 is a multiple of 32, 854 is not. The encoder's last stage has one token for every 32 × 32
+# pixels. The config insists on whole tokens, so that every map is exactly 1/4 … 1/32 of the image.
 #
 # </details>
 #
 # ## All settings
 #
-# For reference: every setting, its value in `tiny`, and what it is, under the notebook that teaches it.
+# For reference: every setting, its value in `tiny`, and what it is, under the notebook that teaches
+# it.
 
 # %%
 print(settings_table(tiny))
@@ -574,12 +572,14 @@ assert sorted(listed) == sorted(field.name for field in fields(tiny))  # none is
 # %% [markdown]
 # ## Exercises
 #
-# Replace the `...`, run the cell, then the check below it. The hint says what is wrong, one thing at a time.
+# Replace the `...`, run the cell, then the check below it. The hint says what is wrong, one thing
+# at a time.
 #
 # ### 1. The schedule
 #
-# Write the learning rate of step `step` (0, 1, 2 …): `warmup` steps rise linearly, the first already above zero and
-# the last at `base`; then half a cosine falls from `base` at step `warmup` to 0 at step `total`. `warmup` may be 0.
+# Write the learning rate of step `step` (0, 1, 2 …): `warmup` steps rise linearly, the first
+# already above zero and the last at `base`; then half a cosine falls from `base` at step `warmup`
+# to 0 at step `total`. `warmup` may be 0.
 
 
 # %% tags=["exercise:lr_at"]
@@ -605,8 +605,8 @@ check("lr_at", lr_at)
 # %% [markdown]
 # ### 2. The largest margin that fits
 #
-# Embeddings of length 1, and `k` lanes in an image. Which is the largest `delta_dist` that k means on the sphere can
-# satisfy? For a single lane every margin fits: return `math.inf`.
+# Embeddings of length 1, and `k` lanes in an image. Which is the largest `delta_dist` that k means
+# on the sphere can satisfy? For a single lane every margin fits: return `math.inf`.
 
 
 # %% tags=["exercise:largest_delta_dist"]
@@ -620,7 +620,8 @@ check("largest_delta_dist", largest_delta_dist)
 # %% [markdown] tags=["solution:largest_delta_dist"]
 # <details><summary>Solution</summary>
 #
-# Means must be `2 * delta_dist` apart, and can be √(2k/(k−1)) apart. A single lane has nothing to keep away from.
+# Means must be `2 * delta_dist` apart, and can be √(2k/(k−1)) apart. A single lane has nothing to
+# keep away from.
 #
 # ```python
 # def largest_delta_dist(k):
@@ -633,9 +634,10 @@ check("largest_delta_dist", largest_delta_dist)
 # %% [markdown]
 # ### 3. A reader that refuses
 #
-# Write `read_settings(text, defaults)`: parse YAML text, return a dictionary of all defaults with the given values
-# on top, and raise `ValueError` naming any key that `defaults` does not have. Empty text means "all defaults". Leave
-# the dictionary `defaults` itself as it is: the next caller needs it, too.
+# Write `read_settings(text, defaults)`: parse YAML text, return a dictionary of all defaults with
+# the given values on top, and raise `ValueError` naming any key that `defaults` does not have.
+# Empty text means "all defaults". Leave the dictionary `defaults` itself as it is: the next caller
+# needs it, too.
 
 
 # %% tags=["exercise:read_settings"]
@@ -662,8 +664,9 @@ check("read_settings", read_settings)
 # %% [markdown]
 # ### 4. Tokens
 #
-# The encoder's four stages look at the image at 1/4, 1/8, 1/16 and 1/32 of its height and width. How many tokens
-# does each stage hold for an image of `height` × `width`, both multiples of 32? Return a list of four whole numbers.
+# The encoder's four stages look at the image at 1/4, 1/8, 1/16 and 1/32 of its height and width.
+# How many tokens does each stage hold for an image of `height` × `width`, both multiples of 32?
+# Return a list of four whole numbers.
 
 
 # %% tags=["exercise:tokens_per_stage"]
@@ -689,7 +692,7 @@ check("tokens_per_stage", tokens_per_stage)
 # The folded cells assert what the text states.
 
 # %% tags=["folded"]
-# @title Claims of this notebook, asserted
+#@title Claims of this notebook, asserted
 assert len(CLASSES) == outputs["logits"].shape[1] == 6 and outputs["embeddings"].shape[1] == 32
 assert outputs["logits"].shape[2:] == outputs["embeddings"].shape[2:] == (96, 256)
 assert [96 // m.shape[2] for m in maps] == [256 // m.shape[3] for m in maps] == [4, 8, 16, 32]
@@ -699,10 +702,11 @@ assert colors["lane_marking"][0] > colors["lane_marking"][2]  # orange
 assert colors["lane_boundary"][2] > colors["lane_boundary"][0]  # sky blue
 
 # %% tags=["folded"]
-# @title Claims of this notebook, asserted
+#@title Claims of this notebook, asserted
 # The rule of the radius, on points as the margins leave them: the worst case in one dimension.
 for margins in ((0.5, 1.5), (0.2, 0.7), (0.3, 2.0)):
-    at = np.array([[-margins[0], 0, margins[0]], 2 * margins[1] + np.array([-margins[0], 0, margins[0]])])
+    lane = margins[0] * np.array([-1, 0, 1])
+    at = np.array([lane, 2 * margins[1] + lane])
     of_one = np.abs(at[:, :, None] - at[:, None, :]).max()
     of_two = np.abs(at[0][:, None] - at[1][None, :]).min()
     assert np.isclose(of_one, 2 * margins[0]) and np.isclose(of_two, 2 * (margins[1] - margins[0]))
@@ -713,7 +717,7 @@ assert max(reach(k) for k in ks) == 2.0 < 2 * delta_dist
 assert tiny.max_instances == 8 and math.floor(50 * reach(8)) / 100 == 0.75
 
 # %% tags=["folded"]
-# @title Claims of this notebook, asserted
+#@title Claims of this notebook, asserted
 steps, rates = 200, []
 optimizer = build_optimizer(model, b5)
 scheduler = build_scheduler(optimizer, steps, b5.warmup_fraction)
@@ -735,7 +739,8 @@ print("[OK] every claim of this notebook holds")
 # %% [markdown]
 # ## Where the guide differs
 #
-# <details><summary>Three statements of the Road Topology ML guide, from which this course grew</summary>
+# <details><summary>Three statements of the Road Topology ML guide, from which this course
+# grew</summary>
 #
 # | the guide's statement | where | the measured fact |
 # |---|---|---|
@@ -752,7 +757,7 @@ print("[OK] every claim of this notebook holds")
 
 
 # %% tags=["folded"]
-# @title Measured: weight decay is not L2 regularisation
+#@title Measured: weight decay is not L2 regularisation
 def after_one_step(optimizer_class):
     weights = torch.nn.Parameter(torch.tensor([10.0, 0.1]))
     weights.grad = torch.zeros(2)

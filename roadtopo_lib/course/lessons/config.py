@@ -20,9 +20,9 @@ from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.training.optimizer import build_optimizer
 from roadtopo_lib.viz import overlay
 
-PANEL_WIDTH = 3.0
+PANEL_WIDTH = 2.2
 """Inches."""
-PANEL_PIXELS = 512
+PANEL_PIXELS = 352
 PAPER = 238
 """Grey behind the lanes: without the photograph a figure needs a fifth of the bytes."""
 
@@ -150,20 +150,21 @@ def compare(
 
 def _columns(rows: list[dict], captions: list[str], boxes: Sequence[str], title: str | None) -> Figure:
     aspect = rows[0]["image"].shape[0] / rows[0]["image"].shape[1]
-    height = len(boxes) * (PANEL_WIDTH * aspect + 0.1) + 0.55 + 0.3 * (title is not None)
+    height = len(boxes) * (PANEL_WIDTH * aspect + 0.06) + 0.5 + 0.25 * (title is not None)
     figure, axes = plt.subplots(len(boxes), len(rows), figsize=(PANEL_WIDTH * len(rows), height), squeeze=False)
     for row, caption, column in zip(rows, captions, axes.T, strict=True):
         for name, ax in zip(boxes, column, strict=True):
-            ax.imshow(_numbered(row["result"]) if name == "lanes" else row[name], interpolation="antialiased")
+            # "nearest" makes no colours between two classes: the palette holds all that there are.
+            ax.imshow(_numbered(row["result"]) if name == "lanes" else row[name], interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         result = row["result"]
         lanes, crossings = result["lane_count"], result["crosswalk_count"]
-        column[0].set_title(caption, fontweight="normal", fontsize=12)
+        column[0].set_title(caption, fontweight="normal", fontsize=10)
         found = f"{lanes} lane{'s' * (lanes != 1)}, {crossings} crossing{'s' * (crossings != 1)}"
-        column[-1].set_xlabel(found, fontsize=12)
+        column[-1].set_xlabel(found, fontsize=10)
     if title is not None:
-        figure.suptitle(title, fontweight="bold", fontsize=13)
+        figure.suptitle(title, fontweight="bold", fontsize=11)
     return figure
 
 
@@ -175,21 +176,21 @@ def _numbered(result: dict) -> np.ndarray:
     return cv2.resize(painted, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def seen_in_training(settings: dict[str, dict], draws: int = 4) -> Figure:
-    """What the network is shown of the frame in training: a row for each caption, a column for each random draw.
+def seen_in_training(settings: dict[str, object], draws: int = 2) -> Figure:
+    """What the network is shown of the frame in training: a column for each setting, a row for each random draw.
 
     Args:
-        settings: caption → settings of the config to change; without any, preset ``tiny`` changes nothing but mirrors.
-        draws: number of columns.
+        settings: setting → value; all others are those of preset ``tiny``, without mirroring.
+        draws: number of rows.
     """
     tiny = LaneSegmentationConfig.preset("tiny").replace(flip_probability=0)
-    figure, axes = plt.subplots(len(settings), draws, figsize=(2.5 * draws, 1.12 * len(settings)), squeeze=False)
-    for (caption, changes), line in zip(settings.items(), axes, strict=True):
-        transform = build_transform(tiny.replace(**changes), train=True)
-        for seed, ax in enumerate(line):
+    figure, axes = plt.subplots(draws, len(settings), figsize=(1.7 * len(settings), 0.68 * draws + 0.2), squeeze=False)
+    for (name, value), column in zip(settings.items(), axes.T, strict=True):
+        transform = build_transform(tiny.replace(**{name: value}), train=True)
+        for seed, ax in enumerate(column):
             ax.imshow(transform(*frame(), seed)[0], interpolation="antialiased")
             ax.set(xticks=[], yticks=[])
-        line[0].set_title(caption, loc="left", fontweight="normal", fontsize=11)
+        column[0].set_title(f"{name} = {value}", fontweight="normal", fontsize=9)
     return figure
 
 
