@@ -181,7 +181,8 @@ class ToyConfig:
 
 # %%
 toy, messages = ToyConfig(), []
-for attempt in (lambda: ToyConfig(lr=-1), lambda: setattr(toy, "lr", 5), lambda: replace(toy, lr=0)):
+attempts = [lambda: ToyConfig(lr=-1), lambda: setattr(toy, "lr", 5), lambda: replace(toy, lr=0)]
+for attempt in attempts:
     try:
         attempt()
     except (ValueError, FrozenInstanceError) as error:
@@ -207,7 +208,8 @@ print(tiny.backbone, tiny.image_size, tiny.epochs)
 # that change. We begin with the size to which the network scales the image.
 
 # %%
-results = turn("image_size", [(32, 64), (96, 256), (512, 1024)], title="More pixels are not better")
+sizes = [(32, 64), (96, 256), (512, 1024)]
+results = turn("image_size", sizes, ("classes",), title="More pixels are not better")
 assert results[1]["lane_count"] == 4 > max(results[k]["lane_count"] for k in (0, 2))
 
 # %% [markdown]
@@ -220,7 +222,7 @@ assert results[1]["lane_count"] == 4 > max(results[k]["lane_count"] for k in (0,
 # background.
 
 # %%
-results = turn("crop_top", [0.25, 0.7], title="Without its distant part, the road is lost")
+results = turn("crop_top", [0.25, 0.7], ("classes",), title="Without its distant part, the road is lost")
 assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 
 # %% [markdown]
@@ -235,14 +237,14 @@ def with_role(name, role):
     return [c | {"instances": role} if c["name"] == name else c for c in CLASSES.to_list()]
 
 
-tables = [CLASSES.to_list(), with_role("lane_boundary", None), with_role("crosswalk", "lane")]
-captions = ["as shipped", "lane_boundary: no role", "crosswalk: a lane"]
+tables = [with_role("lane_boundary", None), with_role("crosswalk", "lane")]
+captions = ["lane_boundary: no role", "crosswalk: a lane"]
 results = turn("classes", tables, ("lanes",), captions, title="Roles decide what is a lane")
-assert [r["lane_count"] for r in results[:2]] == [4, 2]
-assert [r["crosswalk_count"] for r in results] == [1, 1, 0]
+assert results[0]["lane_count"] == 2 and results[0]["crosswalk_count"] == 1
+assert results[1]["lane_count"] > 4 and results[1]["crosswalk_count"] == 0
 
 # %% [markdown]
-# The network is the same in all three columns; it still sees the edges as `lane_boundary`. Only the
+# The network is the same in both columns; it still sees the edges as `lane_boundary`. Only the
 # post-processing treats them differently.
 #
 # ## Settings of the embeddings
@@ -259,7 +261,7 @@ assert [r["crosswalk_count"] for r in results] == [1, 1, 0]
 
 # %%
 delta_var, delta_dist = tiny.delta_var, tiny.delta_dist
-figure, ax = plt.subplots(figsize=(5, 2.6))
+figure, ax = plt.subplots(figsize=(4.2, 2.4))
 for mean, side, color in [(0, 1, "#4477AA"), (2 * delta_dist, -1, "#EE6677")]:
     pixel = mean + side * delta_var
     ax.add_patch(plt.Circle((mean, 0), delta_var, color=color, alpha=0.5))
@@ -286,10 +288,10 @@ print(f"{lowest} < {radius} < {highest}")
 
 # %% [markdown]
 # The radius follows from `delta_dist`, so this setting moves the clusters of a trained model, too.
-# With 0.6 the radius is below the range, and groups fall apart:
+# With 0.6 the radius is below the range, and a group falls apart: the crossing.
 
 # %%
-results = turn("delta_dist", [0.6, 1.5], ("clusters", "lanes"), title="Too small a radius splits")
+results = turn("delta_dist", [0.6, 1.5], ("lanes",), title="Too small a radius splits")
 assert results[0]["crosswalk_count"] > results[1]["crosswalk_count"] == 1
 
 # %% [markdown]
@@ -335,14 +337,9 @@ def reach(k):
     return math.sqrt(2 * k / (k - 1))
 
 
-ks = np.arange(2, 11)
-figure, ax = plt.subplots(figsize=(5, 2.4))
-ax.plot(ks, [reach(k) for k in ks], marker="o", label="largest distance on the sphere")
-ax.axhline(2 * delta_dist, color="#EE6677", linestyle="--", label=r"asked for: $2\delta_d = 3.0$")
-ax.set(title="The distance is out of reach for every K", xlabel="lanes K", ylabel="distance")
-ax.set_ylim(1, 3.3)
-ax.legend(loc="center right")
-show(figure, "A falling curve of distances over the number of lanes, and a dashed line far above it.")
+ks = range(2, 11)
+assert all(reach(k) < 2 * delta_dist for k in ks)
+print("asked for:", 2 * delta_dist, "  possible:", *(f"K={k}: {reach(k):.2f}" for k in (2, 3, 5, 8)))
 
 # %% [markdown]
 # The push term could never reach zero. The config refuses the pair and names a margin that fits.
@@ -363,7 +360,7 @@ print(message)
 on_sphere = shipped_segmenter()
 on_sphere.model.normalize_embeddings = True
 pair = {"as trained": shipped_segmenter(), "normalised afterwards": on_sphere}
-results = compare(pair, ("embeddings", "lanes"), "A sphere needs margins of its own")
+results = compare(pair, ("lanes",), "A sphere needs margins of its own")
 assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 
 # %% [markdown]
@@ -383,7 +380,7 @@ assert far["lane_centers"][0, 0] > far["lane_centers"][-1, 0]
 # ## Settings that act in training
 #
 # The rest acts while a model is trained. Three settings of
-# [augmentation](GLOSSARY.md#augmentation) make each training image look new. Two random draws each:
+# [augmentation](GLOSSARY.md#augmentation) make each training image look new. One random draw each:
 
 # %%
 figure = seen_in_training({"flip_probability": 1, "crop_scale": 0.3, "color_jitter": 0.8})

@@ -20,7 +20,7 @@ from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.training.optimizer import build_optimizer
 from roadtopo_lib.viz import overlay
 
-PANEL_WIDTH = 2.2
+PANEL_WIDTH = 2.1
 """Inches."""
 PANEL_PIXELS = 352
 PAPER = 238
@@ -176,7 +176,7 @@ def _numbered(result: dict) -> np.ndarray:
     return cv2.resize(painted, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def seen_in_training(settings: dict[str, object], draws: int = 2) -> Figure:
+def seen_in_training(settings: dict[str, object], draws: int = 1) -> Figure:
     """What the network is shown of the frame in training: a column for each setting, a row for each random draw.
 
     Args:
@@ -184,13 +184,13 @@ def seen_in_training(settings: dict[str, object], draws: int = 2) -> Figure:
         draws: number of rows.
     """
     tiny = LaneSegmentationConfig.preset("tiny").replace(flip_probability=0)
-    figure, axes = plt.subplots(draws, len(settings), figsize=(1.7 * len(settings), 0.68 * draws + 0.2), squeeze=False)
+    figure, axes = plt.subplots(draws, len(settings), figsize=(1.5 * len(settings), 0.62 * draws + 0.22), squeeze=False)
     for (name, value), column in zip(settings.items(), axes.T, strict=True):
         transform = build_transform(tiny.replace(**{name: value}), train=True)
         for seed, ax in enumerate(column):
             ax.imshow(transform(*frame(), seed)[0], interpolation="antialiased")
             ax.set(xticks=[], yticks=[])
-        column[0].set_title(f"{name} = {value}", fontweight="normal", fontsize=9)
+        column[0].set_title(f"{name} = {value}", fontweight="normal", fontsize=8)
     return figure
 
 
