@@ -269,7 +269,7 @@ for mean, side, color in [(0, 1, "#4477AA"), (2 * delta_dist, -1, "#EE6677")]:
     ax.plot(pixel, 0, "o", color=color)
 ax.set(xlim=(-1.8, 4.8), ylim=(-1.7, 1.7), aspect="equal", xlabel="embedding dimension 1")
 ax.set(ylabel="dimension 2", title=r"A ball of radius $\delta_d$ holds one lane only")
-show(figure, "Two filled circles, two lanes. A dashed circle around a pixel of each holds one lane.")
+show(figure, "Two filled circles, two lanes. A dashed circle around a pixel holds one lane.")
 
 # %% [markdown]
 # Two pixels of one lane are then at most $2\delta_v$ apart. Pixels of two lanes are at least
@@ -370,8 +370,9 @@ assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 # right. The default is 0.9, near the car. The row 0.3 lies above the horizon, where the curves cross.
 
 # %%
-title = "Above the horizon the order is reversed"
-near, far = turn("reference_row", [0.9, 0.3], ("lanes",), title=title)
+title = "The order is reversed"
+near = shipped_segmenter()(image)
+(far,) = turn("reference_row", [0.3], ("lanes",), title=title)
 assert near["lane_count"] == far["lane_count"] == 4
 assert near["lane_centers"][0, 0] < near["lane_centers"][-1, 0]
 assert far["lane_centers"][0, 0] > far["lane_centers"][-1, 0]
@@ -413,9 +414,6 @@ assert hits[0] > 0.6 > hits[1]
 # A [scheduler](GLOSSARY.md#scheduler) changes the rate from step to step.
 # [Warm-up](GLOSSARY.md#warm-up) raises it in the first steps, then it falls to zero. A pretrained
 # encoder gets a tenth of the rate, because it knows something already.
-
-# %%
-show(schematics.schedule(), schematics.ALT["schedule"])
 
 # %% [markdown]
 # What else decides a run? A [batch](GLOSSARY.md#batch) is the images that go through the network
