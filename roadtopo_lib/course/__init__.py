@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from roadtopo_lib.course.data import frame, render_frame, samples
+from roadtopo_lib.course.photo import my_photo
 from roadtopo_lib.course.pictures import show
 from roadtopo_lib.models import choose_device
 from roadtopo_lib.viz import INSTANCE_COLORS
@@ -21,6 +22,8 @@ from roadtopo_lib.viz import INSTANCE_COLORS
 __all__ = [
     "colab_cell",
     "frame",
+    "my_photo",
+    "progress",
     "render_frame",
     "repository_address",
     "reveal",
@@ -129,6 +132,13 @@ def _number(guess: object, percent: bool, truth: float) -> float | None:
     if percent and "%" not in str(guess) and abs(number) < 1:
         return min(number, 100 * number, key=lambda meant: abs(meant - truth))
     return number
+
+
+def progress() -> None:
+    """Prints how far the learner is: exercises solved and parts of their own detector kept."""
+    from roadtopo_lib.course import parts  # loads all exercises, which the first cell of a notebook should not wait for
+
+    print(parts.progress())
 
 
 def repository_address(pyproject: str | Path) -> str:
