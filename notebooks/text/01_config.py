@@ -49,7 +49,7 @@ strip(1, photo=PHOTO)
 # **Time** to run: about a minute on two CPU cores. To work through: forty minutes.
 #
 # **How the course works.** All seven notebooks use this image, *the frame*; write the path of a
-# photograph into `PHOTO`, and it appears beside the frame. From notebook 2 on, the last exercise is
+# photograph into `PHOTO` once, and every notebook shows it beside the frame. From notebook 2 on, the last exercise is
 # a part of a lane detector of your own, which `keep` stores and notebook 7 assembles. Solved
 # exercises and kept parts are recorded in a folder of yours, and `progress()` prints how far you are.
 
@@ -222,7 +222,7 @@ assert results[1]["lane_count"] == 4 > max(results[k]["lane_count"] for k in (0,
 # background.
 
 # %%
-results = turn("crop_top", [0.25, 0.7], ("classes",), title="Without its distant part, the road is lost")
+results = turn("crop_top", [0.25, 0.7], ("classes",), title="Too little is left")
 assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 
 # %% [markdown]
@@ -339,7 +339,8 @@ def reach(k):
 
 ks = range(2, 11)
 assert all(reach(k) < 2 * delta_dist for k in ks)
-print("asked for:", 2 * delta_dist, "  possible:", *(f"K={k}: {reach(k):.2f}" for k in (2, 3, 5, 8)))
+print("asked for:", 2 * delta_dist)
+print("possible:", *(f"K={k}: {reach(k):.2f}" for k in (2, 3, 5, 8)))
 
 # %% [markdown]
 # The push term could never reach zero. The config refuses the pair and names a margin that fits.
@@ -367,7 +368,8 @@ assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 # ## A setting of the order
 #
 # `reference_row` is the image row, as a share of the height, at which lanes are numbered from left to
-# right. The default is 0.9, near the car. The row 0.3 lies above the horizon, where the curves cross.
+# right. The default is 0.9, near the car; the strip at the top shows its numbers. The row 0.3 lies above the
+# horizon, where the continued curves have crossed.
 
 # %%
 title = "The order is reversed"
