@@ -368,8 +368,8 @@ assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 # ## A setting of the order
 #
 # `reference_row` is the image row, as a share of the height, at which lanes are numbered from left to
-# right. The default is 0.9, near the car; the strip at the top shows its numbers. The row 0.3 lies above the
-# horizon, where the continued curves have crossed.
+# right. The default is 0.9, near the car; the strip at the top shows its numbers. The row 0.3 lies
+# above the horizon, where the continued curves have crossed.
 
 # %%
 title = "The order is reversed"
