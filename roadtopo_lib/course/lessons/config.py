@@ -187,7 +187,7 @@ def seen_in_training(settings: dict[str, object], draws: int = 1) -> Figure:
     figure, axes = plt.subplots(draws, len(settings), figsize=(1.5 * len(settings), 0.62 * draws + 0.22), squeeze=False)
     for (name, value), column in zip(settings.items(), axes.T, strict=True):
         transform = build_transform(tiny.replace(**{name: value}), train=True)
-        for seed, ax in enumerate(column):
+        for seed, ax in enumerate(column, start=1):  # the draws of seed 0 change next to nothing
             ax.imshow(transform(*frame(), seed)[0], interpolation="antialiased")
             ax.set(xticks=[], yticks=[])
         column[0].set_title(f"{name} = {value}", fontweight="normal", fontsize=8)
