@@ -49,9 +49,10 @@ strip(1, photo=PHOTO)
 # **Time** to run: about a minute on two CPU cores. To work through: forty minutes.
 #
 # **How the course works.** All seven notebooks use this image, *the frame*; write the path of a
-# photograph into `PHOTO` once, and every notebook shows it beside the frame. From notebook 2 on, the last exercise is
-# a part of a lane detector of your own, which `keep` stores and notebook 7 assembles. Solved
-# exercises and kept parts are recorded in a folder of yours, and `progress()` prints how far you are.
+# photograph into `PHOTO` once, and every notebook shows it beside the frame. From notebook 2 on,
+# the last exercise is a part of a lane detector of your own, which `keep` stores and notebook 7
+# assembles. Solved exercises and kept parts are recorded in a folder of yours, and `progress()`
+# prints how far you are.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
