@@ -1,6 +1,17 @@
 """What is tried against the checks of the exercises, chapter by chapter."""
 
-from answers import config, dataset, model
+from answers import config, dataset, end_to_end, losses, model, postprocessing, training
 from answers._register import ANSWERS, RIGHT, WRONG
 
-__all__ = ["ANSWERS", "RIGHT", "WRONG", "config", "dataset", "model"]
+__all__ = [
+    "ANSWERS",
+    "RIGHT",
+    "WRONG",
+    "config",
+    "dataset",
+    "end_to_end",
+    "losses",
+    "model",
+    "postprocessing",
+    "training",
+]
