@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 3 · Model: one encoder, two heads
 #
-# You take a trained model apart, rebuild each of its parts in a few lines, and see on the frame what each part does.
+# You take a trained model apart, rebuild each of its parts in a few lines, and see on the frame
+# what each part does.
 
 # %% tags=["set-up"]
 #@title Set-up: run this cell first
@@ -15,15 +16,23 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    root = next(
+        (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None
+    )
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit(
+                    "No clone found here: write your fork's address into REPOSITORY, then run again."
+                )
+            subprocess.run(
+                ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True
+            )
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True
+        )
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -37,8 +46,9 @@ PHOTO = None  # the path of a photograph of your own road
 strip(3, photo=PHOTO)
 
 # %% [markdown]
-# **You will be able to** say what happens between an image and its classes and embeddings, build attention and the
-# other parts by hand, say what each part costs, and load, save and run a model safely.
+# **You will be able to** say what happens between an image and its classes and embeddings, build
+# attention and the other parts by hand, say what each part costs, and load, save and run a model
+# safely.
 #
 # **You need** notebook 1, and PyTorch. Attention is built from the beginning.
 #
@@ -65,7 +75,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
-from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
 from roadtopo_lib import segformer
@@ -82,6 +91,7 @@ from roadtopo_lib.course.lessons.model import (
     train,
     wake_up,
 )
+from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.strip import principal_colors
 from roadtopo_lib.data.images import read_image
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform, image_to_tensor
@@ -96,15 +106,17 @@ transformers_logging.set_verbosity_error()
 # %% [markdown]
 # ## A trained model on the frame
 #
-# The model of the strip lies in one file. We load it, and tell PyTorch that we only look: no gradients for its weights.
+# The model of the strip lies in one file. We load it, and tell PyTorch that we only look: no
+# gradients for its weights.
 
 # %%
 trained = SegFormerModel.load(samples() / "tiny.safetensors").requires_grad_(False)
 print(f"{sum(p.numel() for p in trained.parameters()) / 1e6:.1f} million weights")
 
 # %% [markdown]
-# The model was trained on pictures of 96 × 256 pixels, without the upper quarter, where the sky is. So we show it
-# the frame in the same way. `view` makes a batch of one image, with values from 0 to 1.
+# The model was trained on pictures of 96 × 256 pixels, without the upper quarter, where the sky
+# is. So we show it the frame in the same way. `view` makes a batch of one image, with values from
+# 0 to 1.
 
 
 # %%
@@ -118,8 +130,8 @@ image, semantic, _ = frame()
 pixels = view(image)
 
 # %% [markdown]
-# `predict` does all that inference needs: it moves the image to the model's device, switches to evaluation mode,
-# computes without gradients, and restores the mode that the model had before.
+# `predict` does all that inference needs: it moves the image to the model's device, switches to
+# evaluation mode, computes without gradients, and restores the mode that the model had before.
 
 # %%
 outputs = trained.predict(pixels)
@@ -127,9 +139,9 @@ for name, tensor in outputs.items():
     print(f"{name:10s} {tuple(tensor.shape)}")
 
 # %% [markdown]
-# For each pixel the model gives six class scores (logits) and 32 more numbers, the embedding. `semantic` is the class
-# with the highest score. We cannot see 32 numbers. So we draw their three *principal components*, the three
-# directions in which they differ most, as red, green and blue.
+# For each pixel the model gives six class scores (logits) and 32 more numbers, the embedding.
+# `semantic` is the class with the highest score. We cannot see 32 numbers. So we draw their three
+# *principal components*, the three directions in which they differ most, as red, green and blue.
 
 
 # %%
@@ -143,19 +155,22 @@ for picture in (image, *([read_image(PHOTO)] if PHOTO else [])):
     x, found = view(picture), trained.predict(view(picture))
     classes = color_semantic(found["semantic"][0].numpy())
     pictures = {"Image": x[0].permute(1, 2, 0), "Classes: the highest of six scores": classes}
-    figure = panels({**pictures, "Embeddings: one line, one colour": in_colours(found["embeddings"])})
+    figure = panels(
+        {**pictures, "Embeddings: one line, one colour": in_colours(found["embeddings"])}
+    )
     show(figure, "The frame; its pixels coloured by class; its pixels coloured by embedding.")
 
 # %% [markdown]
-# In the middle, orange is paint between lanes (`lane_marking`), blue is the edge of the carriageway (`lane_boundary`),
-# pale yellow the crossing, rose the sidewalk, dark grey the road. On the right, neighbouring lines have different
-# colours: that is what the embeddings are for. Notebook 4 says how they learn it.
+# In the middle, orange is paint between lanes (`lane_marking`), blue is the edge of the
+# carriageway (`lane_boundary`), pale yellow the crossing, rose the sidewalk, dark grey the road.
+# On the right, neighbouring lines have different colours: that is what the embeddings are for.
+# Notebook 4 says how they learn it.
 
 # %% [markdown]
 # ### How good is it, and at which size?
 #
-# We score "some lane line" by IoU (intersection over union): the pixels found *and* true, divided by the pixels found
-# *or* true. 1 is perfect, 0 is all wrong.
+# We score "some lane line" by IoU (intersection over union): the pixels found *and* true, divided
+# by the pixels found *or* true. 1 is perfect, 0 is all wrong.
 
 
 # %%
@@ -170,8 +185,9 @@ def is_lane(classes):
 
 
 # %% [markdown]
-# > **Predict first.** We now give the model the same frame with three times the height and width: 288 × 768. All
-# > details are sharper. Is the lane IoU "higher", "lower" or "about the same" (within 0.05)?
+# > **Predict first.** We now give the model the same frame with three times the height and width:
+# > 288 × 768. All details are sharper. Is the lane IoU "higher", "lower" or "about the same"
+# > (within 0.05)?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -179,7 +195,9 @@ scores = []
 for height, width in ((96, 256), (288, 768)):
     x = image_to_tensor(cv2.resize(image[128:], (width, height), interpolation=cv2.INTER_AREA))
     true = cv2.resize(semantic[128:], (width, height), interpolation=cv2.INTER_NEAREST)
-    scores.append(iou(is_lane(trained.predict(x[None])["semantic"][0]), is_lane(torch.from_numpy(true))))
+    scores.append(
+        iou(is_lane(trained.predict(x[None])["semantic"][0]), is_lane(torch.from_numpy(true)))
+    )
 reveal(my_guess, "lower" if scores[1] < scores[0] - 0.05 else "about the same or higher")
 print(f"lane IoU {scores[0]:.2f} at 96 × 256, {scores[1]:.2f} at 288 × 768")
 assert scores[1] < scores[0] - 0.15
@@ -187,39 +205,37 @@ assert scores[1] < scores[0] - 0.15
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The model has learnt how wide a line is *in pixels*. At three times the size, paint looks to it like something else.
-# A segmentation network is bound to the scale of its training. The library's `LaneSegmenter` therefore resizes every
-# image to the size of the training images.
+# The model has learnt how wide a line is *in pixels*. At three times the size, paint looks to it
+# like something else. A segmentation network is bound to the scale of its training. The library's
+# `LaneSegmenter` therefore resizes every image to the size of the training images.
 #
 # </details>
 
 # %% [markdown]
 # ## One encoder, two heads
 #
-# The model has two kinds of parts. The encoder turns the image into *feature maps*: grids of vectors, each of which
-# describes a piece of the image. A head turns the maps into answers for every pixel.
+# The model has two kinds of parts. The encoder turns the image into *feature maps*: grids of
+# vectors, each of which describes a piece of the image. A head turns the maps into answers for
+# every pixel.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: one encoder, two heads
 show(schematics.two_heads(), schematics.ALT["two_heads"])
 
 # %% [markdown]
-# The encoder has four *stages*. Each makes the map coarser than the one before. `encode` returns all four maps.
+# The encoder has four *stages*. Each makes the map coarser than the one before. `encode` returns
+# all four maps. The picture shows them in the colours of their principal components.
 
 # %%
 maps = trained.encode(pixels)
 for number, x in enumerate(maps, start=1):
     print(f"stage {number}: {x.shape[1]} channels on a grid of {x.shape[2]} × {x.shape[3]}")
-
-# %% [markdown]
-# Here are the four maps of the frame, again in the colours of their principal components:
-
-# %%
 pictures = {f"Stage {number}": in_colours(x) for number, x in enumerate(maps, start=1)}
 show(panels(pictures, columns=4), "The four feature maps of the frame, from fine to coarse.")
 
 # %% [markdown]
-# Stage 1 shows edges and paint, sharply. Stage 4 has 3 × 8 places for the whole road: it can say what lies where, but
-# draws no line. The heads need both, so each head reads all four maps.
+# Stage 1 shows edges and paint, sharply. Stage 4 has 3 × 8 places for the whole road: it can say
+# what lies where, but draws no line. The heads need both, so each head reads all four maps.
 
 # %% [markdown]
 # The heads answer on the grid of stage 1, a quarter of the image's height and width. The model
@@ -231,40 +247,39 @@ assert_close(upsample_to(small, (96, 256)), outputs["logits"])
 print("both heads:", tuple(small.shape), tuple(trained.embedding_head(maps).shape))
 
 # %% [markdown]
-# Now we build the parts, in the order in which the image passes them. Each time we compute a few lines of our own and
-# compare with the trained model.
+# Now we build the parts, in the order in which the image passes them. Each time we compute a few
+# lines of our own and compare with the trained model.
 
 # %% [markdown]
 # ## Patch embedding: pixels become tokens
 #
-# A patch embedding turns each small window of the image into one vector, a *token*. The windows of stage 1 are 7 × 7
-# pixels, 4 pixels apart. So neighbours overlap by 3.
+# A patch embedding turns each small window of the image into one vector, a *token*. The windows of
+# stage 1 are 7 × 7 pixels, 4 pixels apart. So neighbours overlap by 3.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: windows become tokens
 show(schematics.patch_embedding(), schematics.ALT["patch_embedding"])
 
 # %% [markdown]
-# `unfold` cuts out all windows of the frame. Three pixels of zeros around the image let windows hang over the edge.
+# `unfold` cuts out all windows of the frame. Three pixels of zeros around the image let windows
+# hang over the edge. Each of a token's 64 numbers is a weighted sum over its window. A weighted
+# sum over a moving window is a convolution, here with stride 4. Both ways agree.
 
 # %%
 normalized = (pixels - trained.pixel_mean) / trained.pixel_std  # why: see "Normalisation" below
 padded = F.pad(normalized, (3, 3, 3, 3))  # (1, 3, 96, 256) → (1, 3, 102, 262)
 windows = padded.unfold(2, 7, 4).unfold(3, 7, 4)  # → (1, 3, 24, 64, 7, 7): 24 × 64 windows
-assert_close(windows[:, :, :, :-1, :, 4:], windows[:, :, :, 1:, :, :3])  # neighbours share 3 columns
-
-# %% [markdown]
-# Each of a token's 64 numbers is a weighted sum over the window. A weighted sum over a moving window is a convolution,
-# here with stride 4. Both ways agree:
-
-# %%
+assert_close(
+    windows[:, :, :, :-1, :, 4:], windows[:, :, :, 1:, :, :3]
+)  # neighbours share 3 columns
 embed = trained.encoder.stages[0].patch_embeddings
 summed = torch.einsum("bcijyx,ocyx->boij", windows, embed.proj.weight)  # → (1, 64, 24, 64)
 convolved = F.conv2d(normalized, embed.proj.weight, stride=4, padding=3)
 assert_close(summed, convolved, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
-# Then each token is brought to mean 0 and spread 1, and gets a learnt scale and shift. This is LayerNorm. The library's
-# stage does the same:
+# Then each token is brought to mean 0 and spread 1, and gets a learnt scale and shift. This is
+# LayerNorm. The library's stage does the same:
 
 # %%
 row = (convolved + embed.proj.bias[:, None, None]).flatten(2).mT  # (1, 64, 24, 64) → (1, 1536, 64)
@@ -274,8 +289,8 @@ assert_close(tokens, theirs, atol=1e-4, rtol=1e-4)
 print(tuple(tokens.shape), "on a grid of", height, "×", width)
 
 # %% [markdown]
-# The tokens lie in one row now. Nothing in the row says which token lies above which, so `height` and `width` travel
-# along.
+# The tokens lie in one row now. Nothing in the row says which token lies above which, so `height`
+# and `width` travel along.
 
 # %% [markdown]
 # ## Attention in three steps
@@ -284,14 +299,16 @@ print(tuple(tokens.shape), "on a grid of", height, "×", width)
 #
 # ### Step 1: three vectors for every token
 #
-# Three linear layers make three vectors of each token. The query says what the token looks for, the key what it
-# offers, the value what it hands over.
+# Three linear layers make three vectors of each token. The query says what the token looks for,
+# the key what it offers, the value what it hands over.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: query, key and value
 show(schematics.attention_qkv(), schematics.ALT["attention_qkv"])
 
 # %% [markdown]
-# We begin with the four tokens of the drawing. Their vectors have length $d = 2$, so everything can be read by eye.
+# We begin with the four tokens of the drawing. Their vectors have length $d = 2$, so everything
+# can be read by eye.
 
 # %%
 q = torch.tensor([[3.0, 0.0], [0.0, 3.0], [2.0, 2.0], [0.0, 0.0]])
@@ -301,10 +318,11 @@ v = torch.tensor([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0], [0.0, 0.0]])
 # %% [markdown]
 # ### Step 2: a query meets all keys
 #
-# The score of a query and a key is their dot product, divided by $\sqrt d$. Softmax turns the scores of one query into
-# weights: positive numbers that add up to 1.
+# The score of a query and a key is their dot product, divided by $\sqrt d$. Softmax turns the
+# scores of one query into weights: positive numbers that add up to 1.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: scores and weights
 show(schematics.attention_weights(), schematics.ALT["attention_weights"])
 
 # %% [markdown]
@@ -323,12 +341,13 @@ print(weights_toy)
 # %% [markdown]
 # ### Step 3: the weights mix the values
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: the weighted mean
 show(schematics.attention_mix(), schematics.ALT["attention_mix"])
 
 # %% [markdown]
-# The answer of a token is the mean of all values by its weights. In one formula, with queries, keys and values as rows
-# of $Q$, $K$ and $V$:
+# The answer of a token is the mean of all values by its weights. In one formula, with queries,
+# keys and values as rows of $Q$, $K$ and $V$:
 #
 # $$\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\!\left(\frac{QK^\top}{\sqrt d}\right) V$$
 
@@ -341,8 +360,9 @@ assert_close(mixed_toy, F.scaled_dot_product_attention(q, k, v))
 # %% [markdown]
 # ### Why divide by √d?
 #
-# A dot product of two random vectors of length $d$ has a typical size of $\sqrt d$. Long vectors get large scores, and
-# softmax of large scores gives almost everything to one key. We try it with random vectors of length 256 and 100 keys:
+# A dot product of two random vectors of length $d$ has a typical size of $\sqrt d$. Long vectors
+# get large scores, and softmax of large scores gives almost everything to one key. We try it with
+# random vectors of length 256 and 100 keys:
 
 # %%
 one_query = torch.randn(200, 1, 256)
@@ -352,13 +372,15 @@ undivided, divided = (s.softmax(1).amax(1).mean() for s in (products, products /
 print(f"largest of 100 weights: {undivided:.1f} undivided, {divided:.1f} divided")
 
 # %% [markdown]
-# Undivided, one key takes nearly all, and the others get hardly any gradient.
+# Undivided, one key takes about nine tenths on the average, and the 99 others share the rest. They
+# get hardly any gradient.
 
 # %% [markdown]
 # ## Attention on a road: all ask, a few answer
 #
-# > **Predict first.** An image of 512 × 1024 gives stage 1 128 × 256 tokens. Every token compares itself with every
-# > other, and a score takes 4 bytes. How many gigabytes of scores are that, for one image and one layer?
+# > **Predict first.** An image of 512 × 1024 gives stage 1 128 × 256 tokens. Every token compares
+# > itself with every other, and a score takes 4 bytes. How many gigabytes of scores are that, for
+# > one image and one layer?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -367,15 +389,17 @@ reveal(my_guess, gigabytes, "GB")
 assert 4 < gigabytes < 5
 
 # %% [markdown]
-# So SegFormer lets all tokens ask, but only a thinned set answer. This is sequence reduction: keys and values come from
-# a smaller map. The setting `sr_ratio` says how much smaller, in height and in width.
+# So SegFormer lets all tokens ask, but only a thinned set answer. This is sequence reduction: keys
+# and values come from a smaller map. The setting `sr_ratio` says how much smaller, in height and
+# in width.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: sequence reduction
 show(schematics.attention_reduction(), schematics.ALT["attention_reduction"])
 
 # %% [markdown]
-# A convolution does the thinning. With kernel 2 and stride 2, four tokens become one. Here the four weights are
-# equal, so that it is a mean; the trained model has learnt its own.
+# A convolution does the thinning. With kernel 2 and stride 2, four tokens become one. Here the
+# four weights are equal, so that it is a mean; the trained model has learnt its own.
 
 # %%
 grid = torch.arange(16.0).view(1, 1, 4, 4)
@@ -383,10 +407,11 @@ thinned = F.conv2d(grid, torch.full((1, 1, 2, 2), 0.25), stride=2)  # (4, 4) →
 print(grid[0, 0], thinned[0, 0], sep="\n")
 
 # %% [markdown]
-# How much does it save? The bars are the memory of the scores in each stage, for 512 × 1024 pixels, with and without
-# thinning. The ratios of the four stages are 8, 4, 2 and 1.
+# How much does it save? The bars are the memory of the scores in each stage, for 512 × 1024
+# pixels, with and without thinning. The ratios of the four stages are 8, 4, 2 and 1.
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+#@title Drawing: memory of the scores
 ratios = np.array(SegformerConfig().sr_ratios)
 full = np.array([(512 // s) * (1024 // s) for s in (4, 8, 16, 32)]) ** 2 * 4 / 1e6  # MB
 figure, ax = plt.subplots(figsize=(8, 2.8))
@@ -396,8 +421,8 @@ show(figure, "Memory of the scores for each stage, with and without thinning.")
 assert full[0] / ratios[0] ** 2 < 0.02 * full[0] and full[3] / ratios[3] ** 2 == full[3]
 
 # %% [markdown]
-# Now the attention of the trained model, on the frame. We take stage 3: its grid has 6 × 16 tokens, and with
-# `sr_ratio` 2 only 3 × 8 of them answer.
+# Now the attention of the trained model, on the frame. We take stage 3: its grid has 6 × 16
+# tokens, and with `sr_ratio` 2 only 3 × 8 of them answer.
 
 # %%
 third = trained.encoder.stages[2]
@@ -409,9 +434,10 @@ q, k, v = attention.q_proj(x), attention.k_proj(reduced), attention.v_proj(reduc
 print("tokens that ask:", q.shape[1], " tokens that answer:", k.shape[1])
 
 # %% [markdown]
-# One softmax gives each token one mix of the others. *Multi-head attention* cuts the channels into equal parts and lets
-# each part attend by itself, so that a token can ask several questions at once. Stage 3 has three such attention
-# heads of 32 channels. (They have nothing to do with the two output heads of the model; the word is used twice.)
+# One softmax gives each token one mix of the others. *Multi-head attention* cuts the channels into
+# equal parts and lets each part attend by itself, so that a token can ask several questions at
+# once. Stage 3 has three such attention heads of 32 channels. (They have nothing to do with the
+# two output heads of the model; the word is used twice.)
 
 # %%
 q, k, v = (t.unflatten(2, (3, 32)).transpose(1, 2) for t in (q, k, v))  # → (1, 3 heads, N, 32)
@@ -420,29 +446,37 @@ mixed = (weights @ v).transpose(1, 2).flatten(2)  # (1, 3, 96, 32) → (1, 96, 9
 assert_close(attention.o_proj(mixed), attention(x, height, width)[0], atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
-# A last linear layer, `o_proj`, mixes the channels of all heads. Our lines and the library's agree. So the weights
-# are the real ones, and we can look at them. The star is one token on the double yellow line; bright places are those
-# that it looks at.
+# A last linear layer, `o_proj`, mixes the channels of all heads. Our lines and the library's
+# agree. So the weights are the real ones, and we can look at them. The star is one token on the
+# double yellow line; bright places are those that it looks at.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: where one token looks
 line, place = 3, 7  # row and column of the token
 figure, axes = plt.subplots(1, 3, figsize=(12, 1.9))
 for number, ax in enumerate(axes):
     looks = weights[0, number, line * width + place].view(3, 8)  # 24 places that answer
     ax.imshow(pixels[0].permute(1, 2, 0))
     ax.imshow(looks, extent=(0, 256, 96, 0), cmap="magma", alpha=0.65)
-    ax.plot(16 * place + 8, 16 * line + 8, "*", color="white", markersize=12, markeredgecolor="black")
+    ax.plot(
+        16 * place + 8, 16 * line + 8, "*", color="white", markersize=12, markeredgecolor="black"
+    )
     ax.set(title=f"Attention head {number + 1}", xlim=(0, 256), ylim=(96, 0), xticks=[], yticks=[])
-show(figure, "The frame three times; bright squares show where one token's three attention heads look.")
+show(
+    figure,
+    "The frame three times; bright squares show where one token's three attention heads look.",
+)
 
 # %% [markdown]
-# The heads look at different places, and not only at neighbours. What a head looks for was learnt; nobody chose it.
+# The heads look at different places, and not only at neighbours. What a head looks for was learnt;
+# nobody chose it.
 
 # %% [markdown]
 # ## Mix-FFN: widen, look at the neighbours, narrow
 #
-# > **Predict first.** Does attention know *where* a token lies? We shuffle the 24 tokens of stage 4, which thins
-# > nothing, and compare the answers with the shuffled old answers. Are they the same: "yes" or "no"?
+# > **Predict first.** Does attention know *where* a token lies? We shuffle the 24 tokens of stage
+# > 4, which thins nothing, and compare the answers with the shuffled old answers. Are they the
+# > same: "yes" or "no"?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -457,35 +491,37 @@ assert gap < 1e-3
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# A query meets all keys alike, wherever they lie. So attention without thinning treats its tokens as a bag: it cannot
-# tell left from right. (With thinning, the convolution knows the places within its window, but not which window is
-# where.)
+# A query meets all keys alike, wherever they lie. So attention without thinning treats its tokens
+# as a bag: it cannot tell left from right. (With thinning, the convolution knows the places within
+# its window, but not which window is where.)
 #
 # </details>
 
 # %% [markdown]
-# Many transformers add position vectors to the tokens. SegFormer does not. Its second half of every block, the Mix-FFN,
-# holds a 3 × 3 convolution, which sees the neighbours of a token.
+# Many transformers add position vectors to the tokens. SegFormer does not. Its second half of
+# every block, the Mix-FFN, holds a 3 × 3 convolution, which sees the neighbours of a token.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: the Mix-FFN
 show(schematics.mix_ffn(), schematics.ALT["mix_ffn"])
 
 # %% [markdown]
-# The convolution is depthwise: each channel is filtered by itself. Zeros lie around the map. On a map of ones a
-# filter of ones shows what these zeros tell:
+# The convolution is depthwise: each channel is filtered by itself. Zeros lie around the map. On a
+# map of ones a filter of ones shows what these zeros tell:
 
 # %%
 counts = F.conv2d(torch.ones(1, 1, 4, 5), torch.ones(1, 1, 3, 3), padding=1)[0, 0]
 print(counts)
 
 # %% [markdown]
-# All inputs are equal, yet corners, edges and middle get different answers. So the border leaves a trace, and with
-# each layer the trace moves inwards. The patch embeddings pad with zeros, too, and add to it.
+# All inputs are equal, yet corners, edges and middle get different answers. So the border leaves a
+# trace, and with each layer the trace moves inwards. The patch embeddings pad with zeros, too, and
+# add to it.
 
 # %% [markdown]
-# The Mix-FFN of stage 1 by hand: a linear layer widens 64 channels to 256, the depthwise convolution mixes neighbours,
-# ReLU sets negative numbers to zero, and a second linear layer narrows to 64 again. (The published models use GELU, a
-# smooth relative of ReLU.)
+# The Mix-FFN of stage 1 by hand: a linear layer widens 64 channels to 256, the depthwise
+# convolution mixes neighbours, ReLU sets negative numbers to zero, and a second linear layer
+# narrows to 64 again. (The published models use GELU, a smooth relative of ReLU.)
 
 # %%
 first = trained.encoder.stages[0]
@@ -498,8 +534,9 @@ assert_close(mlp.fc2(wide.flatten(2).mT.relu()), mlp(tokens, height, width), ato
 # %% [markdown]
 # ### A block, and a stage
 #
-# A block *adds* to its tokens what attention finds, and then what the Mix-FFN finds. Adding instead of replacing is
-# called a residual connection. With a last LayerNorm the stage is complete:
+# A block *adds* to its tokens what attention finds, and then what the Mix-FFN finds. Adding
+# instead of replacing is called a residual connection. With a last LayerNorm the stage is
+# complete:
 
 # %%
 x = tokens
@@ -510,20 +547,23 @@ by_hand = first.layer_norm(x).mT.unflatten(2, (height, width))  # (1, 1536, 64) 
 assert_close(by_hand, maps[0], atol=1e-3, rtol=1e-3)
 
 # %% [markdown]
-# That is the first of the four maps that you saw in colour. The other three stages are built alike.
+# That is the first of the four maps that you saw in colour. The other three stages are built
+# alike.
 
 # %% [markdown]
 # ## The head: project, upsample, fuse
 #
 # Four maps of different sizes become one answer. SegFormer's MLP head does it without attention.
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: the head
 show(schematics.fusion(), schematics.ALT["fusion"])
 
 # %% [markdown]
-# Each map is projected to $E$ channels, upsampled to the size of the first, and concatenated, last stage first. A 1 × 1
-# convolution fuses $4E$ channels into $E$. BatchNorm shifts and scales each channel, ReLU cuts at zero, and the
-# classifier makes the six scores, or the 32 numbers of an embedding. The two heads differ in nothing else.
+# Each map is projected to $E$ channels, upsampled to the size of the first, and concatenated, last
+# stage first. A 1 × 1 convolution fuses $4E$ channels into $E$. BatchNorm shifts and scales each
+# channel, ReLU cuts at zero, and the classifier makes the six scores, or the 32 numbers of an
+# embedding. The two heads differ in nothing else.
 
 
 # %%
@@ -540,9 +580,9 @@ for head in (trained.semantic_head, trained.embedding_head):
     assert_close(head_by_hand(head, maps), head(maps), atol=1e-3, rtol=1e-3)
 
 # %% [markdown]
-# The library's `DecodeHead` gives the same numbers with less memory: a projection mixes channels, upsampling mixes
-# places, so the two may trade places. It fuses each map while it is small. In b5 at 512 × 1024 the wide tensor of
-# transformers' head has this size, which ours never makes:
+# The library's `DecodeHead` gives the same numbers with less memory: a projection mixes channels,
+# upsampling mixes places, so the two may trade places. It fuses each map while it is small. In b5
+# at 512 × 1024 the wide tensor of transformers' head has this size, which ours never makes:
 
 # %%
 wide_mb = 4 * 768 * 128 * 256 * 4 / 1e6  # 4·E channels, a quarter of the image, 4 bytes
@@ -557,8 +597,8 @@ assert_close(*both_ways, atol=1e-4, rtol=1e-4)  # channels and places trade plac
 # %% [markdown]
 # ## Six sizes
 #
-# SegFormer is published in six sizes, b0 to b5. On the `meta` device tensors have shapes and no memory, so even the
-# largest answers at once.
+# SegFormer is published in six sizes, b0 to b5. On the `meta` device tensors have shapes and no
+# memory, so even the largest answers at once.
 
 
 # %%
@@ -573,7 +613,6 @@ def millions(module):
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-# %%
 names = ["b0", "b1", "b2", "b3", "b4", "b5"]
 networks = {name: network_of(name, 6) for name in names}
 for name, network in networks.items():
@@ -582,27 +621,25 @@ for name, network in networks.items():
     print(f"{name} {millions(network):5.2f} million, blocks {blocks}, {share:.0%} in stage 3")
 
 # %% [markdown]
-# The larger sizes are deeper, above all in stage 3. b5 has 40 blocks there, with about four fifths of all its
-# parameters. The model of this course, `tiny`, has five blocks in all.
+# The larger sizes are deeper, above all in stage 3. b5 has 40 blocks there, with about four fifths
+# of all its parameters. The model of this course, `tiny`, has five blocks in all.
 
 # %% [markdown]
 # ## Normalisation lives inside the model
 #
-# The images of a data set lie in [0, 1]. Published weights expect more: ImageNet's mean subtracted, then divided by its
-# standard deviation, channel by channel. Our model holds both as *buffers*: tensors that are saved and moved with it,
-# but never trained. Nobody can forget the normalisation.
-
-# %%
-print("mean ", [f"{v:.3f}" for v in trained.pixel_mean.flatten()])
-print("std  ", [f"{v:.3f}" for v in trained.pixel_std.flatten()])
+# The images of a data set lie in [0, 1]. Published weights expect more: ImageNet's mean
+# subtracted, then divided by its standard deviation, channel by channel. Our model holds both as
+# *buffers*: tensors that are saved and moved with it, but never trained. Nobody can forget the
+# normalisation.
 
 # %% [markdown]
 # To see what is at stake, we take the normalisation out of a copy of the model.
 #
-# > **Predict first.** We show both models twelve pictures of the validation split. Without the normalisation, is the
-# > lane IoU "better", "same" or "worse"?
+# > **Predict first.** We show both models twelve pictures of the validation split. Without the
+# > normalisation, is the lane IoU "better", "same" or "worse"?
 
-# %%
+# %% tags=["folded"]
+#@title Twelve pictures of the validation split, and a model without normalisation
 tiny = LaneSegmentationConfig.preset("tiny")
 val = LaneInstanceDataset(samples(), "val", build_transform(tiny, train=False))
 photos = torch.stack([val[i]["image"] for i in range(len(val))])  # (12, 3, 96, 256)
@@ -622,9 +659,12 @@ assert iou_bare < iou_inside - 0.05
 # %% [markdown]
 # Here is the frame, through both:
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+#@title Drawing: the frame with and without normalisation
 found = {"with": trained.predict(pixels), "without": bare.predict(pixels)}
-pictures = {f"{n} normalisation": color_semantic(o["semantic"][0].numpy()) for n, o in found.items()}
+pictures = {
+    f"{n} normalisation": color_semantic(o["semantic"][0].numpy()) for n, o in found.items()
+}
 show(panels(pictures, columns=2), "The classes of the frame, with and without normalisation.")
 assert (found["with"]["semantic"] != found["without"]["semantic"]).float().mean() > 0.02
 
@@ -634,25 +674,20 @@ assert (found["with"]["semantic"] != found["without"]["semantic"]).float().mean(
 # %% [markdown]
 # ## What does one place see?
 #
-# The *receptive field* of an output is the part of the image that it depends on. We measure it: we take the gradient
-# of one output with respect to the image, and look where it is not zero.
+# The *receptive field* of an output is the part of the image that it depends on. We measure it: we
+# take the gradient of one output with respect to the image, and look where it is not zero.
 
 # %% [markdown]
-# We compare two encoders. One is a SegFormer with random weights. The other is a plain
-# CNN (convolutional neural network) with the same strides, widths and depths and about as many parameters: its blocks
-# hold two 3 × 3 convolutions in place of attention and Mix-FFN.
+# We compare two encoders. One is a SegFormer with random weights. The other is a plain CNN
+# (convolutional neural network) with the same strides, widths and depths and about as many
+# parameters: its blocks hold two 3 × 3 convolutions in place of attention and Mix-FFN.
 
 # %%
 encoders = {"SegFormer": wake_up(model_of("SegFormer").encoder), "CNN": conv_encoder()}
 for name, encoder in encoders.items():
     print(f"{name:9s} {millions(encoder):.1f} million parameters")
 
-# %% [markdown]
-# `seen` picks one token of each stage, in the middle of the road, and returns the gradient of its channels' sum at
-# every pixel of the frame.
 
-
-# %%
 def seen(encoder, picture):
     """|gradient| of one token of each stage at every pixel: four maps (H, W)."""
     picture = picture.clone().requires_grad_()
@@ -665,7 +700,8 @@ def seen(encoder, picture):
 
 
 # %% [markdown]
-# > **Predict first.** Which share of the frame, in percent, does one token of the *first* stage of the SegFormer see?
+# > **Predict first.** Which share of the frame, in percent, does one token of the *first* stage
+# > of the SegFormer see?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -676,41 +712,51 @@ reveal(my_guess, 100 * share["SegFormer"][0], "% of the pixels")
 assert share["SegFormer"][0] > 0.99 and share["CNN"][0] < 0.01 and share["CNN"][3] < 0.5
 
 # %% [markdown]
-# The next picture shows where the gradient comes from. Bright is strong, dark is weak, on a logarithmic scale; black is
-# zero.
+# The next picture shows where the gradient comes from. Bright is strong, dark is weak, on a
+# logarithmic scale; black is zero.
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+#@title Drawing: where the gradient comes from
 pictures = {}
 for name, found in fields.items():
     for number in (1, 4):
         field = found[number - 1] / found[number - 1].max()
         title = f"{name}, stage {number}: sees {share[name][number - 1]:.0%}"
-        pictures[title] = np.ma.masked_equal(field.clamp(min=1e-12).log10().clamp(min=-6).numpy(), 0)
-        pictures[title] = plt.get_cmap("viridis")((field.clamp(1e-6).log10() / 6 + 1).numpy())[..., :3]
+        pictures[title] = np.ma.masked_equal(
+            field.clamp(min=1e-12).log10().clamp(min=-6).numpy(), 0
+        )
+        pictures[title] = plt.get_cmap("viridis")((field.clamp(1e-6).log10() / 6 + 1).numpy())[
+            ..., :3
+        ]
         pictures[title][(field == 0).numpy()] = 0
-show(panels(pictures, columns=2), "Where one token's gradient comes from, for two encoders and two stages.")
+show(
+    panels(pictures, columns=2),
+    "Where one token's gradient comes from, for two encoders and two stages.",
+)
 assert share["CNN"][3] > share["CNN"][0]
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# With attention, one layer reaches every pixel, even through the thinned keys. A CNN's field grows block by block, and
-# this shallow one does not see the whole frame even at its end. A deeper one would: a CNN needs depth for what
-# attention has at once.
+# With attention, one layer reaches every pixel, even through the thinned keys. A CNN's field grows
+# block by block, and this shallow one does not see the whole frame even at its end. A deeper one
+# would: a CNN needs depth for what attention has at once.
 #
-# *Can see* is not *does see*. A gradient may be nonzero and tiny; what a model uses depends on what it has learnt.
+# *Can see* is not *does see*. A gradient may be nonzero and tiny; what a model uses depends on
+# what it has learnt.
 #
 # </details>
 
 # %% [markdown]
 # ## Why SegFormer? A cue that is far away
 #
-# Does the large field help? Only where the answer depends on something far away. So here is a task of that kind: a long
-# line whose colour is left only at its beginning. Over the rest the paint is worn and grey.
+# Does the large field help? Only where the answer depends on something far away. So here is a task
+# of that kind: a long line whose colour is left only at its beginning. Over the rest the paint is
+# worn and grey.
 
 # %% [markdown]
-# *Which colour is the line?* is asked at every place of it. Near the beginning that is easy. At the far end one must
-# know what stands 370 pixels away: a long-range dependency.
+# *Which colour is the line?* is asked at every place of it. Near the beginning that is easy. At
+# the far end one must know what stands 370 pixels away: a long-range dependency.
 
 
 # %%
@@ -725,22 +771,25 @@ def line_strips(pairs, generator):
     return images.clamp(0, 1), yellow
 
 
-# %%
+# %% tags=["folded"]
+#@title Drawing: two test strips
 test_images, test_yellow = line_strips(32, torch.Generator().manual_seed(1000))
 figure, axes = plt.subplots(2, 1, figsize=(10, 2.1))
 for ax, strip_image, name in zip(axes, test_images, ("white", "yellow")):
     ax.imshow(strip_image.permute(1, 2, 0))
     ax.set(title=f"A {name} line: only its first 16 pixels tell", yticks=[], xticks=[])
-show(figure, "Two long strips of road that differ only in the colour of the line's first few pixels.")
+show(
+    figure, "Two long strips of road that differ only in the colour of the line's first few pixels."
+)
 
 # %% [markdown]
-# Each picture exists twice, with both colours, and equal but for the first 16 pixels. A model that does not see these
-# answers both alike, and is right for exactly one of the two: 50 %.
+# Each picture exists twice, with both colours, and equal but for the first 16 pixels. A model that
+# does not see these answers both alike, and is right for exactly one of the two: 50 %.
 
 # %% [markdown]
-# Three kinds of model try. The first is a SegFormer, the second has the CNN as its encoder. The third is a SegFormer
-# whose attention is switched off, so that only its convolutions are left. All have the same head, which answers for
-# each cell of 4 × 4 pixels.
+# Three kinds of model try. The first is a SegFormer, the second has the CNN as its encoder. The
+# third is a SegFormer whose attention is switched off, so that only its convolutions are left. All
+# have the same head, which answers for each cell of 4 × 4 pixels.
 
 
 # %%
@@ -757,15 +806,16 @@ def accuracy(model):
 
 
 # %% [markdown]
-# > **Predict first.** After 30 steps of training, which kinds know the colour at the *far end*: "all three",
-# > "SegFormer and CNN", "only SegFormer", or "none"?
+# > **Predict first.** After 30 steps of training, which kinds know the colour at the *far end*:
+# > "all three", "SegFormer and CNN", "only SegFormer", or "none"?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
 curves = {}
 for kind in ("SegFormer", "CNN", "no attention"):
     models = [
-        train(model_of(kind, seed), lambda g: line_strips(2, g), line_logits, seed) for seed in range(3)
+        train(model_of(kind, seed), lambda g: line_strips(2, g), line_logits, seed)
+        for seed in range(3)
     ]
     curves[kind] = torch.stack([accuracy(model) for model in models])  # (3 seeds, 96 places)
 far = {kind: found[:, -24:].mean().item() for kind, found in curves.items()}  # the last quarter
@@ -774,63 +824,77 @@ reveal(my_guess, "only SegFormer" if knows == ["SegFormer"] else f"those: {knows
 assert far["SegFormer"] > 0.9 and max(far["CNN"], far["no attention"]) < 0.6
 
 # %% [markdown]
-# The picture has three lines for each kind, one for each seed. The grey band is the coloured beginning.
+# The picture has three lines for each kind, one for each seed. The grey band is the coloured
+# beginning.
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+#@title Drawing: right answers along the line
 figure, ax = plt.subplots(figsize=(9, 3))
 for (kind, found), color in zip(curves.items(), ("C0", "C1", "C2")):
     ax.plot(4 * np.arange(96) + 2, 100 * found.T, color=color, alpha=0.7)
     ax.plot([], [], color=color, label=kind)
 ax.axvspan(0, 16, color="0.85")
-ax.set(xlabel="distance from the line's beginning (pixels)", ylabel="right answers (%)", ylim=(0, 105))
+ax.set(
+    xlabel="distance from the line's beginning (pixels)", ylabel="right answers (%)", ylim=(0, 105)
+)
 ax.set_title("Right answers along the line, three seeds of each kind")
 ax.legend(loc="lower left", ncols=3)
 show(figure, "The share of right answers along the line, for three kinds of model.")
-assert all(found[:, :8].mean() > 0.9 for found in curves.values())  # all learnt the task where the cue is near
+assert all(
+    found[:, :8].mean() > 0.9 for found in curves.values()
+)  # all learnt the task where the cue is near
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# All three learnt the task near the beginning. The CNN is right as far as its receptive field reaches; beyond, it is
-# right by half, as it must be. Without attention the field is smaller still. Attention carries the colour to the far
-# end in one step.
+# All three learnt the task near the beginning. The CNN is right as far as its receptive field
+# reaches; beyond, it is right by half, as it must be. Without attention the field is smaller
+# still. Attention carries the colour to the far end in one step.
 #
-# **An honest reading.** We made this task so that distance decides. It shows what attention *can* do, not that every
-# road needs it. Where all cues are near, all three know the answer, as at the left end here. A deeper CNN, or one
-# with a mean over the whole image, would see the cue, too. And a trained CNN may be the better choice on a small
-# image. We use SegFormer because lane lines are long and often hidden in the middle, and for its published weights.
+# **An honest reading.** We made this task so that distance decides. It shows what attention *can*
+# do, not that every road needs it. Where all cues are near, all three know the answer, as at the
+# left end here. A deeper CNN, or one with a mean over the whole image, would see the cue, too. And
+# a trained CNN may be the better choice on a small image. We use SegFormer because lane lines are
+# long and often hidden in the middle, and for its published weights.
 #
 # </details>
 
 # %% [markdown]
 # ## Pretrained weights
 #
-# Pretraining is learning on another, larger data set first. `SegFormerModel("b5")` fetches weights trained on
-# Cityscapes, street scenes from cars. They need a network, once. Without one, the library says what to do:
+# Pretraining is learning on another, larger data set first. `SegFormerModel("b5")` fetches weights
+# trained on Cityscapes, street scenes from cars. They need a network, once. Without one, the
+# library says what to do:
 
 # %%
 notice, error = load_offline("b0")
 print(notice, error, sep="\n\n")
 
 # %% [markdown]
-# NVIDIA licenses these weights for research and evaluation only. And Cityscapes' 19 trained classes have no lane line:
-# paint belongs to "road" there. The encoder has learnt what streets look like, not what lanes are.
+# NVIDIA licenses these weights for research and evaluation only. And Cityscapes' 19 trained
+# classes have no lane line: paint belongs to "road" there. The encoder has learnt what streets
+# look like, not what lanes are.
 
 # %% [markdown]
 # ### Nineteen classes become six
 #
-# The checkpoint knows 19 classes, we have 6. We play it through with a local folder: the architecture is `tiny`, the
-# weights are random, and loading goes the way of the real ones.
+# The checkpoint knows 19 classes, we have 6. We play it through with a local folder: the
+# architecture is `tiny`, the weights are random, and loading goes the way of the real ones.
 
 # %%
 folder = tempfile.TemporaryDirectory()
 source = SegformerForSemanticSegmentation(SegformerConfig(**ARCHITECTURES["tiny"], num_labels=19))
 source.save_pretrained(folder.name)
 loaded = SegFormerModel("tiny", pretrained=folder.name)
-print(tuple(source.decode_head.classifier.weight.shape), "→", tuple(loaded.semantic_head.classifier.weight.shape))
+print(
+    tuple(source.decode_head.classifier.weight.shape),
+    "→",
+    tuple(loaded.semantic_head.classifier.weight.shape),
+)
 
 # %% [markdown]
-# > **Predict first.** How many percent of the *semantic head's* parameters are new, with random numbers?
+# > **Predict first.** How many percent of the *semantic head's* parameters are new, with random
+# > numbers?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -843,7 +907,8 @@ reveal(my_guess, 100 * new / (new + kept), "%")
 assert new == 6 * 64 + 6 and 0 < new < 0.02 * kept
 
 # %% [markdown]
-# The guide's box on the option `ignore_mismatched_sizes` says just that. Here it is, whole and translated:
+# The guide's box on the option `ignore_mismatched_sizes` says just that. Here it is, whole and
+# translated:
 #
 # > **What `ignore_mismatched_sizes=True` means**
 # >
@@ -851,12 +916,12 @@ assert new == 6 * 64 + 6 and 0 < new < 0.02 * kept
 # >
 # > Without `ignore_mismatched_sizes`: → error: shape mismatch (19 vs 6)
 # >
-# > With `ignore_mismatched_sizes=True`: → only the classification head is initialised, then the weights are loaded →
-# > all weights of the encoder are kept → efficient transfer learning!
+# > With `ignore_mismatched_sizes=True`: → only the classification head is initialised, then the
+# > weights are loaded → all weights of the encoder are kept → efficient transfer learning!
 
 # %% [markdown]
-# Each of its statements holds. The embedding head is new as well; the box is about the original network, which has
-# none.
+# Each of its statements holds. The embedding head is new as well; the box is about the original
+# network, which has none.
 
 # %%
 encoder_kept = all(
@@ -874,8 +939,8 @@ assert refused and encoder_kept
 # %% [markdown]
 # ## Save and load
 #
-# One file holds the weights and the settings that rebuild the model. It is a `.safetensors` file: a header and numbers,
-# no code. So nothing in it can run when it is opened.
+# One file holds the weights and the settings that rebuild the model. It is a `.safetensors` file:
+# a header and numbers, no code. So nothing in it can run when it is opened.
 
 # %%
 path = f"{folder.name}/model.safetensors"
@@ -883,8 +948,6 @@ trained.save(path, note="from notebook 3")
 with safetensors.safe_open(path, "pt") as file:
     header = json.loads(file.metadata()["roadtopo_lib"])
 print(header["kind"], header["config"])
-
-# %%
 again = SegFormerModel.load(path)
 assert_close(again.predict(pixels)["logits"], outputs["logits"], atol=0, rtol=0)
 print("loaded again: the same answers to the last digit")
@@ -892,8 +955,8 @@ print("loaded again: the same answers to the last digit")
 # %% [markdown]
 # ## Trap: forgetting eval()
 #
-# Each head holds a BatchNorm layer. In training it uses the mean and spread of the present batch; afterwards it should
-# use means that it has collected. `eval()` is the switch.
+# Each head holds a BatchNorm layer. In training it uses the mean and spread of the present batch;
+# afterwards it should use means that it has collected. `eval()` is the switch.
 #
 # **Broken.** A model in training mode looks at one image: first alone, then beside others.
 
@@ -907,8 +970,9 @@ print("some pixels change their class with the company:", changed > 0)
 print("and the model itself has changed:", moved > 0)
 
 # %% [markdown]
-# **Why.** BatchNorm normalises by the batch, so the other images count. Worse: each pass also moves the means that it
-# collects. Using the model damages it, and switching gradients off does not help.
+# **Why.** BatchNorm normalises by the batch, so the other images count. Worse: each pass also
+# moves the means that it collects. Using the model damages it, and switching gradients off does
+# not help.
 #
 # **Mended.** `eval()`; or `predict()`, which sees to it.
 
@@ -919,40 +983,29 @@ assert changed > 0.005 and moved > 0.001  # the symptom
 assert_close(alone_now, beside_now, atol=1e-2, rtol=1e-2)  # the mend
 assert torch.equal(careful.semantic_head.batch_norm.running_mean, mean_before)
 print("alone or beside others: the same")
+careless.predict(pixels)
+print("after predict(), still in training mode:", careless.semantic_head.batch_norm.training)
 
 # %% [markdown]
-# `predict` also restores the mode. A training that looks at a picture in between goes on in training mode:
-
-# %%
-model = copy.deepcopy(trained).train()
-model.predict(pixels)
-print("still in training mode:", model.training and model.semantic_head.batch_norm.training)
-assert model.training and not copy.deepcopy(trained).eval().predict(pixels)["logits"].requires_grad
-
-# %% [markdown]
-# Dropout needs the switch, too. In training it sets random numbers to zero. `tiny` has none, b0 has some.
-
-# %%
-for name in ("tiny", "b0"):
-    model = SegFormerModel(name, pretrained=False).train()
-    with torch.no_grad():
-        same = torch.equal(model(pixels)["logits"], model(pixels)["logits"])
-    print(f"{name}: two passes in training mode {'agree' if same else 'differ'}")
-    assert same == (name == "tiny")
+# `predict` also restores the mode that it found: a training that looks at a picture in between
+# goes on in training mode. Dropout needs the switch, too. In training it sets random numbers to
+# zero. `tiny` has none, b0 has some.
 
 # %% [markdown]
 # ## Trap: model here, images there
 #
 # Usually the model is on the GPU and the image is still on the CPU. Then people meet this line:
 #
-# > `RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!`
+# > `RuntimeError: Expected all tensors to be on the same device, but found at least two devices,
+# > cuda:0 and cpu!`
 #
-# It is PyTorch's own text, from `aten/src/ATen/TensorIterator.cpp`. Newer versions name the tensor for some
-# operations: `Expected all tensors to be on the same device, but got mat1 is on cpu, different from other tensors on
-# cuda:0`.
+# It is PyTorch's own text, from `aten/src/ATen/TensorIterator.cpp`. Newer versions name the tensor
+# for some operations: `Expected all tensors to be on the same device, but got mat1 is on cpu,
+# different from other tensors on cuda:0`.
 
 # %% [markdown]
-# **Broken.** Without a GPU we put the model on `meta` instead. The error is of the same kind; the words differ a little.
+# **Broken.** Without a GPU we put the model on `meta` instead. The error is of the same kind; the
+# words differ a little.
 
 # %% tags=["trap:broken"]
 away = device if device.type == "cuda" else torch.device("meta")
@@ -965,8 +1018,8 @@ except RuntimeError as error:
     print(f"RuntimeError: {error}")
 
 # %% [markdown]
-# **Why.** An operation needs all its tensors on one device, and PyTorch moves nothing silently. Here the first
-# operation fails: the image minus the mean.
+# **Why.** An operation needs all its tensors on one device, and PyTorch moves nothing silently.
+# Here the first operation fails: the image minus the mean.
 #
 # **Mended.** Ask the model where it lives. `predict()` does that, and takes images from anywhere.
 
@@ -981,12 +1034,13 @@ print("output on the model's device")
 # %% [markdown]
 # ## Trap: the encoder's rate, lost by name
 #
-# A pretrained encoder should learn more slowly than new heads. An optimiser knows different rates by
-# *parameter groups*: dictionaries with the keys `params` and `lr`. It looks easy to sort the parameters by name.
+# A pretrained encoder should learn more slowly than new heads. An optimiser knows different rates
+# by *parameter groups*: dictionaries with the keys `params` and `lr`. It looks easy to sort the
+# parameters by name.
 
 # %% [markdown]
-# **Broken.** The encoder gets the scale 0.1. Then we ask the optimiser which rates the encoder really has. In a second
-# try we write the rate itself into the groups.
+# **Broken.** The encoder gets the scale 0.1. Then we ask the optimiser which rates the encoder
+# really has. In a second try we write the rate itself into the groups.
 
 
 # %% tags=["trap:broken"]
@@ -1008,29 +1062,34 @@ with_lr = torch.optim.AdamW([{**g, "lr": 0.001 * g["lr_scale"]} for g in groups]
 print("scales:  encoder", rates(as_given, source.segformer))
 print("rates:   encoder", rates(with_lr, source.segformer))
 
-# %% [markdown]
-# Both times the encoder has the full rate, and nobody was told. Here is what the groups hold:
-
-# %%
 print("tensors in the two groups:", [len(group["params"]) for group in groups])
 print("first name:", next(name for name, _ in source.named_parameters()))
 
 # %% [markdown]
-# **Why.** There are two faults, and each is enough by itself. In transformers 5 the encoder's names begin with
-# `segformer.stages`: nothing contains "encoder", and the first group is empty. And AdamW does not know `lr_scale`; it
+# **Why.** Both times the encoder has the full rate, and nobody was told. There are two faults, and
+# each is enough by itself. In transformers 5 the encoder's names begin with `segformer.stages`:
+# nothing contains "encoder", and the first group is empty. And AdamW does not know `lr_scale`; it
 # stores the key and ignores it.
 #
-# **Mended.** Group by module, where an empty group is an error, and turn the scale into an `lr`. The library's
-# `build_optimizer` does both.
+# **Mended.** Group by module, where an empty group is an error, and turn the scale into an `lr`.
+# The library's `build_optimizer` does both.
 
 # %% tags=["trap:mended"]
 optimizer = build_optimizer(loaded, tiny.replace(lr=0.001, encoder_lr_scale=0.1, muon_lr=0.0))
 heads = nn.ModuleList([loaded.semantic_head, loaded.embedding_head])
 print("ours:    encoder", rates(optimizer, loaded.encoder), "heads", rates(optimizer, heads))
-by_module = torch.optim.AdamW(loaded.get_trainable_params(0.1), lr=0.001)  # grouped rightly, but only a scale
-for broken, encoder in ((as_given, source.segformer), (with_lr, source.segformer), (by_module, loaded.encoder)):
+by_module = torch.optim.AdamW(
+    loaded.get_trainable_params(0.1), lr=0.001
+)  # grouped rightly, but only a scale
+for broken, encoder in (
+    (as_given, source.segformer),
+    (with_lr, source.segformer),
+    (by_module, loaded.encoder),
+):
     assert rates(broken, encoder) == [0.001]  # the symptom
-assert rates(optimizer, heads) == [0.001] and np.allclose(rates(optimizer, loaded.encoder), [0.0001])
+assert rates(optimizer, heads) == [0.001] and np.allclose(
+    rates(optimizer, loaded.encoder), [0.0001]
+)
 
 # %% [markdown]
 # ## Exercises
@@ -1039,12 +1098,12 @@ assert rates(optimizer, heads) == [0.001] and np.allclose(rates(optimizer, loade
 #
 # ### 1. Attention
 #
-# `q` is (B, N, d), `k` and `v` are (B, M, d), with M ≤ N after thinning. Return softmax(Q·Kᵀ/√d)·V, shaped (B, N, d),
-# without torch's ready-made function.
+# `q` is (B, N, d), `k` and `v` are (B, M, d), with M ≤ N after thinning. Return
+# softmax(Q·Kᵀ/√d)·V, shaped (B, N, d), without torch's ready-made function.
 
 # %% [markdown]
-# The check also looks at this: each query's weights over the M keys add up to 1; scores of tens of thousands must not
-# overflow into `nan`; and gradients must reach `q`.
+# The check also looks at this: each query's weights over the M keys add up to 1; scores of tens of
+# thousands must not overflow into `nan`; and gradients must reach `q`.
 
 
 # %% tags=["exercise:attention_by_hand"]
@@ -1068,13 +1127,13 @@ check("attention_by_hand", attention_by_hand)
 # %% [markdown]
 # ### 2. Fuse maps of different sizes
 #
-# `maps` holds (B, c_i, h_i, w_i) tensors, the largest first; `weights` one (E, c_i) matrix for each, in the same order.
-# Project each map with its matrix, upsample it to the first map's size, and return the sum (not the mean): (B, E, h,
-# w).
+# `maps` holds (B, c_i, h_i, w_i) tensors, the largest first; `weights` one (E, c_i) matrix for
+# each, in the same order. Project each map with its matrix, upsample it to the first map's size,
+# and return the sum (not the mean): (B, E, h, w).
 
 # %% [markdown]
-# Upsample bilinearly, so that pixel centres stay in place (`align_corners=False`). The sizes need not be multiples of
-# each other: a first map of 5 × 7 may come with one of 3 × 4.
+# Upsample bilinearly, so that pixel centres stay in place (`align_corners=False`). The sizes need
+# not be multiples of each other: a first map of 5 × 7 may come with one of 3 × 4.
 
 
 # %% tags=["exercise:fuse_maps"]
@@ -1101,8 +1160,8 @@ check("fuse_maps", fuse_maps)
 # %% [markdown]
 # ### 3. Count a Mix-FFN
 #
-# A linear layer from `width` to `ratio · width`, a depthwise 3 × 3 convolution, a linear layer back. All three have
-# biases. How many parameters? The formula must hold for any width and ratio.
+# A linear layer from `width` to `ratio · width`, a depthwise 3 × 3 convolution, a linear layer
+# back. All three have biases. How many parameters? The formula must hold for any width and ratio.
 
 
 # %% tags=["exercise:mix_ffn_parameters"]
@@ -1128,12 +1187,13 @@ check("mix_ffn_parameters", mix_ffn_parameters)
 # %% [markdown]
 # ### 4. Two learning rates, by module
 #
-# `encoder` is a part of `model`; what its parameters are called, nobody promises. Return a list of two dictionaries
-# with the keys `params` and `lr`: first the encoder's trainable parameters at `lr · scale`, then all other trainable
-# ones at `lr`. Each is in exactly one group.
+# `encoder` is a part of `model`; what its parameters are called, nobody promises. Return a list of
+# two dictionaries with the keys `params` and `lr`: first the encoder's trainable parameters at `lr
+# · scale`, then all other trainable ones at `lr`. Each is in exactly one group.
 
 # %% [markdown]
-# Raise `ValueError` if a group is empty, for example because the encoder is frozen (`requires_grad` is off).
+# Raise `ValueError` if a group is empty, for example because the encoder is frozen
+# (`requires_grad` is off).
 
 
 # %% tags=["exercise:group_by_module"]
@@ -1161,16 +1221,18 @@ check("group_by_module", group_by_module)
 # %% [markdown]
 # ### 5. A part of your detector: fuse the maps, as the head does
 #
-# `maps` are the encoder's maps (B, c_i, h_i, w_i), the largest first. `projections` holds one callable for each map, in
-# the same order: a 1 × 1 convolution to E channels. `mix` is a callable, too.
+# `maps` are the encoder's maps (B, c_i, h_i, w_i), the largest first. `projections` holds one
+# callable for each map, in the same order: a 1 × 1 convolution to E channels. `mix` is a callable,
+# too.
 
 # %% [markdown]
-# Project each map, upsample it to the first map's size (bilinear, `align_corners=False`), concatenate the channels *last
-# map first*, as SegFormer's head does, and return what `mix` makes of the wide tensor.
+# Project each map, upsample it to the first map's size (bilinear, `align_corners=False`),
+# concatenate the channels *last map first*, as SegFormer's head does, and return what `mix` makes
+# of the wide tensor.
 
 # %% [markdown]
-# The sizes need not be multiples of each other, and the list must stay as it is: another head may read it. `keep`
-# stores your function for notebook 7.
+# The sizes need not be multiples of each other, and the list must stay as it is: another head may
+# read it. `keep` stores your function for notebook 7.
 
 
 # %% tags=["exercise:fuse"]
@@ -1200,17 +1262,27 @@ keep(fuse)
 
 # %% tags=["folded"]
 #@title Claims of this notebook, asserted
-assert trained.activation == "relu" and SegFormerModel("tiny", pretrained=False).activation == "gelu"
+assert (
+    trained.activation == "relu" and SegFormerModel("tiny", pretrained=False).activation == "gelu"
+)
 assert [tuple(x.shape[1:]) for x in maps] == [(64, 24, 64), (64, 12, 32), (96, 6, 16), (128, 3, 8)]
-assert outputs["logits"].shape == (1, 6, 96, 256) and outputs["embeddings"].shape == (1, 32, 96, 256)
+assert outputs["logits"].shape == (1, 6, 96, 256) and outputs["embeddings"].shape == (
+    1,
+    32,
+    96,
+    256,
+)
 assert torch.equal(outputs["semantic"], outputs["logits"].argmax(dim=1))
 assert_close(trained.pixel_mean.flatten(), torch.tensor(segformer.IMAGENET_MEAN), atol=1e-3, rtol=0)
 assert_close(trained.pixel_std.flatten(), torch.tensor(segformer.IMAGENET_STD), atol=1e-3, rtol=0)
 centred = (tokens - embed.layer_norm.bias) / embed.layer_norm.weight  # LayerNorm: mean 0, spread 1
-assert centred.mean(dim=2).abs().max() < 1e-2 and (centred.std(dim=2, unbiased=False) - 1).abs().max() < 1e-2
+assert (
+    centred.mean(dim=2).abs().max() < 1e-2
+    and (centred.std(dim=2, unbiased=False) - 1).abs().max() < 1e-2
+)
 assert_close(weights_toy.sum(dim=1), torch.ones(4))
 assert_close(weights.sum(dim=-1), torch.ones(1, 3, 96))
-assert undivided > 0.9 and divided < 0.2
+assert undivided > 0.8 and divided < 0.15
 assert k.shape == (1, 3, 24, 32) and tuple(SegformerConfig().sr_ratios) == (8, 4, 2, 1)
 assert list(SegformerConfig().num_attention_heads) == [1, 2, 5, 8]
 assert ARCHITECTURES["tiny"]["num_attention_heads"] == [1, 2, 3, 4]
@@ -1239,15 +1311,38 @@ assert [len(s.blocks) for s in networks["b5"].segformer.stages] == [3, 6, 40, 3]
 assert 0.75 < millions(networks["b5"].segformer.stages[2]) / counted[-1] < 0.85  # four fifths
 assert sum(ARCHITECTURES["tiny"]["depths"]) == 5
 assert abs(millions(encoders["CNN"]) / millions(encoders["SegFormer"]) - 1) < 0.1
-strides = (4, 8, 16, 32)  # a block adds 2 · 2 places at its stride; the patch embeddings add 7, 2, 2, 2
-deep = 7 + 2 * sum(strides[:3]) + sum(4 * n * s for n, s in zip(ARCHITECTURES["b5"]["depths"], strides))
-shallow = 7 + 2 * sum(strides[:3]) + sum(4 * n * s for n, s in zip(ARCHITECTURES["tiny"]["depths"], strides))
+strides = (
+    4,
+    8,
+    16,
+    32,
+)  # a block adds 2 · 2 places at its stride; the patch embeddings add 7, 2, 2, 2
+deep = (
+    7
+    + 2 * sum(strides[:3])
+    + sum(4 * n * s for n, s in zip(ARCHITECTURES["b5"]["depths"], strides))
+)
+shallow = (
+    7
+    + 2 * sum(strides[:3])
+    + sum(4 * n * s for n, s in zip(ARCHITECTURES["tiny"]["depths"], strides))
+)
 assert deep > 1024 > shallow  # a deeper CNN sees the whole frame
-assert torch.equal(test_images[0::2, :, :, 16:], test_images[1::2, :, :, 16:])  # pairs differ in the cue only
+assert torch.equal(
+    test_images[0::2, :, :, 16:], test_images[1::2, :, :, 16:]
+)  # pairs differ in the cue only
 assert not torch.equal(test_images[0::2], test_images[1::2]) and test_yellow.float().mean() == 0.5
-assert all(torch.all(found[:, -24:] == 0.5) for kind, found in curves.items() if kind != "SegFormer")
+assert all(
+    torch.all(found[:, -24:] == 0.5) for kind, found in curves.items() if kind != "SegFormer"
+)
 assert (curves["no attention"] > 0.9).sum() < (curves["CNN"] > 0.9).sum()  # a smaller field
-assert not model_of("no attention").encoder.stages[0].blocks[0].attention(torch.rand(1, 4, 64), 2, 2)[0].any()
+assert (
+    not model_of("no attention")
+    .encoder.stages[0]
+    .blocks[0]
+    .attention(torch.rand(1, 4, 64), 2, 2)[0]
+    .any()
+)
 assert notice.endswith(segformer.LICENSE_NOTICE) and segformer.hub_id("b0") in error
 print("[OK] every claim of this notebook holds")
 
@@ -1275,7 +1370,9 @@ print("[OK] every claim of this notebook holds")
 
 # %% tags=["folded"]
 #@title Measured for the table: outputs, softmax, randn
-network = SegformerForSemanticSegmentation(SegformerConfig(**ARCHITECTURES["tiny"], num_labels=6)).eval()
+network = SegformerForSemanticSegmentation(
+    SegformerConfig(**ARCHITECTURES["tiny"], num_labels=6)
+).eval()
 assert network(torch.rand(2, 3, 64, 128)).logits.shape == (2, 6, 16, 32)
 assert trained(torch.rand(2, 3, 64, 128))["logits"].shape == (2, 6, 64, 128)
 sure = F.one_hot(torch.tensor([2]), 6).float()  # probability 1 for the right class
@@ -1286,7 +1383,17 @@ assert not torch.allclose(sums, torch.ones_like(sums))  # ours are logits
 noise = torch.randn(100_000)
 assert abs(((noise < 0) | (noise > 1)).float().mean().item() - 2 / 3) < 0.02
 cityscapes = [
-    *["road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"],
+    *[
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+    ],
     *["terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"],
 ]
 assert len(cityscapes) == 19 and set(cityscapes) & set(CLASS_NAMES) == {"road", "sidewalk"}
@@ -1303,8 +1410,13 @@ totals = {
 }
 print("guide   " + "  ".join(totals))
 for i, name in enumerate(names):
-    print(f"{name} {guide[i]:5.1f}", *(f"{values[i]:{len(label) + 1}.1f}" for label, values in totals.items()))
-equals = [[label for label, values in totals.items() if round(values[i], 1) == guide[i]] for i in range(6)]
+    print(
+        f"{name} {guide[i]:5.1f}",
+        *(f"{values[i]:{len(label) + 1}.1f}" for label, values in totals.items()),
+    )
+equals = [
+    [label for label, values in totals.items() if round(values[i], 1) == guide[i]] for i in range(6)
+]
 assert equals == [["6 classes"], ["encoder alone"], [], ["150 classes"], [], ["150 classes"]]
 for i in (2, 4):
     assert min(totals, key=lambda label: abs(totals[label][i] - guide[i])) == "encoder alone"

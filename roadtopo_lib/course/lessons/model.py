@@ -1,7 +1,7 @@
 """Machinery of notebook 3: a CNN of the encoder's size, three kinds of model, a short training, a load offline."""
 
-import contextlib
 import io
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -130,15 +130,19 @@ def load_offline(backbone: str) -> tuple[str, str]:
     Returns:
         The notice about the weights' licence, and the sentence of the error.
     """
-    notice = io.StringIO()
-    with tempfile.TemporaryDirectory() as empty, contextlib.redirect_stderr(notice):
-        nowhere = mock.patch.multiple("huggingface_hub.constants", HF_HUB_OFFLINE=True, HF_HUB_CACHE=empty)
-        try:
+    notice, error = io.StringIO(), ""
+    handler, logger = logging.StreamHandler(notice), logging.getLogger("roadtopo_lib")
+    logger.addHandler(handler)
+    try:
+        with tempfile.TemporaryDirectory() as empty:
+            nowhere = mock.patch.multiple("huggingface_hub.constants", HF_HUB_OFFLINE=True, HF_HUB_CACHE=empty)
             with nowhere:
                 SegFormerModel(backbone)
-        except ConnectionError as error:
-            return notice.getvalue().strip(), str(error)
-    return notice.getvalue().strip(), ""
+    except ConnectionError as refused:
+        error = str(refused)
+    finally:
+        logger.removeHandler(handler)
+    return notice.getvalue().strip(), error
 
 
 @torch.no_grad()
