@@ -97,3 +97,10 @@ def test_bars_show_their_numbers():
     assert sorted(text.get_text() for text in ax.texts) == ["3", "30", "4", "400"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["stage 1", "stage 2"]
     plt.close(figure)
+
+
+def test_a_field_glows_by_powers_of_ten_and_is_black_at_zero():
+    colors = lesson.glow(torch.tensor([[1.0, 1e-3, 1e-7, 0.0]]))
+    bright, middle, weak, none = colors[0]
+    assert np.allclose([bright, middle, weak], plt.get_cmap("viridis")([1.0, 0.5, 0.0])[:, :3], atol=0.02)
+    assert none.tolist() == [0, 0, 0]

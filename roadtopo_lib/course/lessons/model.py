@@ -182,6 +182,19 @@ def panels(pictures: dict[str, np.ndarray | Tensor], columns: int = 3, width: fl
     return figure
 
 
+def glow(field: Tensor, decades: int = 6) -> np.ndarray:
+    """Numbers >= 0 as colours on a logarithmic scale: (h, w) → (h, w, 3) in [0, 1], and black where they are 0.
+
+    Args:
+        field: (h, w), not all 0.
+        decades: powers of ten below the maximum that are told apart.
+    """
+    share = (field / field.max()).clamp(min=10.0**-decades)
+    colors = plt.get_cmap("viridis")((1 + share.log10() / decades).numpy())[..., :3]
+    colors[(field == 0).numpy()] = 0
+    return colors
+
+
 def draw_bars(ax: Axes, values: dict[str, Sequence[float]]) -> None:
     """Groups of bars on a logarithmic axis, one group for each stage, each bar with its number."""
     for place, (label, heights) in enumerate(values.items()):
