@@ -116,8 +116,8 @@ print(f"{sum(p.numel() for p in trained.parameters()) / 1e6:.1f} million weights
 
 # %% [markdown]
 # The model was trained on pictures of 96 × 256 pixels, without the upper quarter, where the sky
-# is. So we show it the frame in the same way. `view` makes a batch of one image, with values from
-# 0 to 1.
+# is. So we show it the frame in the same way. `view` makes a batch of one image, with
+# [values](GLOSSARY.md#value) from 0 to 1.
 
 
 # %%
@@ -254,8 +254,9 @@ print("both heads:", tuple(small.shape), tuple(trained.embedding_head(maps).shap
 # %% [markdown]
 # ## Patch embedding: pixels become tokens
 #
-# A patch embedding turns each small window of the image into one vector, a *token*. The windows of
-# stage 1 are 7 × 7 pixels, 4 pixels apart. So neighbours overlap by 3.
+# A [patch embedding](GLOSSARY.md#patch-embedding) turns each small window of the image into one
+# vector, a *token*. The windows of stage 1 are 7 × 7 pixels, 4 pixels apart. So neighbours overlap
+# by 3.
 
 # %% tags=["folded"]
 #@title Drawing: windows become tokens
@@ -264,7 +265,8 @@ show(schematics.patch_embedding(), schematics.ALT["patch_embedding"])
 # %% [markdown]
 # `unfold` cuts out all windows of the frame. Three pixels of zeros around the image let windows
 # hang over the edge. Each of a token's 64 numbers is a weighted sum over its window. A weighted
-# sum over a moving window is a convolution, here with stride 4. Both ways agree.
+# sum over a moving window is a [convolution](GLOSSARY.md#convolution), here with
+# [stride](GLOSSARY.md#stride) 4. Both ways agree.
 
 # %%
 normalized = (pixels - trained.pixel_mean) / trained.pixel_std  # why: see "Normalisation" below
@@ -278,7 +280,7 @@ assert_close(summed, convolved, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # Then each token is brought to mean 0 and spread 1, and gets a learnt scale and shift. This is
-# LayerNorm. The library's stage does the same:
+# [LayerNorm](GLOSSARY.md#layernorm). The library's stage does the same:
 
 # %%
 row = (convolved + embed.proj.bias[:, None, None]).flatten(2).mT  # (1, 64, 24, 64) → (1, 1536, 64)
@@ -294,12 +296,13 @@ print(tuple(tokens.shape), "on a grid of", height, "×", width)
 # %% [markdown]
 # ## Attention in three steps
 #
-# A convolution looks at its window only. In self-attention every token can look at all others.
+# A convolution looks at its window only. In [self-attention](GLOSSARY.md#self-attention) every
+# token can look at all others; this is called [global attention](GLOSSARY.md#global-attention).
 #
 # ### Step 1: three vectors for every token
 #
-# Three linear layers make three vectors of each token. The query says what the token looks for,
-# the key what it offers, the value what it hands over.
+# Three linear layers make three vectors of each token. The [query](GLOSSARY.md#query) says what
+# the token looks for, the [key](GLOSSARY.md#key) what it offers, the value what it hands over.
 
 # %% tags=["folded"]
 #@title Drawing: query, key and value
@@ -317,8 +320,9 @@ v = torch.tensor([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0], [0.0, 0.0]])
 # %% [markdown]
 # ### Step 2: a query meets all keys
 #
-# The score of a query and a key is their dot product, divided by $\sqrt d$. Softmax turns the
-# scores of one query into weights: positive numbers that add up to 1.
+# The score of a query and a key is their dot product, divided by $\sqrt d$.
+# [Softmax](GLOSSARY.md#softmax) turns the scores of one query into weights: positive numbers that
+# add up to 1.
 
 # %% tags=["folded"]
 #@title Drawing: scores and weights
@@ -388,9 +392,9 @@ reveal(my_guess, gigabytes, "GB")
 assert 4 < gigabytes < 5
 
 # %% [markdown]
-# So SegFormer lets all tokens ask, but only a thinned set answer. This is sequence reduction: keys
-# and values come from a smaller map. The setting `sr_ratio` says how much smaller, in height and
-# in width.
+# So SegFormer lets all tokens ask, but only a thinned set answer. This is [sequence
+# reduction](GLOSSARY.md#sequence-reduction): keys and values come from a smaller map. The setting
+# `sr_ratio` says how much smaller, in height and in width.
 
 # %% tags=["folded"]
 #@title Drawing: sequence reduction
@@ -433,10 +437,11 @@ q, k, v = attention.q_proj(x), attention.k_proj(reduced), attention.v_proj(reduc
 print("tokens that ask:", q.shape[1], " tokens that answer:", k.shape[1])
 
 # %% [markdown]
-# One softmax gives each token one mix of the others. *Multi-head attention* cuts the channels into
-# equal parts and lets each part attend by itself, so that a token can ask several questions at
-# once. Stage 3 has three such attention heads of 32 channels. (They have nothing to do with the
-# two output heads of the model; the word is used twice.)
+# One softmax gives each token one mix of the others. *[Multi-head
+# attention](GLOSSARY.md#multi-head-attention)* cuts the channels into equal parts and lets each
+# part attend by itself, so that a token can ask several questions at once. Stage 3 has three such
+# attention heads of 32 channels. (They have nothing to do with the two output heads of the model;
+# the word is used twice.)
 
 # %%
 q, k, v = (t.unflatten(2, (3, 32)).transpose(1, 2) for t in (q, k, v))  # → (1, 3 heads, N, 32)
@@ -493,15 +498,16 @@ assert gap < 1e-3
 
 # %% [markdown]
 # Many transformers add position vectors to the tokens. SegFormer does not. Its second half of
-# every block, the Mix-FFN, holds a 3 × 3 convolution, which sees the neighbours of a token.
+# every block, the [Mix-FFN](GLOSSARY.md#mix-ffn), holds a 3 × 3 convolution, which sees the
+# neighbours of a token.
 
 # %% tags=["folded"]
 #@title Drawing: the Mix-FFN
 show(schematics.mix_ffn(), schematics.ALT["mix_ffn"])
 
 # %% [markdown]
-# The convolution is depthwise: each channel is filtered by itself. Zeros lie around the map. On a
-# map of ones a filter of ones shows what these zeros tell:
+# The convolution is [depthwise](GLOSSARY.md#depthwise): each channel is filtered by itself. Zeros
+# lie around the map. On a map of ones a filter of ones shows what these zeros tell:
 
 # %%
 counts = F.conv2d(torch.ones(1, 1, 4, 5), torch.ones(1, 1, 3, 3), padding=1)[0, 0]
@@ -514,8 +520,9 @@ print(counts)
 
 # %% [markdown]
 # The Mix-FFN of stage 1 by hand: a linear layer widens 64 channels to 256, the depthwise
-# convolution mixes neighbours, ReLU sets negative numbers to zero, and a second linear layer
-# narrows to 64 again. (The published models use GELU, a smooth relative of ReLU.)
+# convolution mixes neighbours, [ReLU](GLOSSARY.md#relu) sets negative numbers to zero, and a
+# second linear layer narrows to 64 again. (The published models use GELU, a smooth relative of
+# ReLU.)
 
 # %%
 first = trained.encoder.stages[0]
@@ -529,8 +536,8 @@ assert_close(mlp.fc2(wide.flatten(2).mT.relu()), mlp(tokens, height, width), ato
 # ### A block, and a stage
 #
 # A block *adds* to its tokens what attention finds, and then what the Mix-FFN finds. Adding
-# instead of replacing is called a residual connection. With a last LayerNorm the stage is
-# complete:
+# instead of replacing is called a [residual connection](GLOSSARY.md#residual-connection). With a
+# last LayerNorm the stage is complete:
 
 # %%
 x = tokens
@@ -547,7 +554,8 @@ assert_close(by_hand, maps[0], atol=1e-3, rtol=1e-3)
 # %% [markdown]
 # ## The head: project, upsample, fuse
 #
-# Four maps of different sizes become one answer. SegFormer's MLP head does it without attention.
+# Four maps of different sizes become one answer. SegFormer's [MLP head](GLOSSARY.md#mlp-head) does
+# it without attention.
 
 # %% tags=["folded"]
 #@title Drawing: the head
@@ -555,9 +563,9 @@ show(schematics.fusion(), schematics.ALT["fusion"])
 
 # %% [markdown]
 # Each map is projected to $E$ channels, upsampled to the size of the first, and concatenated, last
-# stage first. A 1 × 1 convolution fuses $4E$ channels into $E$. BatchNorm shifts and scales each
-# channel, ReLU cuts at zero, and the classifier makes the six scores, or the 32 numbers of an
-# embedding. The two heads differ in nothing else.
+# stage first. A 1 × 1 convolution fuses $4E$ channels into $E$. [BatchNorm](GLOSSARY.md#batchnorm)
+# shifts and scales each channel, ReLU cuts at zero, and the classifier makes the six scores, or
+# the 32 numbers of an embedding. The two heads differ in nothing else.
 
 
 # %%
@@ -670,13 +678,15 @@ assert (found["with"]["semantic"] != found["without"]["semantic"]).float().mean(
 # %% [markdown]
 # ## What does one place see?
 #
-# The *receptive field* of an output is the part of the image that it depends on. We measure it: we
-# take the gradient of one output with respect to the image, and look where it is not zero.
+# The *[receptive field](GLOSSARY.md#receptive-field)* of an output is the part of the image that
+# it depends on. We measure it: we take the gradient of one output with respect to the image, and
+# look where it is not zero.
 
 # %% [markdown]
-# We compare two encoders. One is a SegFormer with random weights. The other is a plain CNN
-# (convolutional neural network) with the same strides, widths and depths and about as many
-# parameters: its blocks hold two 3 × 3 convolutions in place of attention and Mix-FFN.
+# We compare two encoders. One is a SegFormer with random weights. The other is a plain
+# [CNN](GLOSSARY.md#cnn) (convolutional neural network) with the same strides, widths and depths
+# and about as many parameters: its blocks hold two 3 × 3 convolutions in place of attention and
+# Mix-FFN.
 
 # %%
 encoders = {"SegFormer": wake_up(model_of("SegFormer").encoder), "CNN": conv_encoder()}
@@ -743,7 +753,8 @@ assert share["CNN"][3] > share["CNN"][0]
 
 # %% [markdown]
 # *Which colour is the line?* is asked at every place of it. Near the beginning that is easy. At
-# the far end one must know what stands 370 pixels away: a long-range dependency.
+# the far end one must know what stands 370 pixels away: a [long-range
+# dependency](GLOSSARY.md#long-range-dependency).
 
 
 # %%
@@ -769,7 +780,8 @@ show(figure, "Two long strips of road that differ only in the first pixels of th
 
 # %% [markdown]
 # Each picture exists twice, with both colours, and equal but for the first 16 pixels. A model that
-# does not see these answers both alike, and is right for exactly one of the two: 50 %.
+# does not see these answers both alike, and is right for exactly one of the two. So 50 % is the
+# [baseline](GLOSSARY.md#baseline), the score of a guess.
 
 # %% [markdown]
 # Three kinds of model try. The first is a SegFormer, the second has the CNN as its encoder. The
@@ -843,9 +855,9 @@ assert all(found[:, :8].mean() > 0.9 for found in curves.values())  # near the c
 # %% [markdown]
 # ## Pretrained weights
 #
-# Pretraining is learning on another, larger data set first. `SegFormerModel("b5")` fetches weights
-# trained on Cityscapes, street scenes from cars. They need a network, once. Without one, the
-# library says what to do:
+# [Pretraining](GLOSSARY.md#pretraining) is learning on another, larger data set first.
+# `SegFormerModel("b5")` fetches weights trained on Cityscapes, street scenes from cars. They need
+# a network, once. Without one, the library says what to do:
 
 # %%
 notice, way_out = load_offline("b0")
@@ -969,8 +981,8 @@ print("after predict(), still in training mode:", careless.semantic_head.batch_n
 
 # %% [markdown]
 # `predict` also restores the mode that it found: a training that looks at a picture in between
-# goes on in training mode. Dropout needs the switch, too. In training it sets random numbers to
-# zero. `tiny` has none, b0 has some.
+# goes on in training mode. [Dropout](GLOSSARY.md#dropout) needs the switch, too. In training it
+# sets random numbers to zero. `tiny` has none, b0 has some.
 
 # %% [markdown]
 # ## Trap: model here, images there
@@ -1016,8 +1028,8 @@ print("output on the model's device")
 # ## Trap: the encoder's rate, lost by name
 #
 # A pretrained encoder should learn more slowly than new heads. An optimiser knows different rates
-# by *parameter groups*: dictionaries with the keys `params` and `lr`. It looks easy to sort the
-# parameters by name.
+# by *[parameter groups](GLOSSARY.md#parameter-group)*: dictionaries with the keys `params` and
+# `lr`. It looks easy to sort the parameters by name.
 
 # %% [markdown]
 # **Broken.** The encoder gets the scale 0.1. Then we ask the optimiser which rates the encoder
@@ -1080,7 +1092,7 @@ assert rates(optimizer, heads) == [0.001] and np.allclose(
 # ### 1. Attention
 #
 # `q` is (B, N, d), `k` and `v` are (B, M, d), with M ≤ N after thinning. Return
-# softmax(Q·Kᵀ/√d)·V, shaped (B, N, d), without torch's ready-made function.
+# $\mathrm{softmax}(QK^\top/\sqrt d)\,V$, shaped (B, N, d), without torch's ready-made function.
 
 # %% [markdown]
 # The check also looks at this: each query's weights over the M keys add up to 1; scores of tens of
@@ -1130,10 +1142,10 @@ check("fuse_maps", fuse_maps)
 #
 # ```python
 # def fuse_maps(maps, weights):
-#     total = 0
+#     total, size = 0, maps[0].shape[2:]
 #     for x, weight in zip(maps, weights):
-#         projected = torch.einsum("ec,bchw->behw", weight, x)
-#         total = total + F.interpolate(projected, size=maps[0].shape[2:], mode="bilinear", align_corners=False)
+#         x = torch.einsum("ec,bchw->behw", weight, x)
+#         total = total + F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 #     return total
 # ```
 # </details>
@@ -1169,8 +1181,8 @@ check("mix_ffn_parameters", mix_ffn_parameters)
 # ### 4. Two learning rates, by module
 #
 # `encoder` is a part of `model`; what its parameters are called, nobody promises. Return a list of
-# two dictionaries with the keys `params` and `lr`: first the encoder's trainable parameters at `lr
-# · scale`, then all other trainable ones at `lr`. Each is in exactly one group.
+# two dictionaries with the keys `params` and `lr`: first the encoder's trainable parameters at
+# `lr` times `scale`, then all other trainable ones at `lr`. Each is in exactly one group.
 
 # %% [markdown]
 # Raise `ValueError` if a group is empty, for example because the encoder is frozen
@@ -1194,7 +1206,7 @@ check("group_by_module", group_by_module)
 #     known = {id(p) for p in encoder.parameters()}
 #     outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
 #     if not inside or not outside:
-#         raise ValueError(f"empty group: {len(inside)} parameters in the encoder, {len(outside)} outside")
+#         raise ValueError(f"empty group: encoder {len(inside)}, others {len(outside)}")
 #     return [{"params": inside, "lr": lr * scale}, {"params": outside, "lr": lr}]
 # ```
 # </details>
