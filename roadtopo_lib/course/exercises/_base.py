@@ -201,6 +201,8 @@ def expect_close(value: object, truth: object, hint: str, atol: float = 1e-5, rt
 def is_close(value: object, truth: object, atol: float = 1e-5, rtol: float = 1e-5) -> bool:
     """Whether numbers or tensors are of one shape and equal up to rounding."""
     expect_written(value)
+    if isinstance(value, np.ndarray):
+        value = value.copy()  # torch takes no negative strides
     value, truth = torch.as_tensor(value, dtype=torch.float64), torch.as_tensor(truth, dtype=torch.float64)
     return value.shape == truth.shape and torch.allclose(value, truth, atol=atol, rtol=rtol, equal_nan=True)
 
@@ -212,6 +214,6 @@ def number(value: object, what: str = "the result") -> float:
         not isinstance(value, (str, bytes, list, tuple, dict, bool)) and np.ndim(value) == 0,
         f"{what} should be one number, it is a {type(value).__name__}",
     )
-    value = float(value)
+    value = float(value.detach() if isinstance(value, Tensor) else value)
     expect(not math.isnan(value), f"{what} is NaN")
     return value

@@ -52,8 +52,7 @@ def miou_of(answer) -> None:
             nothing = answer(np.zeros((3, 3), dtype=int))
         except ZeroDivisionError:
             raise Hint("before any pixel was counted the score should be NaN, not an error") from None
-    expect_written(nothing, "for a matrix of zeros your function")
-    expect(math.isnan(nothing), "before any pixel was counted the score should be NaN")
+    expect(nothing is not None and math.isnan(nothing), "before any pixel was counted the score should be NaN")
     matrix = np.random.default_rng(0).integers(0, 50, size=(6, 6))
     matrix[4], matrix[:, 4] = 0, 0
     hits, union = np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix)
@@ -82,9 +81,6 @@ def counts_of(answer) -> None:
     found = counts([[0.8, 0.7], [0.7, 0.1]])
     expect(found[0] <= 2, "two lanes cannot have three matches: match one to one")
     expect(found[0] == 2, "taking the best pair first costs the second match: make the sum of the IoUs largest")
-    expect_close(
-        counts([[0.9, 0.8], [0.7, 0.2]])[:1], (2,), "the order of the rows should not matter: match all at once"
-    )
     expect_close(counts([[0.9, 0.1], [0.8, 0.1]]), (1, 1, 1), "a lane that two predictions cover has one match only")
     expect_close(counts([[0.5]]), (0, 1, 1), "an IoU equal to the threshold is no match yet")
     expect_close(counts([[0.4]], 0.3), (1, 0, 0), "the threshold should be the one given")
@@ -96,11 +92,11 @@ def counts_of(answer) -> None:
     expect_close(counts(np.zeros((0, 3))), (0, 0, 3), "without predictions all true lanes are missed")
     expect_close(counts(np.zeros((2, 0))), (0, 2, 0), "without true lanes all predictions are false")
     rng = np.random.default_rng(0)
-    for shape in ((5, 5), (4, 6), (6, 3)):
-        iou = rng.random(shape)
-        tp = int((iou[linear_sum_assignment(iou, maximize=True)] > 0.7).sum())
-        hint = f"right for small arrays, wrong for {shape[0]} predictions and {shape[1]} true lanes"
-        expect_close(counts(iou, 0.7), (tp, shape[0] - tp, shape[1] - tp), hint)
+    iou = rng.random((4, 6))
+    tp = int((iou[linear_sum_assignment(iou, maximize=True)] > 0.7).sum())
+    expect_close(
+        counts(iou, 0.7), (tp, 4 - tp, 6 - tp), "right for small arrays, wrong for 4 predictions, 6 true lanes"
+    )
 
 
 _OPENCV = [function for function in vars(cv2).values() if type(function) is type(cv2.erode)]
@@ -134,11 +130,10 @@ def outline(answer) -> None:
         "where the mask touches the image's edge, the edge is outline too: pad with outside",
     )
     generator = torch.Generator().manual_seed(0)
-    for band in (1, 2, 3, 5):
-        mask = torch.rand(31, 23, generator=generator) > 0.01
-        expect(torch.equal(answer(mask, band), _reference(mask, band)), f"wrong for a mask of 31 × 23 and band {band}")
-    empty = torch.zeros(4, 5, dtype=torch.bool)
-    expect(not bool(answer(empty, 1).any()), "an empty mask has no outline")
+    mask = torch.rand(31, 23, generator=generator) > 0.01
+    expect(
+        torch.equal(answer(mask, 3), _reference(mask, 3)), "right for band 1 and 2, wrong for 31 × 23 pixels and band 3"
+    )
 
 
 def _reference(mask: torch.Tensor, band: int) -> torch.Tensor:
@@ -173,8 +168,8 @@ def difference_interval(answer) -> None:
 
 
 def _compare_intervals(answer, a: np.ndarray, b: np.ndarray) -> None:
-    """Means over nine seeds: the width varies by 3 % from seed to seed, the mean of nine widths by 1 %."""
-    low, high = np.mean([answer(a, b, seed) for seed in range(9)], axis=0)
+    """Means over seven seeds: the width varies by 3 % from seed to seed, the mean of seven widths by 1.2 %."""
+    low, high = np.mean([answer(a, b, seed) for seed in range(7)], axis=0)
     truth = _interval(a, b)
     width = (high - low) / (truth[1] - truth[0])
     expect(width < 1.1, "too wide: 95 % lie between the quantiles 0.025 and 0.975, of as many scenes as there are")
@@ -183,7 +178,7 @@ def _compare_intervals(answer, a: np.ndarray, b: np.ndarray) -> None:
         "too narrow, as wide as a 90 % interval: 95 % leave 2.5 % below and 2.5 % above, not 5 %",
     )
     expect(width > 0.92, "too narrow: draw as many scenes as there are, with replacement, and keep 95 % of the draws")
-    margin = 0.05 * (truth[1] - truth[0])
+    margin = 0.06 * (truth[1] - truth[0])  # as far as right answers come: 0.03
     expect_close((low, high), truth, "the width is right, but not the place: as much lies below as above", atol=margin)
 
 

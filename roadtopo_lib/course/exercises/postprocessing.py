@@ -7,7 +7,7 @@ from roadtopo_lib.course.exercises._base import Hint, exercise, expect, expect_c
 
 @exercise("same_partition", keeps=("a", "b"))
 def same_partition(answer) -> None:
-    def same(a: list[int], b: list[int]) -> bool:
+    def same(a: list[int] | np.ndarray, b: list[int] | np.ndarray) -> bool:
         value = answer(np.array(a, dtype=int), np.array(b, dtype=int))
         expect_written(value)
         expect(
@@ -30,17 +30,14 @@ def same_partition(answer) -> None:
     hint = "-1 is a name like any other: its points are a cluster"
     expect(not same([-1, -1, 0, 0], [3, 4, 0, 0]), hint)
     expect(same([-1, -1, 0, 4], [1, 1, -1, 0]), hint)
-    expect(not same([-1, 0, 0], [0, 0, 0]), hint)
-    expect(same([0, 0, 1, 2], [2, 2, 0, 1]), "a partition with its names shuffled, 0 → 2 → 1, is the same one")
     expect(same([], []), "two empty arrays are the same partition")
     rng = np.random.default_rng(0)
-    for clusters in (2, 9, 40):
-        a = rng.integers(0, clusters, size=300)
-        b = rng.permutation(clusters * 3)[a] - 1
-        expect(same(a, b), f"300 points in {clusters} clusters, with new names, are the same partition")
-        moved = b.copy()
-        moved[5] = b[b != b[5]][0]
-        expect(not same(a, moved), f"of 300 points in {clusters} clusters one has changed its cluster, unnoticed")
+    a = rng.integers(0, 40, size=300)
+    b = rng.permutation(120)[a] - 1
+    expect(same(a, b), "300 points in 40 clusters, with new names, are the same partition")
+    moved = b.copy()
+    moved[5] = b[b != b[5]][0]
+    expect(not same(a, moved), "of 300 points in 40 clusters one has changed its cluster, unnoticed")
 
 
 @exercise("mean_shift", keeps=("x", "start"))
@@ -109,7 +106,7 @@ def ids_from_labels(answer) -> None:
     found = ids([-1, -1, -1, 4, 4], 2)
     expect(not any(found[:3]), "noise (-1) became an instance: it is no cluster, however large")
     expect(found == [0, 0, 0, 1, 1], "with noise and one cluster, the cluster should be 1")
-    for labels, called in (([-1, -1], "noise alone"), ([], "an empty frame"), ([1, 0, 2], "a frame of small clusters")):
+    for labels, called in (([-1, -1], "noise alone"), ([], "an empty frame")):
         try:
             found = ids(labels, 2)
         except (ValueError, IndexError) as error:
@@ -163,7 +160,9 @@ def number_lanes(answer) -> None:
     fine[-1, 0] = 51.0  # of 20 points, only the last two lean to the right
     pair = [fine, np.array([[100.0, 0.0], [100.0, 100.0]])]
     expect(numbers(pair, 90) == [2, 1], "a lane of 20 points goes on through its last two, not through more of them")
-    expect(len(answer([], 90)) == 0, "no lanes, no numbers")
-    columns = np.random.default_rng(0).permutation(12) * 7.0
-    truth = [1 + int((columns < x).sum()) for x in columns]
-    expect(numbers(upright(*columns), 70) == truth, "right for two and three lanes, wrong for twelve")
+    try:
+        numbers([], 90)
+    except (ValueError, IndexError) as error:
+        raise Hint(
+            f"a frame without lanes makes your code raise {type(error).__name__}: no lanes, no numbers"
+        ) from None

@@ -5,19 +5,19 @@ sheet is 8 inches wide. Shown 420 pixels wide, text of 12 points is then 9 pixel
 printed smaller only adds to the picture.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cache
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from roadtopo_lib import course
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course.data import frame, render_frame
 from roadtopo_lib.data.samples import Sample
-from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
-from roadtopo_lib.scenes.camera import Camera
+from roadtopo_lib.dataset import build_transform
+from roadtopo_lib.scenes import Scene
 from roadtopo_lib.viz import INSTANCE_COLORS
 
 WIDTH = 8.0
@@ -54,9 +54,19 @@ def tint(color: str, share: float = 0.2) -> tuple[float, float, float]:
 @cache
 def frame_sample() -> Sample:
     """The frame of the course: image, semantic mask, instance mask."""
-    if hasattr(course, "frame"):
-        return course.frame()
-    return LaneInstanceDataset(course.samples(), "val").read(7)
+    return frame()
+
+
+@cache
+def frame_scene() -> Scene:
+    """The frame rendered again: its camera and its exact lanes."""
+    return render_frame()
+
+
+@cache
+def network_sample() -> Sample:
+    """The frame as the network of preset ``tiny`` sees it: cut, then shrunk to ``image_size``."""
+    return build_transform(LaneSegmentationConfig.preset("tiny"), train=False)(*frame_sample(), 0)
 
 
 class Sheet:
@@ -135,13 +145,23 @@ class Sheet:
         """A filled polygon."""
         self.axes.add_patch(Polygon(points, **{"fc": tint(color), "ec": color, "lw": 1.4, "zorder": 2, **style}))
 
-    def image(self, pixels: np.ndarray, x: float, y: float, width: float, height: float | None = None) -> float:
-        """A picture with its upper left corner at (x, y); returns its height, by default that of square pixels."""
+    def image(
+        self,
+        pixels: np.ndarray,
+        x: float,
+        y: float,
+        width: float,
+        height: float | None = None,
+        smooth: bool = True,
+    ) -> float:
+        """A picture with its upper left corner at (x, y); returns its height, by default that of square pixels.
+
+        Without ``smooth`` each pixel is a square of one colour.
+        """
         if height is None:
             height = width * pixels.shape[0] / pixels.shape[1]
-        self.axes.imshow(
-            pixels, extent=(x, x + width, y + height, y), aspect="auto", interpolation="antialiased", zorder=3
-        )
+        how = {"interpolation": "antialiased" if smooth else "nearest", "aspect": "auto", "zorder": 3}
+        self.axes.imshow(pixels, extent=(x, x + width, y + height, y), **how)
         self.axes.set(xlim=(0, WIDTH), ylim=(self.height, 0))  # imshow moves them
         self.rectangle(x, y, width, height, GREY, lw=0.8)
         return height
@@ -200,18 +220,22 @@ class Sheet:
             self.polygon(face, color, fc=tint(color, min(part, 1.0)), lw=1.1)
 
 
-@cache
-def frame_camera() -> Camera:
-    """The camera of the frame."""
-    data = json.loads((course.samples() / "meta.json").read_text(encoding="utf-8"))
-    found = next(row for row in data["images"] if row["name"] == "val_00007")
-    return Camera(**found["camera"], size=tuple(data["size"]))
+def backdrop(image: np.ndarray, columns: int = 512) -> np.ndarray:
+    """A photograph in few pale greys: lines drawn over it stand out, and the stored picture stays small.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        columns: of the result, at most.
+    """
+    small = min(columns, image.shape[1])
+    image = cv2.resize(image, (small, round(small * image.shape[0] / image.shape[1])), interpolation=cv2.INTER_AREA)
+    grey = 255 - 0.38 * (255 - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    return np.repeat((np.round(grey / 9) * 9).astype(np.uint8)[..., None], 3, axis=2)
 
 
-@cache
-def network_sample() -> Sample:
-    """The frame as the network of preset ``tiny`` sees it: cut, then shrunk to ``image_size``."""
-    return build_transform(LaneSegmentationConfig.preset("tiny"), train=False)(*frame_sample(), 0)
+def averaged(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Mean colour of each of (rows, columns) equal parts of an image: (rows, columns, 3) uint8."""
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def clumps(

@@ -18,6 +18,7 @@ from roadtopo_lib.course.schematics._canvas import (
     SMALL,
     TITLE,
     Sheet,
+    averaged,
     clumps,
     drawing,
     network_sample,
@@ -64,9 +65,9 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
     channels, rows, columns = maps(config)[0]
     size, stride = PUBLISHED.patch_sizes[0], PUBLISHED.strides[0]
     image, _, instance = network_sample()
-    sheet = Sheet(4.0, f"Each window of {size} × {size} pixels becomes one token")
+    sheet = Sheet(4.1, f"Each window of {size} × {size} pixels becomes one token")
     high, wide, side = size + 4, size + stride + 4, 0.172
-    spots = np.argwhere(instance == 1)  # (row, column)
+    spots = np.argwhere(instance == 2)  # (row, column)
     place = np.clip(spots[len(spots) // 2] // stride, 2, (rows - 3, columns - 4))  # of the first token on the map
     top, left = place * stride - size // 2 - 2
     sheet.image(image, 0.2, 0.75, 2.6)
@@ -77,7 +78,7 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
     for share, corner in ((left, x), (left + wide, x + wide * side)):
         sheet.line([0.2 + share * unit, corner], [0.75 + (top + high) * unit, y], ORANGE, lw=1.2, zorder=6)
     grid_x, grid_y, cell = 5.05, 0.95, 2.75 / columns
-    sheet.image(image, grid_x, grid_y, columns * cell, rows * cell)
+    sheet.image(averaged(image, rows, columns), grid_x, grid_y, columns * cell, rows * cell, False)
     sheet.mesh(grid_x, grid_y, rows, columns, cell)
     for k, color in enumerate((BLUE, RED)):
         corner = x + (2 + k * stride) * side
@@ -91,9 +92,8 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
         sheet.dots(spot, color, 40, zorder=8, edgecolors="white", linewidths=0.8)
     sheet.text(4.04, y + 0.79, f"{channels} numbers each", weight="bold")
     sheet.text(grid_x + 1.4, 0.75, f"{rows} × {columns} tokens", weight="bold")
-    sheet.text(
-        3.2, 3.55, f"a window every {stride} pixels: neighbours share {size - stride} columns", SMALL + 0.5, ha="left"
-    )
+    sheet.text(3.2, 3.55, f"a window every {stride} pixels,", ha="left")
+    sheet.text(3.2, 3.83, f"so neighbours share {size - stride} columns", ha="left")
     return sheet.figure
 
 
@@ -216,11 +216,11 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
     ratio = PUBLISHED.sr_ratios[stage]
     image = network_sample()[0]
     few = (rows // ratio, columns // ratio)
-    blocks = image.reshape(few[0], len(image) // few[0], few[1], image.shape[1] // few[1], 3).mean(axis=(1, 3))
+    blocks = averaged(image, *few)
     sheet = Sheet(3.1, "All tokens ask, a thinned set answers")
     left, top, wide = 0.2, 1.05, 3.6
     cell = wide / columns
-    sheet.image(image, left, top, wide)
+    sheet.image(averaged(image, rows, columns), left, top, wide, smooth=False)
     sheet.mesh(left, top, rows, columns, cell)
     right, side = 4.6, 3.2 / few[1]
     for row, column in np.ndindex(few):
@@ -232,11 +232,9 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
         sheet.line([asks[0], spot[0]], [asks[1], spot[1]], ORANGE, lw=0.6, zorder=6, alpha=0.8)
         sheet.dots(spot, ORANGE, 14, zorder=7)
     sheet.dots(asks, ORANGE, 110, marker="*", zorder=8, edgecolors=INK, linewidths=0.7)
-    window = (few[1] // 4, few[0] - 1)
-    sheet.rectangle(
-        left + window[0] * ratio * cell, top + window[1] * ratio * cell, ratio * cell, ratio * cell, BLUE, lw=2.4
-    )
-    sheet.rectangle(right + window[0] * side, top + window[1] * side, side, side, BLUE, lw=2.4, zorder=7)
+    column, row, large = few[1] // 4, few[0] - 1, ratio * cell
+    sheet.rectangle(left + column * large, top + row * large, large, large, BLUE, lw=2.4, zorder=7)
+    sheet.rectangle(right + column * side, top + row * side, side, side, BLUE, lw=2.4, zorder=7)
     sheet.text(left + wide / 2, 0.8, f"{rows * columns} tokens ask", weight="bold")
     sheet.text(right + 1.6, 0.8, f"{few[0] * few[1]} answer, by key and value", weight="bold")
     sheet.text(left, 2.75, f"a window of {ratio} × {ratio} tokens", color=BLUE, weight="bold", ha="left")
@@ -260,7 +258,7 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
     shape = ARCHITECTURES[backbone]
     narrow = shape["hidden_sizes"][stage]
     wide = narrow * shape.get("mlp_ratios", PUBLISHED.mlp_ratios)[stage]
-    sheet = Sheet(3.75, "Mix-FFN: widen, look at the neighbours, bend, narrow")
+    sheet = Sheet(3.8, "Mix-FFN: widen, look at the neighbours, bend, narrow")
     middle = 1.95
     for x, tall, count, color in ((0.45, 0.45, narrow, BLUE), (2.05, 1.5, wide, GREEN), (7.2, 0.45, narrow, BLUE)):
         sheet.rectangle(x, middle - tall / 2, 0.3, tall, color, fc=tint(color, 0.4))
@@ -282,9 +280,9 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
         sheet.text(x, middle - 0.22, words, weight="bold")
         sheet.text(x, middle + 0.22, sizes, SMALL, GREY)
     for x, words in ((0.6, "token"), (3.68, "3 × 3 filter, each channel by itself"), (7.35, "token")):
-        sheet.text(x, 3.03, words, weight="bold")
+        sheet.text(x, 3.22, words, weight="bold")
     sheet.text(5.65, middle + 0.7, "activation", weight="bold")
-    sheet.text(3.68, 3.35, "zeros around the map tell where the edge is", color=ORANGE)
+    sheet.text(3.68, 3.52, "zeros around the map tell where the edge is", color=ORANGE)
     sheet.line([0.6, 0.6, 7.35], [middle - 0.27, 0.78, 0.78], BLUE)
     sheet.arrow((7.35, 0.78), (7.35, middle - 0.27), BLUE)
     sheet.text(0.75, 0.97, "added unchanged", color=BLUE, ha="left")

@@ -15,11 +15,12 @@ from roadtopo_lib.course.schematics._canvas import (
     PURPLE,
     SMALL,
     Sheet,
+    backdrop,
     drawing,
     frame_sample,
 )
 from roadtopo_lib.data.samples import instances_by_role
-from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING
+from roadtopo_lib.labels import BACKGROUND, CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
 from roadtopo_lib.postprocess import fit_lane_curve, fit_road, radius_from_margins, x_at_row
 from roadtopo_lib.postprocess.clustering import (
     MIN_POINTS,
@@ -31,6 +32,9 @@ from roadtopo_lib.postprocess.clustering import (
     squared_distances,
 )
 from roadtopo_lib.postprocess.curves import row_medians
+
+LABEL = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1.5}
+"""Behind words on a photograph."""
 
 
 def toy_points() -> np.ndarray:
@@ -191,13 +195,14 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     sheet = Sheet(3.75, "What one line does not show, its neighbours know")
     wide = 3.78
     scale = wide / size[1]
-    pale = (0.55 * image + 0.45 * 255).astype(np.uint8)
+    pale = backdrop(image)
     for k, (name, curves) in enumerate((("each line alone", own), ("one road", of_road))):
         x0, y0 = 0.15 + k * (wide + 0.14), 0.95
         sheet.text(x0, y0 - 0.18, name, weight="bold", ha="left")
-        sheet.image(pale, x0, y0, wide)
+        sheet.image(pale, x0, y0, wide, smooth=False)
         rows, columns, _ = row_medians(*lines[short])
-        sheet.line(x0 + columns * scale, y0 + rows * scale, "white", lw=7, zorder=4)
+        for color, thick in ((INK, 8.5), ("white", 6.5)):
+            sheet.line(x0 + columns * scale, y0 + rows * scale, color, lw=thick, zorder=4)
         for number, (x, y, known) in enumerate(curves):
             inside = (x >= 0) & (x <= size[1] - 1)
             for part, style in ((known, {"lw": 3.6}), (~known, {"lw": 2.4, "ls": (0, (2, 1.2))})):
@@ -205,7 +210,7 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
                 sheet.line(x0 + x[part] * scale, y0 + y[part] * scale, COLORS[number], zorder=6, **style)
     level = 0.95 + horizon * scale
     sheet.line([0.29 + wide, 0.29 + 2 * wide], [level, level], INK, lw=1.4, ls="--", zorder=5)
-    sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7)
+    sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7, bbox=LABEL)
     y = 0.95 + size[0] * scale + 0.25
     sheet.text(0.15, y, "solid: seen, dashed: continued,", ha="left")
     sheet.text(0.15, y + 0.3, "white: where the line truly runs", ha="left")
@@ -263,7 +268,7 @@ def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
     scale = min(7.2 / (width + left + right), 2.9 / height)
     sheet = Sheet(1.35 + height * scale, "Lanes are numbered where they cross the reference row")
     x0, y0 = 4.0 + (left - right - width) * scale / 2, 0.65
-    tall = sheet.image(image, x0, y0, width * scale)
+    tall = sheet.image(backdrop(image), x0, y0, width * scale, smooth=False)
     row = y0 + reference * scale
     ends = (x0 - left * scale - 0.3, x0 + (width + right) * scale + 0.3)
     sheet.line(ends, [row, row], INK, lw=2, ls="--", zorder=6)
@@ -310,6 +315,9 @@ def crossing_groups() -> Figure:
         if name:
             sheet.text(x + wide / 2, y - 0.2, name, weight="bold")
         lines, crossings = _road_view(x, y, wide, tall)
+        if k == 0:
+            sheet.rectangle(x, y, wide, tall, GREY, fc=palette[BACKGROUND], lw=1, zorder=1)
+            sheet.polygon([*lines[0], *lines[-1][::-1]], palette[ROAD], fc=palette[ROAD], lw=0, zorder=1.5)
         if k != 2:
             for number, line in enumerate(lines):
                 own = palette[LANE_MARKING if number == 1 else LANE_BOUNDARY] if k == 0 else COLORS[number]

@@ -79,6 +79,11 @@ def _(a, b):
 
 wrong("same_partition", "nobody noticed", "cheating")(lambda a, b: True)
 
+wrong("same_partition", "with new names", "cheating")(
+    lambda a, b: len(a) < 100 and bool(((a[:, None] == a) == (b[:, None] == b)).all())
+)
+
+
 # --- mean_shift
 
 
@@ -171,6 +176,10 @@ def _(x, start, radius):
     return start.copy()
 
 
+wrong("mean_shift", "climb to the middle")(_shift(_within, steps=2))
+wrong("mean_shift", "it rests at their mean")(lambda x, start, radius: (start + _shift(_within)(x, start, radius)) / 2)
+
+
 # --- ids_from_labels
 
 
@@ -254,6 +263,19 @@ def _(labels, min_pixels):
     return np.searchsorted(kept, labels) * (labels >= 0) + (labels >= 0)
 
 
+wrong("ids_from_labels", "the cluster should be 1")(
+    lambda labels, n: (
+        _numbered(lambda labels, n: [-1] * (-1 in labels) + list(_large(labels, n)))(labels, n) * (labels >= 0)
+    )
+)
+wrong("ids_from_labels", "noise alone makes your code raise")(
+    lambda labels, n: _numbered(_large)(labels, n) * (len(labels) == 0 or labels[labels >= 0].max() >= 0)
+)
+wrong("ids_from_labels", "noise alone gives zeros")(
+    lambda labels, n: _numbered(_large)(labels, n) if len(_large(labels, n)) else labels
+)
+
+
 # --- number_lanes
 
 
@@ -317,3 +339,8 @@ def _(polylines, row):
     for i, line in enumerate(polylines):
         polylines[i] = _meets(line, row)
     return np.argsort(np.argsort(polylines)) + 1
+
+
+wrong("number_lanes", "no lanes, no numbers")(
+    lambda lines, row: _ranked(_meets)(lines, min(row, max(x[-1, 1] for x in lines) * 9))
+)

@@ -76,6 +76,10 @@ def _(gradients, max_norm):
     return [g * min(1.0, max_norm / norm) for g in gradients]
 
 
+wrong("clip_by_norm", "norms 5 and 12 are 13")(_scaled(lambda gs: _norm(gs) + 1))
+wrong("clip_by_norm", "an infinite max_norm")(lambda gs, m: _scaled(_norm)(gs, min(m, 10.0)))
+
+
 # --- shares_of_step
 
 
@@ -136,6 +140,11 @@ def _(masks):
     return [float(mask.sum()) / max(sum(float(m.sum()) for m in masks), 1) for mask in masks]
 
 
+wrong("shares_of_step", "count half each", "cheating")(lambda masks: [1.0, *[0.0] * (len(masks) - 1)])
+wrong("shares_of_step", "should count 2 : 1")(_shares(lambda mask: int((mask != 255).sum()) ** 2))
+wrong("shares_of_step", "should have factor 0")(_shares(lambda mask: max(int((mask != 255).sum()), 1)))
+
+
 # --- EarlyStopping
 
 
@@ -183,6 +192,12 @@ class _:
     def stop(self, loss):
         self.history.append(np.inf if np.isnan(loss) else loss)
         return np.bool_(len(self.history) - 1 - np.argmin(self.history) >= self.patience)
+
+
+@right("EarlyStopping", "unusual")
+class _(_Stopping):
+    def stop(self, loss):
+        return torch.tensor(_Stopping.stop(self, loss))
 
 
 def _stopping(**methods):
@@ -256,6 +271,31 @@ class _(_Stopping):
         self.patience, self.best, self.waited = patience, 1e6, 0
 
 
+def _counts_epochs(self, loss):
+    self.waited += 1
+    return self.waited > self.patience
+
+
+def _first_is_best(self, loss):
+    if self.best == math.inf or loss < self.best:
+        self.best, self.waited = loss, 0
+    else:
+        self.waited += 1
+    return self.done()
+
+
+def _silent_while_waiting(self, loss):
+    stop = _Stopping.stop(self, loss)
+    return stop if stop or not self.waited else None
+
+
+wrong("EarlyStopping", "although every loss is better")(_stopping(stop=_counts_epochs))
+wrong("EarlyStopping", "should end the run", "cheating")(_stopping(done=lambda self: False))
+wrong("EarlyStopping", "losses below 0")(_stopping(better=lambda self, loss: abs(loss) < abs(self.best)))
+wrong("EarlyStopping", "in the first epoch neither")(_stopping(stop=_first_is_best))
+wrong("EarlyStopping", "in some epochs, returns None")(_stopping(stop=_silent_while_waiting))
+
+
 # --- first_bad_step
 
 
@@ -307,7 +347,7 @@ wrong("first_bad_step", "not with the one before")(_first(lambda x, i, f: _broke
 wrong("first_bad_step", "not one that comes later")(_first(lambda x, i, f: _broken(x[i]) or x[i] > f * min(x)))
 wrong("first_bad_step", "exactly factor times")(_first(lambda x, i, f: _broken(x[i]) or x[i] >= f * _lowest(x, i)))
 wrong("first_bad_step", "the one given", "cheating")(_first(lambda x, i, f: _broken(x[i]) or x[i] > 3 * _lowest(x, i)))
-wrong("first_bad_step", "the first loss can be bad")(
+wrong("first_bad_step", "the first loss can be NaN")(
     _first(lambda x, i, f: i and (_broken(x[i]) or x[i] > f * _lowest(x, i)))
 )
 wrong("first_bad_step", "not a bool")(lambda x, factor=3.0: any(map(_broken, x)))
@@ -329,3 +369,12 @@ def _(losses, factor=3.0):
             return step
         lowest, step = min(lowest, loss), step + 1
     return -1
+
+
+wrong("first_bad_step", "return -1")(lambda x, factor=3.0: len(x) if min(x) == x[-1] else 0)
+wrong("first_bad_step", "can be infinite")(
+    _first(lambda x, i, f: math.isnan(x[i]) or x[i] == -math.inf or x[i] > f * _lowest(x, i))
+)
+wrong("first_bad_step", "a run of 40 steps")(
+    _first(lambda x, i, f: _broken(x[i]) or x[i] > f * min(x[max(0, i - 3) : i], default=math.inf))
+)
