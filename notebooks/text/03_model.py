@@ -16,23 +16,15 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next(
-        (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None
-    )
+    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit(
-                    "No clone found here: write your fork's address into REPOSITORY, then run again."
-                )
-            subprocess.run(
-                ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True
-            )
+                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
+            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True
-        )
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -141,32 +133,31 @@ for name, tensor in outputs.items():
 
 # %% [markdown]
 # For each pixel the model gives six class scores (logits) and 32 more numbers, the embedding.
-# `semantic` is the class with the highest score. We cannot see 32 numbers. So we draw their three
-# *principal components*, the three directions in which they differ most, as red, green and blue.
+# `semantic` is the class with the highest score. We cannot see 32 numbers. So we draw, for all
+# lane pixels, their three *principal components*, the three directions in which they differ most,
+# as red, green and blue.
 
 
 # %%
-def in_colours(vectors):
-    """(1, D, h, w) → (h, w, 3): principal components as red, green and blue."""
-    colors = principal_colors(vectors[0].flatten(1).mT.numpy())  # (h·w, D) → (h·w, 3)
-    return colors.reshape(*vectors.shape[2:], 3)
+def draw(pixels, outputs):
+    """Image, classes, and the embeddings of the lane pixels as colours."""
+    semantic, vectors = outputs["semantic"][0], outputs["embeddings"][0]  # (H, W) and (32, H, W)
+    lanes = torch.isin(semantic, torch.tensor(LANE_CLASS_IDS))
+    painted = np.full((*semantic.shape, 3), 255, np.uint8)
+    painted[lanes] = principal_colors(vectors[:, lanes].mT.numpy())  # (n, 32) → (n, 3)
+    classes = color_semantic(semantic.numpy())
+    return panels({"Image": pixels[0].permute(1, 2, 0), "Classes": classes, "Embeddings": painted})
 
 
 for picture in (image, *([read_image(PHOTO)] if PHOTO else [])):
-    x, found = view(picture), trained.predict(view(picture))
-    classes = color_semantic(found["semantic"][0].numpy())
-    pictures = {"Image": x[0].permute(1, 2, 0), "Classes: the highest of six scores": classes}
-    pictures["Embeddings: neighbouring lines differ in colour"] = in_colours(found["embeddings"])
-    show(
-        panels(pictures),
-        "The frame; its pixels coloured by class; its pixels coloured by embedding.",
-    )
+    alt = "An image, its classes, and its lane pixels in the colours of their embeddings."
+    show(draw(view(picture), trained.predict(view(picture))), alt, colors=96)
 
 # %% [markdown]
-# In the middle, orange is paint between lanes (`lane_marking`), blue is the edge of the
+# In the middle picture, orange is paint between lanes (`lane_marking`), blue is the edge of the
 # carriageway (`lane_boundary`), pale yellow the crossing, rose the sidewalk, dark grey the road.
-# On the right, neighbouring lines have different colours: that is what the embeddings are for.
-# Notebook 4 says how they learn it.
+# On the right, pixels of one line have like colours, and other lines have others: that is what the
+# embeddings are for. Notebook 4 says how they learn it.
 
 # %% [markdown]
 # ### How good is it, and at which size?
@@ -176,14 +167,11 @@ for picture in (image, *([read_image(PHOTO)] if PHOTO else [])):
 
 
 # %%
-def iou(found, true):
-    """Intersection over union of two boolean masks."""
+def lane_iou(model, images, truth):
+    """Lane pixels found and true, divided by lane pixels found or true."""
+    both = (model.predict(images)["semantic"], truth)
+    found, true = (torch.isin(classes, torch.tensor(LANE_CLASS_IDS)) for classes in both)
     return ((found & true).sum() / (found | true).sum()).item()
-
-
-def is_lane(classes):
-    """Where a mask of class ids holds a lane line of any kind."""
-    return torch.isin(classes, torch.tensor(LANE_CLASS_IDS))
 
 
 # %% [markdown]
@@ -197,8 +185,7 @@ scores = []
 for height, width in ((96, 256), (288, 768)):
     x = image_to_tensor(cv2.resize(image[128:], (width, height), interpolation=cv2.INTER_AREA))
     true = cv2.resize(semantic[128:], (width, height), interpolation=cv2.INTER_NEAREST)
-    found = trained.predict(x[None])["semantic"][0]
-    scores.append(iou(is_lane(found), is_lane(torch.from_numpy(true))))
+    scores.append(lane_iou(trained, x[None], torch.from_numpy(true)[None]))
 reveal(my_guess, "lower" if scores[1] < scores[0] - 0.05 else "about the same or higher")
 print(f"lane IoU {scores[0]:.2f} at 96 × 256, {scores[1]:.2f} at 288 × 768")
 assert scores[1] < scores[0] - 0.15
@@ -221,18 +208,24 @@ assert scores[1] < scores[0] - 0.15
 
 # %% tags=["folded"]
 #@title Drawing: one encoder, two heads
-show(schematics.two_heads(), schematics.ALT["two_heads"])
+show(schematics.two_heads(), schematics.ALT["two_heads"], colors=48)
 
 # %% [markdown]
 # The encoder has four *stages*. Each makes the map coarser than the one before. `encode` returns
 # all four maps. The picture shows them in the colours of their principal components.
 
+
 # %%
+def in_colors(x):
+    """A map (1, c, h, w) as colours (h, w, 3): principal components of all its vectors."""
+    return principal_colors(x[0].flatten(1).mT.numpy()).reshape(*x.shape[2:], 3)
+
+
 maps = trained.encode(pixels)
 for number, x in enumerate(maps, start=1):
     print(f"stage {number}: {x.shape[1]} channels on a grid of {x.shape[2]} × {x.shape[3]}")
-pictures = {f"Stage {number}": in_colours(x) for number, x in enumerate(maps, start=1)}
-show(panels(pictures, columns=4), "The four feature maps of the frame, from fine to coarse.")
+pictures = {f"Stage {number}": in_colors(x) for number, x in enumerate(maps, start=1)}
+show(panels(pictures, 4), "The four feature maps of the frame, from fine to coarse.", colors=96)
 
 # %% [markdown]
 # Stage 1 shows edges and paint, sharply. Stage 4 has 3 × 8 places for the whole road: it can say
@@ -260,7 +253,7 @@ print("both heads:", tuple(small.shape), tuple(trained.embedding_head(maps).shap
 
 # %% tags=["folded"]
 #@title Drawing: windows become tokens
-show(schematics.patch_embedding(), schematics.ALT["patch_embedding"])
+show(schematics.patch_embedding(), schematics.ALT["patch_embedding"], colors=48)
 
 # %% [markdown]
 # `unfold` cuts out all windows of the frame. Three pixels of zeros around the image let windows
@@ -285,7 +278,7 @@ assert_close(summed, convolved, atol=1e-4, rtol=1e-4)
 # %%
 row = (convolved + embed.proj.bias[:, None, None]).flatten(2).mT  # (1, 64, 24, 64) → (1, 1536, 64)
 tokens = F.layer_norm(row, (64,), embed.layer_norm.weight, embed.layer_norm.bias)
-theirs, height, width = embed(normalized)
+theirs, height, width = embed(normalized)  # (1, 1536, 64), 24, 64
 assert_close(tokens, theirs, atol=1e-4, rtol=1e-4)
 print(tuple(tokens.shape), "on a grid of", height, "×", width)
 
@@ -306,7 +299,7 @@ print(tuple(tokens.shape), "on a grid of", height, "×", width)
 
 # %% tags=["folded"]
 #@title Drawing: query, key and value
-show(schematics.attention_qkv(), schematics.ALT["attention_qkv"])
+show(schematics.attention_qkv(), schematics.ALT["attention_qkv"], colors=48)
 
 # %% [markdown]
 # We begin with the four tokens of the drawing. Their vectors have length $d = 2$, so everything
@@ -326,7 +319,7 @@ v = torch.tensor([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0], [0.0, 0.0]])
 
 # %% tags=["folded"]
 #@title Drawing: scores and weights
-show(schematics.attention_weights(), schematics.ALT["attention_weights"])
+show(schematics.attention_weights(), schematics.ALT["attention_weights"], colors=48)
 
 # %% [markdown]
 # $$w_{ij} = \frac{\exp(q_i \cdot k_j / \sqrt d)}{\sum_m \exp(q_i \cdot k_m / \sqrt d)}$$
@@ -346,7 +339,7 @@ print(weights_toy)
 
 # %% tags=["folded"]
 #@title Drawing: the weighted mean
-show(schematics.attention_mix(), schematics.ALT["attention_mix"])
+show(schematics.attention_mix(), schematics.ALT["attention_mix"], colors=48)
 
 # %% [markdown]
 # The answer of a token is the mean of all values by its weights. In one formula, with queries,
@@ -398,7 +391,7 @@ assert 4 < gigabytes < 5
 
 # %% tags=["folded"]
 #@title Drawing: sequence reduction
-show(schematics.attention_reduction(), schematics.ALT["attention_reduction"])
+show(schematics.attention_reduction(), schematics.ALT["attention_reduction"], colors=48)
 
 # %% [markdown]
 # A convolution does the thinning. With kernel 2 and stride 2, four tokens become one. Here the
@@ -433,6 +426,11 @@ x, height, width = third.patch_embeddings(maps[1])  # → (1, 96, 96): 96 tokens
 x = third.blocks[0].layernorm_before(x)
 attention = third.blocks[0].attention
 reduced = attention.sequence_reduction(x, height, width)  # (1, 96, 96) → (1, 24, 96)
+
+# %% [markdown]
+# The queries come from all tokens, the keys and values from the reduced ones:
+
+# %%
 q, k, v = attention.q_proj(x), attention.k_proj(reduced), attention.v_proj(reduced)
 print("tokens that ask:", q.shape[1], " tokens that answer:", k.shape[1])
 
@@ -452,19 +450,20 @@ assert_close(attention.o_proj(mixed), attention(x, height, width)[0], atol=1e-4,
 # %% [markdown]
 # A last linear layer, `o_proj`, mixes the channels of all heads. Our lines and the library's
 # agree. So the weights are the real ones, and we can look at them. The star is one token on the
-# double yellow line; bright places are those that it looks at.
+# double yellow line; the coloured squares are the places that it looks at, the stronger the more.
 
 # %% tags=["folded"]
 #@title Drawing: where one token looks
 line, place = 3, 7  # row and column of the token
-figure, axes = plt.subplots(1, 3, figsize=(12, 1.9))
+figure, axes = plt.subplots(1, 3, figsize=(9, 1.5))
 for number, ax in enumerate(axes):
     looks = weights[0, number, line * width + place].view(3, 8)  # 24 places that answer
-    ax.imshow(pixels[0].permute(1, 2, 0))
-    ax.imshow(looks, extent=(0, 256, 96, 0), cmap="magma", alpha=0.65)
-    ax.plot(16 * place + 8, 16 * line + 8, "w*", markersize=14, markeredgecolor="black")
+    ax.imshow(pixels[0].mean(dim=0) * 0.5 + 0.5, cmap="gray", vmin=0, vmax=1)
+    strength = (0.9 * looks / looks.max()).numpy()
+    ax.imshow(np.ones((3, 8)), extent=(0, 256, 96, 0), cmap="autumn", vmax=2, alpha=strength)
+    ax.plot(16 * place + 8, 16 * line + 8, "*", color="C0", markersize=15, markeredgecolor="white")
     ax.set(title=f"Attention head {number + 1}", xlim=(0, 256), ylim=(96, 0), xticks=[], yticks=[])
-show(figure, "The frame three times; bright squares show where three attention heads look.")
+show(figure, "The frame three times; coloured squares show where three heads look.", colors=64)
 
 # %% [markdown]
 # The heads look at different places, and not only at neighbours. What a head looks for was learnt;
@@ -503,7 +502,7 @@ assert gap < 1e-3
 
 # %% tags=["folded"]
 #@title Drawing: the Mix-FFN
-show(schematics.mix_ffn(), schematics.ALT["mix_ffn"])
+show(schematics.mix_ffn(), schematics.ALT["mix_ffn"], colors=48)
 
 # %% [markdown]
 # The convolution is [depthwise](GLOSSARY.md#depthwise): each channel is filtered by itself. Zeros
@@ -559,7 +558,7 @@ assert_close(by_hand, maps[0], atol=1e-3, rtol=1e-3)
 
 # %% tags=["folded"]
 #@title Drawing: the head
-show(schematics.fusion(), schematics.ALT["fusion"])
+show(schematics.fusion(), schematics.ALT["fusion"], colors=48)
 
 # %% [markdown]
 # Each map is projected to $E$ channels, upsampled to the size of the first, and concatenated, last
@@ -589,9 +588,6 @@ for head in (trained.semantic_head, trained.embedding_head):
 # %%
 wide_mb = 4 * 768 * 128 * 256 * 4 / 1e6  # 4·E channels, a quarter of the image, 4 bytes
 print(f"{wide_mb:.0f} MB")
-project = nn.Conv2d(96, 64, 1)
-both_ways = project(upsample_to(maps[2], (24, 64))), upsample_to(project(maps[2]), (24, 64))
-assert_close(*both_ways, atol=1e-4, rtol=1e-4)  # channels and places trade places
 
 # %% [markdown]
 # You have now rebuilt every part of the model. What remains is to use it well.
@@ -650,8 +646,7 @@ bare.pixel_mean.zero_(), bare.pixel_std.fill_(1)
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
-found = [is_lane(model.predict(photos)["semantic"]) for model in (trained, bare)]
-iou_inside, iou_bare = (iou(lanes, is_lane(truth)) for lanes in found)
+iou_inside, iou_bare = (lane_iou(model, photos, truth) for model in (trained, bare))
 reveal(my_guess, "worse" if iou_bare < iou_inside - 0.02 else "same")
 print(f"lane IoU {iou_inside:.2f} with, {iou_bare:.2f} without")
 assert iou_bare < iou_inside - 0.05
@@ -664,7 +659,8 @@ assert iou_bare < iou_inside - 0.05
 found = {"with": trained.predict(pixels), "without": bare.predict(pixels)}
 classes = {n: color_semantic(o["semantic"][0].numpy()) for n, o in found.items()}
 pictures = {f"{n} normalisation": picture for n, picture in classes.items()}
-show(panels(pictures, columns=2), "The classes of the frame, with and without normalisation.")
+alt = "The classes of the frame, with and without normalisation."
+show(panels(pictures, 2), alt)
 assert (found["with"]["semantic"] != found["without"]["semantic"]).float().mean() > 0.02
 
 # %% [markdown]
@@ -729,7 +725,7 @@ pictures = {
     for number in (1, 4)
 }
 alt = "Where one token's gradient comes from, for two encoders and two stages."
-show(panels(pictures, columns=2), alt)
+show(panels(pictures, 2), alt, colors=128)
 assert share["CNN"][3] > share["CNN"][0]
 
 # %% [markdown]
@@ -760,8 +756,8 @@ assert share["CNN"][3] > share["CNN"][0]
 # %%
 def line_strips(pairs, generator):
     """Images (2·pairs, 3, 32, 384) and the line's colour, 0 white or 1 yellow: (2·pairs,)."""
-    asphalt = 0.35 + 0.05 * torch.randn(pairs, 3, 32, 384, generator=generator)
-    images = asphalt.repeat_interleave(2, dim=0)  # each picture twice: once white, once yellow
+    asphalt = 0.35 + 0.05 * torch.randn(pairs, 1, 32, 384, generator=generator)  # grey
+    images = asphalt.repeat(1, 3, 1, 1).repeat_interleave(2, dim=0)  # once white, once yellow
     images[:, :, 12:20] += 0.25  # the line, worn
     yellow = torch.arange(2 * pairs) % 2
     paint = torch.tensor([[0.95, 0.95, 0.95], [0.95, 0.75, 0.2]])[yellow]  # (2·pairs, 3)
@@ -772,11 +768,11 @@ def line_strips(pairs, generator):
 # %% tags=["folded"]
 #@title Drawing: two test strips
 test_images, test_yellow = line_strips(32, torch.Generator().manual_seed(1000))
-figure, axes = plt.subplots(2, 1, figsize=(10, 2.1))
+figure, axes = plt.subplots(2, 1, figsize=(8, 2))
 for ax, strip_image, name in zip(axes, test_images, ("white", "yellow")):
     ax.imshow(strip_image.permute(1, 2, 0))
     ax.set(title=f"A {name} line: only its first 16 pixels tell", yticks=[], xticks=[])
-show(figure, "Two long strips of road that differ only in the first pixels of the line.")
+show(figure, "Two long strips of road that differ only in the first pixels of the line.", colors=64)
 
 # %% [markdown]
 # Each picture exists twice, with both colours, and equal but for the first 16 pixels. A model that
@@ -879,8 +875,7 @@ folder = tempfile.TemporaryDirectory()
 source = SegformerForSemanticSegmentation(SegformerConfig(**ARCHITECTURES["tiny"], num_labels=19))
 source.save_pretrained(folder.name)
 loaded = SegFormerModel("tiny", pretrained=folder.name)
-classifiers = [head.classifier for head in (source.decode_head, loaded.semantic_head)]
-print("classifier:", *(tuple(layer.weight.shape) for layer in classifiers))
+print("the new classifier:", tuple(loaded.semantic_head.classifier.weight.shape))
 
 # %% [markdown]
 # > **Predict first.** How many percent of the *semantic head's* parameters are new, with random
@@ -1020,8 +1015,7 @@ except RuntimeError as error:
 home = next(far_model.parameters()).device
 mended = far_model(pixels.to(home))["logits"]
 assert "device" in str(symptom)  # the symptom
-assert mended.device == home  # the mend
-assert far_model.predict(pixels)["logits"].device == home
+assert mended.device == far_model.predict(pixels)["logits"].device == home  # the mend
 print("output on the model's device")
 
 # %% [markdown]
@@ -1282,6 +1276,9 @@ assert ARCHITECTURES["tiny"]["num_attention_heads"] == [1, 2, 3, 4]
 assert counts[0, 0] < counts[0, 1] < counts[1, 1]
 assert mlp.fc1.out_features == 4 * mlp.fc1.in_features == 256
 assert round(wide_mb) == 403
+project = nn.Conv2d(96, 64, 1)  # channels and places trade places
+both_ways = project(upsample_to(maps[2], (24, 64))), upsample_to(project(maps[2]), (24, 64))
+assert_close(*both_ways, atol=1e-4, rtol=1e-4)
 
 # both heads depend on all four maps
 leaves = [x.detach().clone().requires_grad_() for x in maps]
