@@ -104,3 +104,13 @@ def test_a_field_glows_by_powers_of_ten_and_is_black_at_zero():
     bright, middle, weak, none = colors[0]
     assert np.allclose([bright, middle, weak], plt.get_cmap("viridis")([1.0, 0.5, 0.0])[:, :3], atol=0.02)
     assert none.tolist() == [0, 0, 0]
+
+
+def test_rates_are_those_of_the_groups_that_hold_the_part():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    groups = [{"params": net[0].parameters(), "lr": 0.1}, {"params": net[1].parameters(), "lr": 0.5}]
+    optimizer = torch.optim.SGD(groups)
+    assert lesson.rates(optimizer, net[0]) == [0.1]
+    assert lesson.rates(optimizer, net) == [0.1, 0.5]
+    with pytest.raises(KeyError):
+        lesson.rates(torch.optim.SGD(net[0].parameters(), lr=0.1), net)

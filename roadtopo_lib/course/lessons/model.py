@@ -124,6 +124,16 @@ def train(
     return model.eval()
 
 
+def rates(optimizer: torch.optim.Optimizer, part: nn.Module) -> list[float]:
+    """All learning rates that an optimiser holds for the parameters of a part, ascending.
+
+    Raises:
+        KeyError: it holds none for one of them.
+    """
+    rate_of = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    return sorted({rate_of[p] for p in part.parameters()})
+
+
 def load_offline(backbone: str) -> tuple[str, str]:
     """What the library says when it shall load published weights, and no network and no copy is there.
 
