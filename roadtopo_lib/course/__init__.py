@@ -21,6 +21,7 @@ from roadtopo_lib.viz import INSTANCE_COLORS
 __all__ = [
     "colab_cell",
     "frame",
+    "progress",
     "render_frame",
     "repository_address",
     "reveal",

@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from roadtopo_lib.course.data import samples
 from roadtopo_lib.files import write_json
 
 VARIABLE = "ROADTOPO_LEARNER"
@@ -32,9 +33,10 @@ def learner_folder() -> Path:
         return Path(named).expanduser() if named else Path(_folder_of_process().name)
     if DRIVE.is_dir():
         return DRIVE / "road-topology"
-    places = (Path(__file__).resolve().parents[2], Path.cwd(), *Path.cwd().parents)
-    root = next((p for p in places if (p / "data_samples" / "README.md").is_file()), Path.cwd())
-    return root / "my_parts"
+    try:
+        return samples().parent / "my_parts"
+    except FileNotFoundError:
+        return Path("my_parts").resolve()
 
 
 @functools.cache

@@ -11,16 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roadtopo_lib.course.exercises._base import exercise, expect, expect_close, expect_tensor, expect_written
+from roadtopo_lib.labels import IGNORE_INDEX, LANE_MARKING
 
 
 @exercise("read_labelled")
 def read_labelled(answer) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    semantic = rng.integers(0, 6, (6, 9), dtype=np.uint8)
-    semantic[0, :3] = 255
     instance = rng.integers(0, 4, (6, 9)).astype(np.uint16)
     instance[5, 5:] = 255, 256, 300, 65535
+    instance[0, :3] = 0
+    semantic = np.where(instance > 0, LANE_MARKING, rng.integers(0, 2, (6, 9))).astype(np.uint8)
+    semantic[0, :3] = IGNORE_INDEX
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{name}.png") for name in ("image", "semantic", "instance")]
         cv2.imwrite(paths[0], image[..., ::-1])  # OpenCV writes blue first

@@ -87,6 +87,8 @@ def _expect_right_gradients(answer) -> None:
 class _Model(nn.Module):
     """Notes how it was called."""
 
+    num_classes, embedding_dim = 6, 2
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
@@ -148,6 +150,11 @@ def training_step(answer) -> None:
     expect_written(value)
     expect(not isinstance(value, Tensor), "the loss should be a number, loss.item(): a tensor keeps the graph alive")
     expect(isinstance(value, float), f"the result should be the loss, a float; it is a {type(value).__name__}")
+    untouched = _Run().batch
+    same = run.batch.keys() == untouched.keys() and all(
+        torch.equal(run.batch[key], untouched[key]) for key in untouched
+    )
+    expect(same, "the batch was changed in place: leave the arguments as they are")
     expect(bool(run.model.calls), "the model was not called")
     expect(all(training for _, training in run.model.calls), "the model was in evaluation mode: dropout would be off")
     expect(

@@ -30,7 +30,7 @@ def _read(image_path, semantic_path, instance_path, instance_flag=cv2.IMREAD_UNC
 right("read_labelled")(_read)
 
 
-@right("read_labelled", "unusual")
+@right("read_labelled")
 def _(image_path, semantic_path, instance_path):
     return tuple(np.array(Image.open(path)) for path in (image_path, semantic_path, instance_path))
 
@@ -135,7 +135,7 @@ def _fuse(maps, projections, mix, order=-1, **how):
 right("fuse")(_fuse)
 
 
-@right("fuse", "unusual")
+@right("fuse")
 def _(maps, projections, mix):  # upsampled first: a 1 × 1 convolution and interpolation may trade places
     wide = None
     for x, project in zip(maps, projections, strict=True):
@@ -229,7 +229,7 @@ def _loss(embeddings, instance_mask, delta_var, delta_dist, **how):
 right("discriminative")(_loss)
 
 
-@right("discriminative", "unusual")
+@right("discriminative")
 def _(embeddings, instance_mask, delta_var, delta_dist):  # tables instead of loops over pixels
     total, images = embeddings.sum() * 0, 0
     for pixels, mask in zip(embeddings.flatten(2), instance_mask.flatten(1), strict=True):  # (D, N), (N,)
@@ -361,7 +361,7 @@ def _step(model, optimizer, criterion, batch, max_grad_norm, clip=nn.utils.clip_
 right("training_step")(_step)
 
 
-@right("training_step", "unusual")
+@right("training_step")
 def _(model, optimizer, criterion, batch, max_grad_norm):  # clipped by hand, zeroed by hand and twice
     for parameter in model.parameters():
         parameter.grad = None
@@ -435,6 +435,18 @@ wrong("training_step", "before the weights moved")(
 )
 
 
+@wrong("training_step", "the batch was changed in place", "mutating")
+def _(model, optimizer, criterion, batch, max_grad_norm):
+    batch["image"].clamp_(0, 1)
+    return _step(model, optimizer, criterion, batch, max_grad_norm)
+
+
+@wrong("training_step", "the batch was changed in place", "mutating")
+def _(model, optimizer, criterion, batch, max_grad_norm):
+    images = batch.pop("image")
+    return _step(model, optimizer, criterion, {"image": images, **batch}, max_grad_norm)
+
+
 @wrong("training_step", "keeps the graph alive")
 def _(model, optimizer, criterion, batch, max_grad_norm):
     _step(model, optimizer, criterion, batch, max_grad_norm)
@@ -463,7 +475,7 @@ def _(model, optimizer, criterion, batch, max_grad_norm):
 def _(model, optimizer, criterion, batch, max_grad_norm):  # NaN only
     optimizer.zero_grad()
     loss, _ = criterion(model(batch["image"], upsample=False), batch)
-    if math.isnan(loss):
+    if math.isnan(loss.item()):
         raise FloatingPointError
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
@@ -531,9 +543,7 @@ def _separate(mask, embeddings, radius, row, min_pixels, cluster=_greedy, place=
 
 
 right("separate_and_number")(_separate)
-right("separate_and_number", "unusual")(
-    lambda *a: _separate(*a, cluster=lambda x, r: MeanShift(bandwidth=r).fit_predict(x))
-)
+right("separate_and_number")(lambda *a: _separate(*a, cluster=lambda x, r: MeanShift(bandwidth=r).fit_predict(x)))
 right("separate_and_number", "unusual")(
     lambda *a: _separate(*a, cluster=lambda x, r: DBSCAN(eps=r, min_samples=1).fit_predict(x)).astype(np.uint16)
 )
@@ -630,7 +640,7 @@ def _f1(ious, threshold=0.5, match=lambda iou: linear_sum_assignment(iou, maximi
 
 
 right("lane_f1")(_f1)
-right("lane_f1", "unusual")(lambda *a: np.float64(_f1(*a, match=lambda iou: linear_sum_assignment(-iou))))
+right("lane_f1")(lambda *a: np.float64(_f1(*a, match=lambda iou: linear_sum_assignment(-iou))))
 
 
 @right("lane_f1", "unusual")
