@@ -71,7 +71,7 @@ from transformers.utils import logging as transformers_logging
 
 from roadtopo_lib import segformer
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course import frame, reveal, samples, schematics, show
+from roadtopo_lib.course import frame, my_photo, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons.model import (
     conv_encoder,
@@ -87,7 +87,6 @@ from roadtopo_lib.course.lessons.model import (
 )
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.strip import principal_colors
-from roadtopo_lib.data.images import read_image
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform, image_to_tensor
 from roadtopo_lib.labels import CLASS_NAMES, LANE_CLASS_IDS
 from roadtopo_lib.segformer import ARCHITECTURES, SegFormerModel, upsample_to
@@ -150,9 +149,9 @@ def draw(pixels, outputs):
     return panels({"Image": pixels[0].permute(1, 2, 0), "Classes": classes, "Embeddings": painted})
 
 
-for picture in (image, *([read_image(PHOTO)] if PHOTO else [])):
+for picture in [image] if my_photo() is None else [image, my_photo()]:
     alt = "An image, its classes, and its lane pixels in the colours of their embeddings."
-    show(draw(view(picture), trained.predict(view(picture))), alt, colors=96)
+    show(draw(view(picture), trained.predict(view(picture))), alt, colors=64)
 
 # %% [markdown]
 # In the middle picture, orange is paint between lanes (`lane_marking`), blue is the edge of the
@@ -209,7 +208,7 @@ assert scores[1] < scores[0] - 0.15
 
 # %% tags=["folded"]
 #@title Drawing: one encoder, two heads
-show(schematics.two_heads(), schematics.ALT["two_heads"], colors=40)
+show(schematics.two_heads(), schematics.ALT["two_heads"], colors=32)
 
 # %% [markdown]
 # The encoder has four *stages*. Each makes the map coarser than the one before. `encode` returns
@@ -254,7 +253,7 @@ print("both heads:", tuple(small.shape), tuple(trained.embedding_head(maps).shap
 
 # %% tags=["folded"]
 #@title Drawing: windows become tokens
-show(schematics.patch_embedding(), schematics.ALT["patch_embedding"], colors=40)
+show(schematics.patch_embedding(), schematics.ALT["patch_embedding"], colors=32)
 
 # %% [markdown]
 # `unfold` cuts out all windows of the frame. Three pixels of zeros around the image let windows
@@ -300,7 +299,7 @@ print(tuple(tokens.shape), "on a grid of", height, "×", width)
 
 # %% tags=["folded"]
 #@title Drawing: query, key and value
-show(schematics.attention_qkv(), schematics.ALT["attention_qkv"], colors=40)
+show(schematics.attention_qkv(), schematics.ALT["attention_qkv"], colors=32)
 
 # %% [markdown]
 # We begin with the four tokens of the drawing. Their vectors have length $d = 2$, so everything
@@ -320,7 +319,7 @@ v = torch.tensor([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0], [0.0, 0.0]])
 
 # %% tags=["folded"]
 #@title Drawing: scores and weights
-show(schematics.attention_weights(), schematics.ALT["attention_weights"], colors=40)
+show(schematics.attention_weights(), schematics.ALT["attention_weights"], colors=32)
 
 # %% [markdown]
 # $$w_{ij} = \frac{\exp(q_i \cdot k_j / \sqrt d)}{\sum_m \exp(q_i \cdot k_m / \sqrt d)}$$
@@ -340,7 +339,7 @@ print(weights_toy)
 
 # %% tags=["folded"]
 #@title Drawing: the weighted mean
-show(schematics.attention_mix(), schematics.ALT["attention_mix"], colors=40)
+show(schematics.attention_mix(), schematics.ALT["attention_mix"], colors=32)
 
 # %% [markdown]
 # The answer of a token is the mean of all values by its weights. In one formula, with queries,
@@ -392,7 +391,7 @@ assert 4 < gigabytes < 5
 
 # %% tags=["folded"]
 #@title Drawing: sequence reduction
-show(schematics.attention_reduction(), schematics.ALT["attention_reduction"], colors=40)
+show(schematics.attention_reduction(), schematics.ALT["attention_reduction"], colors=32)
 
 # %% [markdown]
 # A convolution does the thinning. With kernel 2 and stride 2, four tokens become one. Here the
@@ -465,7 +464,7 @@ for number, ax in enumerate(axes):
     ax.plot(16 * place + 8, 16 * line + 8, "*", color="C0", markersize=15, markeredgecolor="white")
     ax.set(title=f"Attention head {number + 1}", xlim=(0, 256), ylim=(96, 0))
     ax.axis("off")
-show(figure, "The frame three times; coloured squares show where three heads look.", colors=40)
+show(figure, "The frame three times; coloured squares show where three heads look.", colors=32)
 
 # %% [markdown]
 # The three heads look differently, and not only at neighbours of the star. What a head looks for
@@ -504,7 +503,7 @@ assert gap < 1e-3
 
 # %% tags=["folded"]
 #@title Drawing: the Mix-FFN
-show(schematics.mix_ffn(), schematics.ALT["mix_ffn"], colors=40)
+show(schematics.mix_ffn(), schematics.ALT["mix_ffn"], colors=32)
 
 # %% [markdown]
 # The convolution is [depthwise](GLOSSARY.md#depthwise): each channel is filtered by itself. Zeros
@@ -560,7 +559,7 @@ assert_close(by_hand, maps[0], atol=1e-3, rtol=1e-3)
 
 # %% tags=["folded"]
 #@title Drawing: the head
-show(schematics.fusion(), schematics.ALT["fusion"], colors=40)
+show(schematics.fusion(), schematics.ALT["fusion"], colors=32)
 
 # %% [markdown]
 # Each map is projected to $E$ channels, upsampled to the size of the first, and concatenated, last
@@ -770,13 +769,13 @@ def line_strips(pairs, generator):
 # %% tags=["folded"]
 #@title Drawing: two test strips
 test_images, test_yellow = line_strips(32, torch.Generator().manual_seed(1000))
-figure, axes = plt.subplots(2, 1, figsize=(8, 1.9))
+figure, axes = plt.subplots(2, 1, figsize=(7, 1.7))
 for ax, strip_image, name in zip(axes, test_images, ("white", "yellow")):
     ax.imshow(strip_image.permute(1, 2, 0))
     ax.set(
         title=f"A {name} line: only its first 16 pixels tell", yticks=[], xticks=[], frame_on=False
     )
-show(figure, "Two long strips of road that differ only in the first pixels of the line.", colors=20)
+show(figure, "Two long strips of road that differ only in the first pixels of the line.", colors=16)
 
 # %% [markdown]
 # Each picture exists twice, with both colours, and equal but for the first 16 pixels. A model that
