@@ -44,7 +44,7 @@ strip(3, photo=PHOTO)
 #
 # **You need** notebook 1, and PyTorch. Attention is built from the beginning.
 #
-# **Time** to run: about two minutes on two CPU cores. To work through: two hours.
+# **Time** to run: one to two minutes on two CPU cores. To work through: two hours.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,

@@ -40,7 +40,7 @@ FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 12.0, 0.3, 0.04
 """In inches, without the margins."""
 GAP = 0.08
 """Between boxes, as a share of a box's width."""
-COLORS = 80
+COLORS = 64
 """Of the stored picture: every notebook holds it twice."""
 CURRENT = "#EE6677"
 
