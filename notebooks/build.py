@@ -4,6 +4,7 @@ What people write and review is ``notebooks/text/NAME.py`` (jupytext's py:percen
 generated cells into it, runs it from the first cell to the last in a fresh kernel, and stores the result with all
 outputs as ``notebooks/NAME.ipynb``. ``--cells`` only rewrites the generated cells, in texts and notebooks alike: that
 is how a new repository address (``pyproject.toml``, ``[tool.road-topology]``) gets into every badge and set-up cell.
+Both write ``notebooks/GLOSSARY.md``, too. ``--link`` only links the terms that a text introduces to the glossary.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parent))
+sys.path[:0] = [str(FOLDER.parent), str(FOLDER)]
+
+import glossary  # noqa: E402
 
 from roadtopo_lib.course import colab_cell, repository_address, setup_cell  # noqa: E402
 
@@ -43,8 +46,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="01_config ...; default all")
     parser.add_argument("--cells", action="store_true", help="only rewrite the generated cells; run nothing")
+    parser.add_argument("--link", action="store_true", help="only link the terms that the texts introduce; run nothing")
     arguments = parser.parse_args()
+    glossary.write_page([notebook_of(text).relative_to(FOLDER) for text in texts()])
     for text in texts(arguments.names):
+        if arguments.link:
+            link_terms(text)
+            continue
         write_generated_cells(text)
         if arguments.cells:
             continue
@@ -98,6 +106,16 @@ def write_generated_cells(text: Path) -> None:
         stored = nbformat.read(path, as_version=4)
         if _replace(stored, sources):
             nbformat.write(stored, path)
+
+
+def link_terms(text: Path) -> None:
+    """Links the first appearance of each term that the text introduces to the glossary."""
+    notebook = read_text(text)
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    terms = [term for term in glossary.read_terms() if str(term.notebook) == glossary.number_of(text)]
+    for cell, source in zip(prose, glossary.link_terms([cell.source for cell in prose], terms), strict=True):
+        cell.source = source
+    text.write_text(as_text(notebook), encoding="utf-8")
 
 
 def run(notebook: NotebookNode) -> NotebookNode:

@@ -1,73 +1,136 @@
 """Exercises of notebook 1: schedules, margins, settings."""
 
 import math
+from numbers import Integral
 
-from roadtopo_lib.course.exercises._base import exercise, expect, expect_close, expect_written
+import numpy as np
+
+from roadtopo_lib.course.exercises._base import (
+    exercise,
+    expect,
+    expect_close,
+    expect_written,
+    is_close,
+    number,
+)
+
+
+def _rate(step: int, total: int, warmup: int, base: float) -> float:
+    if step < warmup:
+        return base * (step + 1) / warmup
+    return base * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
 
 
 @exercise("lr_at")
 def lr_at(answer) -> None:
     total, warmup, base = 100, 10, 2.0
-    expect_written(answer(0, total, warmup, base))
-    rates = [answer(step, total, warmup, base) for step in range(total + 1)]
+    rates = [number(answer(step, total, warmup, base), f"the rate of step {step}") for step in range(total + 1)]
     expect(rates[0] > 0, "the first step has rate 0: it would be wasted")
     expect_close(rates[0], base / warmup, f"step 0 of {warmup} warm-up steps should have base / {warmup}")
     expect_close(rates[warmup - 1], base, "the last warm-up step should be at the base rate")
+    rise = [base * (step + 1) / warmup for step in range(warmup)]
+    expect_close(rates[:warmup], rise, "between its first and its last step the warm-up should rise in equal steps")
     expect_close(
         rates[warmup], base, "the cosine should start at the base rate: count its steps from the warm-up's end"
     )
     expect_close(rates[total], 0, "the rate should be 0 at step `total`: the cosine must run over total - warmup steps")
     expect_close(rates[55], base / 2, "half-way down the rate should be half of the base: is it half a cosine period?")
-    expect_close(answer(0, total, 0, base), base, "without warm-up, step 0 should be at the base rate")
+    share = np.arange(total - warmup + 1) / (total - warmup)
+    fall = rates[warmup:]
+    expect(not is_close(fall, base * (1 - share)), "the rate falls in a straight line; half a cosine is asked for")
+    truth = [_rate(step, total, warmup, base) for step in range(warmup, total + 1)]
+    expect_close(fall, truth, "both ends and the middle are right, but between them the curve is no half cosine")
+    for warmup, hint in ((0, "without warm-up, step 0 should be at the base rate"), (1, "a single warm-up step")):
+        expect_close(number(answer(0, total, warmup, base)), base, f"{hint}: the first rate is the base rate")
+    for total, warmup, base in ((57, 0, 0.3), (41, 7, 0.006), (300, 1, 5.0)):
+        for step in range(total + 1):
+            expect_close(
+                number(answer(step, total, warmup, base)),
+                _rate(step, total, warmup, base),
+                f"right for 100 steps with 10 of warm-up; wrong at step {step} of {total} with {warmup} of warm-up",
+                atol=1e-6 * base,
+            )
 
 
 @exercise("largest_delta_dist")
 def largest_delta_dist(answer) -> None:
-    expect_written(answer(2))
+    two = number(answer(2))
     expect(
-        not math.isclose(answer(2), 2.0),
+        not math.isclose(two, 2.0),
         "2 is how far apart two means can be; delta_dist is the radius: means are 2 · delta_dist apart",
     )
-    expect_close(answer(2), 1.0, "two means can be 2 apart (opposite ends), so delta_dist can be 1")
-    for k in (3, 5, 8):
+    expect_close(two, 1.0, "two means can be 2 apart (opposite ends), so delta_dist can be 1")
+    four = number(answer(4))
+    expect(
+        not is_close(four, math.sin(math.pi / 4)),
+        "four means √2 apart lie on a circle, or on the axes; on the sphere they can keep further apart",
+    )
+    expect(not math.isclose(four, math.sqrt(8 / 3)), "right for two means, but from three on it is not halved")
+    for k in range(3, 13):
         truth = math.sqrt(2 * k / (k - 1)) / 2
-        expect_close(answer(k), truth, f"for {k} lanes: the regular simplex has its corners √(2k/(k−1)) apart")
-    expect(answer(1) == math.inf, "with a single lane there is nothing to keep away from: any margin fits (math.inf)")
+        expect_close(number(answer(k)), truth, f"for {k} lanes: the regular simplex has its corners √(2k/(k−1)) apart")
+    hint = "with a single lane there is nothing to keep away from: any margin fits (math.inf)"
+    try:
+        single = answer(1)
+    except ZeroDivisionError:
+        single = 0.0
+    expect_written(single, "for a single lane your function")
+    expect(single == math.inf, hint)
 
 
-@exercise("read_settings")
+@exercise("read_settings", keeps=("text", "defaults"))
 def read_settings(answer) -> None:
     defaults = {"lr": 0.1, "epochs": 4}
     settings = answer("epochs: 7", defaults)
     expect_written(settings)
     expect(isinstance(settings, dict), f"the result should be a dict, it is a {type(settings).__name__}")
+    expect(settings.get("epochs") != "7", "the value became the text '7': a YAML parser reads it as a number")
     expect(settings.get("epochs") == 7, "a value that is given should replace the default")
     expect(settings.get("lr") == 0.1, "a key that is not given should keep its default")
-    expect(defaults == {"lr": 0.1, "epochs": 4}, "the defaults were changed in place: the next caller gets them so")
-    try:
-        empty = answer("", defaults)
-    except Exception as error:
-        expect(False, f"empty text raised {type(error).__name__}: safe_load gives None for it")
-    expect(empty == defaults, "empty text should give all defaults")
-    try:
-        answer("epoch: 7", defaults)
-    except ValueError as error:
-        expect("epoch" in str(error), "the message should name the unknown key")
-    except Exception as error:
-        expect(False, f"an unknown key should raise ValueError, it raised {type(error).__name__}")
-    else:
-        expect(False, "the unknown key 'epoch' was accepted")
+    expect(len(settings) == 2, "the result should hold the keys of the defaults, and no others")
+    zero = answer("epochs: 0\nlr: 0.5", defaults)
+    expect(zero != {"lr": 0.5, "epochs": 4}, "a given value of 0 was replaced by the default: 0 is a value")
+    expect(zero == {"lr": 0.5, "epochs": 0}, "of two values that are given, both should replace their defaults")
+    for text, called in (("", "empty text"), ("# nothing but a comment\n", "text without any setting")):
+        try:
+            empty = answer(text, defaults)
+        except Exception as error:
+            expect(False, f"{called} raised {type(error).__name__}: safe_load gives None for it")
+        expect(empty == defaults, f"{called} should give all defaults")
+    for text, known in (("momentum: 7", {"lr": 0.1, "epochs": 4}), ("lr: 0.2\nmomentum: 7", {"lr": 0.1})):
+        try:
+            answer(text, known)
+        except ValueError as error:
+            expect("momentum" in str(error), "the message should name the unknown key")
+        except Exception as error:
+            expect(False, f"an unknown key should raise ValueError, it raised {type(error).__name__}")
+        else:
+            expect(False, "the unknown key 'momentum' was accepted")
+    nested = answer("size: [64, 128]\nname: 'a: b'", {"size": [1, 1], "name": "none", "seed": 3})
+    expect(
+        nested == {"size": [64, 128], "name": "a: b", "seed": 3},
+        "lists and quoted text are values, too, and `defaults` may hold other keys: let a YAML parser read the text",
+    )
 
 
 @exercise("tokens_per_stage")
 def tokens_per_stage(answer) -> None:
     tokens = answer(64, 128)
     expect_written(tokens)
-    expect(isinstance(tokens, (list, tuple)) and len(tokens) == 4, "the result should be a list of four numbers")
+    expect(
+        isinstance(tokens, (list, tuple, np.ndarray)) and np.shape(tokens) == (4,),
+        "the result should be a list of four numbers",
+    )
     expect(
         list(tokens) != [512, 256, 128, 64],
         "the height and the width shrink by 4, 8, 16 and 32 each, so tokens shrink by their product",
     )
-    expect(all(isinstance(n, int) for n in tokens), "tokens are whole numbers: divide with //")
+    expect(list(tokens) != [8, 32, 128, 512], "the first stage comes first: it has the most tokens")
+    expect(list(tokens) != [48, 24, 12, 6], "tokens fill an area: multiply height and width, do not add them")
     expect(list(tokens) == [512, 128, 32, 8], "a stage has (height / stride) · (width / stride) tokens")
-    expect(list(answer(512, 1024)) == [32768, 8192, 2048, 512], "it should hold for 512 × 1024 as well")
+    expect(all(isinstance(n, Integral) for n in tokens), "tokens are whole numbers: divide with //")
+    for height, width in ((512, 1024), (32, 32), (96, 160), (1088, 1920)):
+        expect(
+            list(answer(height, width)) == [height * width // stride**2 for stride in (4, 8, 16, 32)],
+            f"right for 64 × 128; it should hold for {height} × {width} as well",
+        )

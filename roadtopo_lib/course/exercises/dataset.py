@@ -2,40 +2,57 @@
 
 import numpy as np
 
-from roadtopo_lib.course.exercises._base import exercise, expect, expect_close, expect_written
+from roadtopo_lib.course.exercises._base import Hint, exercise, expect, expect_close, expect_written
 from roadtopo_lib.labels import IGNORE_INDEX
 
 
 def _array(value: object, shape: tuple[int, ...], what: str) -> np.ndarray:
+    expect_written(value)
     expect(isinstance(value, np.ndarray), f"{what} should be a NumPy array, it is a {type(value).__name__}")
     expect(value.shape == shape, f"{what} should have shape {shape}, it has {value.shape}")
     return value
 
 
-@exercise("classes_from_colors")
+@exercise("classes_from_colors", keeps=("rgb", "table"))
 def classes_from_colors(answer) -> None:
     # Red and blue share a sum, red and dark green a luminance; the void colour is in the table, not in the first mask.
     table = {(0, 0, 0): 0, (255, 0, 0): 2, (0, 0, 255): 3, (0, 130, 0): 5, (10, 10, 10): IGNORE_INDEX}
+    for index in (np.array([[0, 1, 2, 3], [3, 1, 0, 2]]), np.array([[4, 0, 0]])):
+        _compare_classes(answer, table, index)
+    for color in ([254, 7, 3], [255, 0, 77], [0, 131, 0]):
+        try:
+            answer(np.array([[[0, 0, 0], color]], dtype=np.uint8), dict(table))
+        except ValueError as error:
+            expect(
+                all(str(number) in str(error) for number in color),
+                "the message should name the unknown colour, all three numbers of it",
+            )
+        except Hint:
+            raise
+        except Exception as error:
+            expect(False, f"an unknown colour should raise ValueError, it raised {type(error).__name__}")
+        else:
+            expect(False, f"the colour {color} is not in the table, and was accepted")
+    rng = np.random.default_rng(0)
+    colors = np.unique(rng.integers(0, 256, size=(60, 3)), axis=0)
+    many = {tuple(color): class_id for class_id, color in enumerate(colors.tolist())}
+    _compare_classes(answer, many, rng.integers(0, len(many), size=(20, 30)))
+
+
+def _compare_classes(answer, table: dict[tuple, int], index: np.ndarray) -> None:
     colors = np.array(list(table), dtype=np.uint8)
     ids = np.array(list(table.values()), dtype=np.uint8)
-    for index in (np.array([[0, 1, 2, 3], [3, 1, 0, 2]]), np.array([[4, 0, 0]])):
-        found = answer(colors[index], dict(table))
-        expect_written(found)
-        found = _array(found, index.shape, "the result")
-        for color, class_id, pixel in zip(colors[index].reshape(-1, 3), ids[index].ravel(), found.ravel(), strict=True):
-            expect(
-                pixel == class_id,
-                f"the colour {color.tolist()} should be class {class_id}, it became {pixel}: all three channels count",
-            )
-        expect(found.dtype == np.uint8, f"the mask should be uint8, it is {found.dtype}")
     try:
-        answer(np.array([[[0, 0, 0], [254, 7, 3]]], dtype=np.uint8), dict(table))
+        found = answer(colors[index], dict(table))
     except ValueError as error:
-        expect(all(number in str(error) for number in ("254", "7", "3")), "the message should name the unknown colour")
-        return
-    except Exception as error:
-        expect(False, f"an unknown colour should raise ValueError, it raised {type(error).__name__}")
-    expect(False, "the colour [254, 7, 3] is not in the table, and was accepted")
+        expect(False, f"a colour that is in the table was refused ({str(error)[:80]})")
+    found = _array(found, index.shape, "the result")
+    for color, class_id, pixel in zip(colors[index].reshape(-1, 3), ids[index].ravel(), found.ravel(), strict=True):
+        expect(
+            pixel == class_id,
+            f"the colour {color.tolist()} should be class {class_id}, it became {pixel}: all three channels count",
+        )
+    expect(found.dtype == np.uint8, f"the mask should be uint8, it is {found.dtype}")
 
 
 class _FixedDraws:
@@ -43,20 +60,34 @@ class _FixedDraws:
 
     def __init__(self, *draws: float) -> None:
         self.draws = list(draws)
+        self.drawn = 0
 
-    def random(self) -> float:
+    def random(self, *size: object, **options: object) -> float:
+        expect(not size and not options, "draw once: rng.random() gives a single number, which decides for all three")
+        self.drawn += 1
         return self.draws.pop(0) if self.draws else 0.5
 
+    def __getattr__(self, name: str) -> None:
+        raise Hint(f"draw with rng.random(), not with rng.{name}")
 
-@exercise("flip_together")
+
+@exercise("flip_together", keeps=("image", "semantic", "instance"))
 def flip_together(answer) -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     semantic = np.array([[0, 1, 2, 2], [0, 1, 1, 2]], np.uint8)
     instance = np.array([[0, 0, 300, 7], [0, 0, 0, 7]], np.uint16)
     before = [array.copy() for array in (image, semantic, instance)]
-    out = answer(image, semantic, instance, _FixedDraws(0.1, 0.9, 0.1, 0.9))
+
+    def unchanged(draws: _FixedDraws, **options: float) -> bool:
+        out = answer(image, semantic, instance, draws, **options)
+        expect_written(out)
+        return all(np.array_equal(a, b) for a, b in zip(out, before, strict=True))
+
+    draws = _FixedDraws(0.1, 0.9, 0.1, 0.9)
+    out = answer(image, semantic, instance, draws)
     expect_written(out)
     expect(isinstance(out, (tuple, list)) and len(out) == 3, "the result should be image, semantic mask, instance mask")
+    expect(draws.drawn > 0, "nothing was drawn from `rng`: draw with rng.random()")
     names = ("the image", "the semantic mask", "the instance mask")
     for result, old, name in zip(out, before, names, strict=True):
         _array(result, old.shape, name)
@@ -74,24 +105,23 @@ def flip_together(answer) -> None:
     for result, old, name in zip(out, before, names, strict=True):
         expect(np.array_equal(result, old[:, ::-1]), f"{name} should be mirrored from left to right")
         expect(result.dtype == old.dtype, f"{name} should keep its type, {old.dtype}; it became {result.dtype}")
-    stays = answer(image, semantic, instance, _FixedDraws(0.9, 0.1, 0.1, 0.1))
-    expect(
-        all(np.array_equal(a, b) for a, b in zip(stays, before, strict=True)),
-        "a draw of 0.9 with p = 0.5 should not flip",
-    )
-    stays = answer(image, semantic, instance, _FixedDraws(0.0), p=0.0)
-    expect(all(np.array_equal(a, b) for a, b in zip(stays, before, strict=True)), "with p = 0 nothing should ever flip")
-    expect(
-        all(np.array_equal(a, b) for a, b in zip((image, semantic, instance), before, strict=True)),
-        "the arguments were changed in place",
-    )
     expect(
         all(stride >= 0 for result in out for stride in result.strides),
         "torch.from_numpy refuses a mirrored view (negative strides): return copies",
     )
+    expect(unchanged(_FixedDraws(0.9, 0.1, 0.1, 0.1)), "a draw of 0.9 with p = 0.5 should not flip")
+    expect(unchanged(_FixedDraws(0.2), p=0.1), "a draw of 0.2 with p = 0.1 should not flip: compare with `p`")
+    expect(not unchanged(_FixedDraws(0.8), p=0.9), "a draw of 0.8 with p = 0.9 should flip: compare with `p`")
+    expect(unchanged(_FixedDraws(0.0), p=0.0), "with p = 0 nothing should ever flip")
+    wide = [np.arange(70).reshape(5, 7, 2), np.arange(35).reshape(5, 7), np.arange(35).reshape(5, 7) % 4]
+    out = answer(*wide, _FixedDraws(0.1))
+    expect(
+        all(np.array_equal(result, old[:, ::-1]) for result, old in zip(out, wide, strict=True)),
+        "right for a picture of 2 × 4 pixels; one of 5 × 7 should be mirrored as well",
+    )
 
 
-@exercise("resize_mask")
+@exercise("resize_mask", keeps=("mask",))
 def resize_mask(answer) -> None:
     mask = np.array([[0, 0, 300, 300], [0, 7, 300, 65535]], dtype=np.uint16)
     double = answer(mask, 4, 8)
@@ -112,18 +142,41 @@ def resize_mask(answer) -> None:
     half = _array(answer(tall, 4, 2), (4, 2), "an 8 × 4 mask at 4 × 2")
     steps = (half // 4 // 2 == np.arange(4)[:, None]) & (half % 4 // 2 == np.arange(2))
     expect(bool(steps.all()), "at half the size, every pixel should come from its own block of 2 × 2")
+    expect(half.dtype == tall.dtype, f"the type should stay {tall.dtype}, it is {half.dtype}")
     expect(np.array_equal(answer(tall, 8, 4), tall), "at its own size, the mask should stay as it is")
+    for size, new in (((12, 30), (12, 45)), ((12, 30), (30, 12)), ((9, 40), (6, 29)), ((20, 20), (7, 61))):
+        _compare_sizes(answer, size, new)
 
 
-@exercise("class_shares")
+def _compare_sizes(answer, size: tuple[int, int], new: tuple[int, int]) -> None:
+    """Every pixel must come from where it lies in the mask; conventions differ by less than a pixel."""
+    called = f"{size[0]} × {size[1]} at {new[0]} × {new[1]}"
+    ids = np.arange(size[0] * size[1], dtype=np.uint16).reshape(size)  # each id tells its row and column
+    hint = f"right at twice, half and the same size, but not for {called}: the sizes may be any"
+    try:
+        found = answer(ids, *new)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        expect(False, f"{hint} (your code raised {type(error).__name__})")
+    found = _array(found, new, f"a mask of {called}")
+    expect(found.max() < ids.size, f"{hint}: ids that are not in the mask appear")
+    places = (found // size[1], found % size[1])
+    for axis, place in enumerate(places):
+        ratio = size[axis] / new[axis]
+        center = (np.arange(new[axis]) + 0.5) * ratio - 0.5  # in pixels of the mask
+        center = center[:, None] if axis == 0 else center[None]
+        expect(bool((np.abs(place - center) <= 1 + ratio / 2).all()), hint)
+
+
+@exercise("class_shares", keeps=("masks",))
 def class_shares(answer) -> None:
     first = np.array([[0, 0, 1, IGNORE_INDEX]], dtype=np.uint8)
     second = np.array([[1] * 6], dtype=np.uint8)
     shares = answer([first, second], 3)
     expect_written(shares)
-    expect(len(shares) == 3, "there should be one share for each class, also for one that never appears")
+    expect(np.shape(shares) == (3,), "there should be one share for each class, also for one that never appears")
     total = float(np.sum(shares))
     expect(abs(total - 0.9) > 1e-6, "the shares sum to 0.9: unlabelled pixels are still in the denominator")
+    expect(abs(total - 9) > 1e-6, "these are counts of pixels: divide by the number of all labelled ones")
     expect(abs(total - 1) < 1e-6, f"the shares should sum to 1, yours sum to {total:.3g}")
     expect(
         not np.allclose(shares, [1 / 3, 2 / 3, 0]),
@@ -131,6 +184,15 @@ def class_shares(answer) -> None:
     )
     expect_close(np.asarray(shares), [2 / 9, 7 / 9, 0], "2 of 9 labelled pixels are class 0, 7 are class 1")
     with np.errstate(invalid="ignore", divide="ignore"):
-        empty = answer([np.full((2, 2), IGNORE_INDEX, np.uint8)], 3)
+        try:
+            empty = answer([np.full((2, 2), IGNORE_INDEX, np.uint8)], 3)
+        except ZeroDivisionError:
+            expect(False, "without a labelled pixel every share should be 0; your code divides 0 / 0")
+    expect(np.shape(empty) == (3,), "without a labelled pixel there should still be one share for each class")
     expect(bool(np.isfinite(empty).all()), "without a labelled pixel the shares are NaN: 0 / 0")
     expect_close(np.asarray(empty), [0, 0, 0], "without a labelled pixel every share should be 0")
+    rng = np.random.default_rng(0)
+    masks = [rng.choice([0, 1, 2, 3, 4, 5, IGNORE_INDEX], size=size).astype(np.uint8) for size in ((40, 50), (9, 7))]
+    labelled = np.concatenate([mask[mask != IGNORE_INDEX] for mask in masks])
+    truth = np.array([(labelled == class_id).mean() for class_id in range(6)])
+    expect_close(np.asarray(answer(masks)), truth, "right for small masks, not for one of 40 × 50 beside one of 9 × 7")
