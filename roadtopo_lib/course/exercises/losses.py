@@ -5,9 +5,17 @@ import math
 import torch
 from torch import Tensor
 
-from roadtopo_lib.course.exercises._base import Hint, exercise, expect, expect_close, expect_written
+from roadtopo_lib.course.exercises._base import (
+    Hint,
+    exercise,
+    expect,
+    expect_close,
+    expect_written,
+    is_close,
+    number,
+)
 from roadtopo_lib.labels import IGNORE_INDEX
-from roadtopo_lib.losses import DiceLoss, DiscriminativeLoss
+from roadtopo_lib.losses import DiscriminativeLoss
 
 
 def _row(*xs: float) -> Tensor:
@@ -19,7 +27,7 @@ def _ids(*ids: int) -> Tensor:
     return torch.tensor(ids).view(1, -1)  # (H=1, W)
 
 
-@exercise("pull_of_batch")
+@exercise("pull_of_batch", keeps=("embeddings", "instance_mask"))
 def pull_of_batch(answer) -> None:
     def pull(*images: tuple[Tensor, Tensor]) -> Tensor:
         return answer(torch.stack([pixels for pixels, _ in images]), torch.stack([mask for _, mask in images]), 0.5)
@@ -32,27 +40,62 @@ def pull_of_batch(answer) -> None:
     wide, tight = (_row(2.5, -2.5, 2.5, -2.5), lane), (_row(0.1, -0.1, 0.1, -0.1), lane)
     expect_close(pull(wide), 4.0, "the hinge should be squared: 2.0 outside the margin costs 4")
     expect_close(pull(tight), 0, "pixels within delta_var of their mean cost nothing")
+    close = (_row(0.1, -0.1, 0.4, 0.2), _ids(1, 1, 2, 2))
+    expect_close(pull(close), 0, "two lanes close to each other cost nothing here: the push is another term")
+    far = (_row(99.9, 100.1, 99.9, 100.1), lane)
+    expect_close(pull(far), 0, "a mean far from 0 costs nothing here: only the pull is asked for")
     surrounded = (_row(2.5, -2.5, 50.0, 90.0), _ids(7, 7, 0, 0))
     expect_close(pull(surrounded), 4.0, "id 0 is no lane: its pixels are pulled by nobody")
     elsewhere = (_row(9.9, 10.1, 9.9, 10.1), lane)
     expect_close(pull(tight, elsewhere), 0, "id 1 stands in two images: these are two lanes, each with its own mean")
-    empty = pull(wide, (_row(0.0, 0.0, 0.0, 0.0), _ids(0, 0, 0, 0)))
-    expect(not math.isnan(float(empty)), "an image without a lane makes the result NaN")
-    expect_close(empty, 4.0, "an image without a lane takes no part in the mean over images")
+    _batches_with_an_empty_image(pull, wide)
     unequal = (torch.cat([wide[0], tight[0], tight[0]], dim=2), _ids(*[1] * 4, *[2] * 8))
     expect_close(pull(unequal), 2.0, "a lane counts once, however many pixels it has: average within each lane first")
     several = (torch.cat([tight[0], tight[0]], dim=2), _ids(*[1] * 4, *[2] * 4))
     single = (torch.cat([wide[0], wide[0]], dim=2), _ids(*[5] * 4, *[0] * 4))
     expect_close(pull(single, several), 2.0, "an image counts once, however many lanes it has: average within it first")
+    plane = torch.tensor([[3.0, -3.0], [4.0, -4.0]]).view(1, 2, 1, 2)
+    distance = "embeddings (3, 4) and (−3, −4) are 5 from their mean: the length over all D numbers, Euclid's"
+    expect_close(answer(plane, torch.ones(1, 1, 2, dtype=torch.int64), 1.0), 16.0, distance)
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(3, 8, 6, 6, generator=generator)
     mask = torch.randint(0, 4, (3, 6, 6), generator=generator)
-    truth = DiscriminativeLoss(delta_var=0.5)(embeddings, mask)[1]["variance"]
-    expect_close(answer(embeddings, mask, 0.5), truth, "it differs from the library's on random embeddings")
+    for margin in (0.5, 1.5):
+        truth = DiscriminativeLoss(delta_var=margin)(embeddings, mask)[1]["variance"]
+        hint = f"it differs from the library's on random embeddings, with a margin of {margin}"
+        expect_close(answer(embeddings, mask, margin), truth, hint)
+    _gradients(answer, embeddings, mask)
+
+
+def _batches_with_an_empty_image(pull, wide: tuple[Tensor, Tensor]) -> None:
+    nobody = (_row(0.0, 0.0, 0.0, 0.0), _ids(0, 0, 0, 0))
+    try:
+        value = pull(wide, nobody)
+    except (RuntimeError, ZeroDivisionError, ValueError) as error:
+        raise Hint(f"an image without a lane makes your code raise {type(error).__name__}") from None
+    expect(not math.isnan(float(value)), "an image without a lane makes the result NaN")
+    expect_close(value, 4.0, "an image without a lane takes no part in the mean over images")
+
+
+def _gradients(answer, embeddings: Tensor, mask: Tensor) -> None:
+    learning = embeddings.clone().requires_grad_()
+    try:
+        value = answer(learning, mask, 0.5)
+    except RuntimeError as error:
+        raise Hint(f"with embeddings that require a gradient your code raised {str(error)[:80]}") from None
+    cut = "no gradient reaches the embeddings: the result was cut off from them (detach, item or a new tensor)"
+    expect(value.requires_grad, cut)
+    value.backward()
+    expect(learning.grad is not None, cut)
     leaf = torch.zeros(2, 8, 6, 6, requires_grad=True)
-    nothing = answer(leaf, torch.zeros(2, 6, 6, dtype=torch.int64), 0.5)
+    try:
+        nothing = answer(leaf, torch.zeros(2, 6, 6, dtype=torch.int64), 0.5)
+    except (RuntimeError, ZeroDivisionError, ValueError) as error:
+        raise Hint(f"a batch without any lane makes your code raise {type(error).__name__}") from None
     expect_close(nothing, 0, "a batch without any lane should cost nothing")
     expect(isinstance(nothing, Tensor) and nothing.requires_grad, "a batch without any lane: backward() fails")
+    nothing.backward()
+    expect(leaf.grad is None or bool(leaf.grad.isfinite().all()), "a batch without any lane gives a NaN gradient")
     answer(leaf, mask[:2], 0.5).backward()
     expect(bool(leaf.grad.isfinite().all()), "pixels exactly at their mean get a NaN gradient")
 
@@ -61,11 +104,11 @@ def pull_of_batch(answer) -> None:
 def tversky_prices(answer) -> None:
     value = answer("IoU")
     expect_written(value)
-    expect(isinstance(value, tuple) and len(value) == 2, "return a pair: Tversky α, then Tversky β")
+    expect(isinstance(value, (tuple, list)) and len(value) == 2, "return a pair: Tversky α, then Tversky β")
 
     def index(name: str, hits: float = 6.0, false: float = 3.0, missed: float = 1.0) -> float:
         alpha, beta = answer(name)
-        return hits / (hits + alpha * false + beta * missed)
+        return hits / (hits + number(alpha, "α") * false + number(beta, "β") * missed)
 
     expect(
         not math.isclose(index("IoU"), 12 / 16), "these are the prices of Dice: IoU counts every wrong pixel in full"
@@ -76,40 +119,101 @@ def tversky_prices(answer) -> None:
     expect_close(index("recall"), 6 / 7, "6 hits, 3 false and 1 missed pixel: the recall is 6 of 7")
     for name, truth in {"IoU": 1 / 6, "precision": 1 / 3, "recall": 1 / 4}.items():
         expect_close(index(name, 1.0, 2.0, 3.0), truth, f"{name}: right for one count of errors, not for another")
-    try:
-        answer("accuracy")
-    except ValueError:
-        return
-    except Exception as error:
-        raise Hint(f"an unknown name should raise a ValueError, it raised {type(error).__name__}") from None
-    raise Hint("an unknown name should raise a ValueError, it was answered")
+    for name in ("accuracy", "Dice", ""):
+        try:
+            answer(name)
+        except ValueError:
+            continue
+        except Exception as error:
+            raise Hint(f"an unknown name should raise a ValueError, it raised {type(error).__name__}") from None
+        raise Hint(f"an unknown name should raise a ValueError, {name!r} was answered")
 
 
-@exercise("dice_ignoring")
+def _dice(probabilities: Tensor, target: Tensor, smooth: float = 1.0, filled: int | None = None) -> Tensor:
+    """(C,) Dice of each class; unlabelled pixels left out, or taken for class ``filled`` in the truth."""
+    valid = (target != IGNORE_INDEX)[:, None]  # (B, 1, H, W)
+    classes = torch.arange(probabilities.shape[1])[:, None, None]  # (C, 1, 1)
+    truth = target[:, None] == classes  # (B, C, H, W)
+    if filled is not None:
+        truth = truth | (~valid & (classes == filled))
+        valid = torch.ones_like(valid)
+    p, truth = (x.double() * valid for x in (probabilities, truth))
+    overlap, areas = (p * truth).sum(dim=(0, 2, 3)), (p + truth).sum(dim=(0, 2, 3))
+    return (2 * overlap + smooth) / (areas + smooth)
+
+
+@exercise("dice_ignoring", keeps=("probabilities", "target"))
 def dice_ignoring(answer) -> None:
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.randn(2, 3, 6, 6, generator=generator).softmax(dim=1)
     target = torch.randint(0, 3, (2, 6, 6), generator=generator)
+    target[0, :4] = 0  # the two images differ in their shares
     value = answer(probabilities, target)
     expect_written(value)
-    dice = DiceLoss(smooth=1.0)
-    truth = dice(probabilities.log(), target)
-    expect(not math.isclose(float(value), 1 - float(truth), rel_tol=1e-4), "this is Dice itself: the loss is 1 − Dice")
-    expect_close(value, truth, "without ignored pixels it should equal the soft Dice loss over the whole batch")
-    target[:, 3:] = IGNORE_INDEX
-    value, truth = answer(probabilities, target), dice(probabilities.log(), target)
-    as_background = dice(probabilities.log(), target.where(target != IGNORE_INDEX, 0))
+    number(value, "the loss")
+    dice = _dice(probabilities, target)
+    expect(not is_close(value, dice.mean()), "this is Dice itself: the loss is 1 − Dice")
+    expect(not is_close(value, (1 - dice).sum()), "the losses of the classes are added: their mean is asked for")
+    images = [1 - _dice(probabilities[b : b + 1], target[b : b + 1]).mean() for b in range(2)]
+    expect(not is_close(value, sum(images) / 2), "each image has a Dice of its own: take the sums over the whole batch")
+    hard = torch.zeros_like(probabilities).scatter(1, probabilities.argmax(dim=1, keepdim=True), 1.0)
     expect(
-        not math.isclose(float(value), float(as_background), rel_tol=1e-4),
-        "ignored pixels are counted as class 0: leave them out of the truth as well",
+        not is_close(value, 1 - _dice(hard, target).mean()),
+        "the most probable class was counted in full: soft Dice adds the probabilities themselves",
     )
+    for fixed, hint in ((0.0, "`smooth` is missing"), (2.0, "`smooth` is doubled")):
+        expect(not is_close(value, 1 - _dice(probabilities, target, fixed).mean()), hint)
+    expect_close(value, 1 - dice.mean(), "without ignored pixels it should equal the soft Dice loss of the whole batch")
+    for smooth in (20.0, 0.1):
+        value, truth = answer(probabilities, target, smooth), 1 - _dice(probabilities, target, smooth).mean()
+        expect(not is_close(value, 1 - dice.mean()), "`smooth` is taken for 1, whatever is given")
+        expect_close(value, truth, f"right for smooth = 1, not for {smooth}: add it above and below the fraction")
+    target[:, 3:] = IGNORE_INDEX
+    _compare_ignoring(answer, probabilities, target)
+    sparse = target.where(target != 1, 0)  # class 1 occurs nowhere
+    dice = _dice(probabilities, sparse)
+    value = answer(probabilities, sparse)
+    expect(
+        not is_close(value, 1 - dice[[0, 2]].mean()),
+        "a class that occurs nowhere in the target was left out of the mean: all C classes count",
+    )
+    expect_close(value, 1 - dice.mean(), "wrong where a class occurs nowhere in the target: all C classes count")
+    unlabelled = answer(probabilities, torch.full_like(target, IGNORE_INDEX))
+    expect_close(unlabelled, 0.0, "where no pixel is labelled, only `smooth` is left above and below: the loss is 0")
+    learning = probabilities.clone().requires_grad_()
+    value = answer(learning, target)
+    expect(isinstance(value, Tensor) and value.requires_grad, "a loss must let gradients through to the probabilities")
+
+
+def _compare_ignoring(answer, probabilities: Tensor, target: Tensor) -> None:
+    try:
+        value = answer(probabilities, target)
+    except (RuntimeError, IndexError) as error:
+        raise Hint(f"a target that holds 255 makes your code raise {type(error).__name__}: {str(error)[:60]}") from None
+    for filled in range(probabilities.shape[1]):
+        expect(
+            not is_close(value, 1 - _dice(probabilities, target, filled=filled).mean()),
+            f"ignored pixels are counted as class {filled}: leave them out of the truth as well",
+        )
+    truth = 1 - _dice(probabilities, target).mean()
     expect_close(value, truth, "ignored pixels still count: mask the probabilities as well as the truth")
 
 
 @exercise("push_floor")
 def push_floor(answer) -> None:
-    expect_written(answer(2, 1.5))
-    expect(not math.isclose(answer(5, 1.5), 3 - math.sqrt(2.5), rel_tol=1e-5), "this is the hinge; the term squares it")
-    expect_close(answer(2, 1.5), 1.0, "two lanes can be 2 apart; 3 is asked for: (3 − 2)² is left")
-    expect_close(answer(5, 1.5), (3 - math.sqrt(2.5)) ** 2, "five unit vectors can be √(2·5/4) apart")
-    expect_close(answer(3, 0.5), 0, "a margin that fits leaves nothing: the hinge is never negative")
+    expect(not is_close(number(answer(5, 1.5)), 3 - math.sqrt(2.5)), "this is the hinge; the term squares it")
+    expect_close(number(answer(2, 1.5)), 1.0, "two lanes can be 2 apart; 3 is asked for: (3 − 2)² is left")
+    five = number(answer(5, 1.5))
+    truth = (3 - math.sqrt(2.5)) ** 2
+    expect(
+        not any(is_close(five, pairs * truth) for pairs in (10, 20)),
+        "the hinges of all pairs are added: the term is their mean",
+    )
+    circle = (3 - 2 * math.sin(math.pi / 5)) ** 2
+    expect(not is_close(five, circle), "that is a circle's: in more dimensions five means can be further apart")
+    expect_close(five, truth, "five unit vectors can be √(2·5/4) apart")
+    expect_close(number(answer(3, 0.5)), 0, "a margin that fits leaves nothing: the hinge is never negative")
+    for k in range(2, 12):
+        for margin in (0.3, 0.72, 0.8, 1.0, 2.5):
+            truth = max(0.0, 2 * margin - math.sqrt(2 * k / (k - 1))) ** 2
+            expect_close(number(answer(k, margin)), truth, f"wrong for {k} lanes and a delta_dist of {margin}")

@@ -265,7 +265,7 @@ wrong("group_by_module", "the groups are swapped")(lambda m, e, lr, s: _grouped(
 wrong("group_by_module", "should be lr · scale")(lambda m, e, lr, s: _grouped(m, e, lr, 1.0))
 wrong("group_by_module", "as given", "cheating")(lambda m, e, lr, s: _grouped(m, e, 1.0, 0.1))
 wrong("group_by_module", "the full rate")(
-    lambda m, e, lr, s: _grouped(m, e, lr * s, 1 / s)[:1] + _grouped(m, e, lr * s, 1)[1:]
+    lambda m, e, lr, s: [{**group, "lr": lr * s} for group in _grouped(m, e, lr, s)]
 )
 wrong("group_by_module", "in no group")(lambda m, e, lr, s: _groups(_trainable(e), _trainable(m.head), lr, s))
 wrong("group_by_module", "twice in one group")(
