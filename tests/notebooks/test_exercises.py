@@ -1,19 +1,30 @@
-"""Exercises: every reference solution passes, every stub gets its hint, a tempting wrong answer gets the right one."""
+"""Exercises: reference solutions pass, stubs are not tried yet, every recorded answer gets the verdict it should."""
 
 import math
+import threading
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from answers import ANSWERS, RIGHT, WRONG
 from test_notebooks import TEXTS, build, tagged
-from wrong_answers import WRONG_ANSWERS
 
-from roadtopo_lib.course.exercises import check, hint_for
-from roadtopo_lib.course.exercises._base import EXERCISES
+from roadtopo_lib.course import exercises
+from roadtopo_lib.course.exercises import NOT_TRIED, check, hint_for
+from roadtopo_lib.course.exercises._base import EXERCISES, is_stub
 
 NOTEBOOK_OF = {name: text for text in TEXTS for name in tagged(build.read_text(text), "exercise:")}
+
+AT_LEAST = 8  # answers tried against each check
+
+WITHOUT_ARRAYS = {
+    "lr_at", "largest_delta_dist", "tokens_per_stage", "mix_ffn_parameters", "tversky_prices", "push_floor",
+}  # fmt: skip
+"""Their arguments are numbers or names: nobody can change them in place."""
 
 
 def hint(code: str, name: str) -> str | None:
@@ -43,23 +54,115 @@ def test_reference_solution_passes(name):
 
 
 @pytest.mark.parametrize("name", sorted(EXERCISES))
-def test_stub_gets_a_hint(name):
+def test_stub_is_not_tried_yet(name):
     stub = tagged(build.read_text(NOTEBOOK_OF[name]), "exercise:")[name].source
-    assert "nothing yet" in hint(stub, name)
+    assert hint(stub, name) == NOT_TRIED
 
 
 @pytest.mark.parametrize("name", sorted(EXERCISES))
-def test_tempting_wrong_answer_gets_the_right_hint(name):
-    assert WRONG_ANSWERS[name]
-    for code, fragment in WRONG_ANSWERS[name]:
-        found = hint(code, name)
-        assert found is not None, f"accepted:\n{code}"
-        assert fragment in found
+def test_enough_answers_of_every_kind_were_tried(name):
+    kinds = Counter(answer.kind for answer in ANSWERS if answer.exercise == name)
+    assert kinds.total() >= AT_LEAST
+    assert kinds["right"] >= 2
+    missing = {*RIGHT, *WRONG} - set(kinds)
+    assert missing <= ({"mutating"} if name in WITHOUT_ARRAYS else set())
 
 
-def test_check_prints_ok_or_the_hint(capsys):
-    check("largest_delta_dist", lambda k: math.inf if k < 2 else math.sqrt(2 * k / (k - 1)) / 2)
+def _called(answer) -> str:
+    code = getattr(answer.given, "__code__", None)
+    return f"{answer.exercise}-{answer.kind}-{code.co_firstlineno if code else answer.given.__name__}"
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=_called)
+def test_answer_gets_the_verdict_it_should(answer):
+    found = hint_for(answer.exercise, answer.given)
+    if answer.kind in RIGHT:
+        assert found is None
+    else:
+        assert found is not None, "accepted"
+        assert answer.hint in found
+
+
+def test_check_prints_ok_or_not_tried_yet_or_the_hint(capsys):
+    def stub(k):
+        return ...
+
+    assert check("largest_delta_dist", lambda k: math.inf if k < 2 else math.sqrt(2 * k / (k - 1)) / 2) is None
+    check("largest_delta_dist", stub)
     check("largest_delta_dist", lambda k: 1 / 0)
     assert capsys.readouterr().out == (
-        "[OK] largest_delta_dist\n[not yet] largest_delta_dist: your code raised ZeroDivisionError: division by zero\n"
+        "[OK] largest_delta_dist\n"
+        "[not tried yet] largest_delta_dist\n"
+        "[not yet] largest_delta_dist: your code raised ZeroDivisionError: division by zero\n"
     )
+
+
+class TestStubs:
+    """What counts as untouched: nothing is computed, and nothing but ``...`` or ``None`` is returned."""
+
+    def test_empty_functions_and_methods_are_stubs(self):
+        def passes(a, b):
+            """Text."""
+
+        class Half:
+            def __init__(self, patience):
+                self.patience = patience
+
+            def stop(self, loss):
+                return ...
+
+        assert all(map(is_stub, (..., None, passes, Half, lambda a: ..., lambda a: None)))
+
+    def test_a_function_that_computes_or_returns_anything_is_none(self):
+        def forgets(a):
+            a + 1
+
+        assert not any(map(is_stub, (forgets, lambda a, b: a * b, lambda a: a, lambda a: 0, lambda a: "", math.sqrt)))
+
+    def test_a_forgotten_return_is_named(self):
+        def forgets(k):
+            print(end=str(k)[:0])
+
+        assert "`return` missing" in hint_for("largest_delta_dist", forgets)
+
+    def test_a_stub_behind_the_first_lines_is_not_tried_either(self):
+        def begun(k):
+            half = k / 2
+            return ... if half else half
+
+        assert hint_for("largest_delta_dist", begun) == NOT_TRIED
+
+
+class TestLimits:
+    def test_an_endless_loop_ends_with_a_hint(self, monkeypatch):
+        monkeypatch.setattr(exercises, "SECONDS", 0.3)
+
+        def endless(k):
+            while True:
+                pass
+
+        begin = time.monotonic()
+        assert "never end" in hint_for("largest_delta_dist", endless)
+        assert time.monotonic() - begin < 10
+
+    def test_the_stop_button_stops_the_check_itself(self):
+        def stopped(k):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            hint_for("largest_delta_dist", stopped)
+
+    def test_no_limit_goes_on_ticking_after_a_check(self):
+        before = threading.active_count()
+        hint_for("push_floor", lambda k, delta_dist: 0.0)
+        time.sleep(0.05)
+        assert threading.active_count() <= before
+
+
+def test_a_result_that_the_check_cannot_read_is_not_called_an_error_of_the_code():
+    found = hint_for("number_lanes", lambda polylines, row: ["left", "right"][: len(polylines)])
+    assert found.startswith("the result cannot be read as what is asked for")
+    raised = hint_for("number_lanes", lambda polylines, row: int("left"))
+    assert raised.startswith("your code raised ValueError")
+    deep = hint_for("push_floor", lambda k, delta_dist: torch.zeros(2) @ torch.zeros(3))
+    assert deep.startswith("your code raised RuntimeError")

@@ -103,7 +103,7 @@ def _does_nothing(code: CodeType) -> bool:
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float, hint: str = "does a loop of yours never end?") -> Iterator[None]:
     """Raises ``Hint`` in the main thread if the block runs for longer; elsewhere there is no limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -122,7 +122,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     except KeyboardInterrupt:
         if not late.is_set():  # the learner's own
             raise
-        raise Hint(f"your code was stopped after {seconds:g} seconds: does a loop of yours never end?") from None
+        raise Hint(f"your code was stopped after {seconds:g} seconds: {hint}") from None
     finally:
         timer.cancel()
 
@@ -201,6 +201,8 @@ def expect_close(value: object, truth: object, hint: str, atol: float = 1e-5, rt
 def is_close(value: object, truth: object, atol: float = 1e-5, rtol: float = 1e-5) -> bool:
     """Whether numbers or tensors are of one shape and equal up to rounding."""
     expect_written(value)
+    if isinstance(value, np.ndarray):
+        value = value.copy()  # torch takes no negative strides
     value, truth = torch.as_tensor(value, dtype=torch.float64), torch.as_tensor(truth, dtype=torch.float64)
     return value.shape == truth.shape and torch.allclose(value, truth, atol=atol, rtol=rtol, equal_nan=True)
 

@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from roadtopo_lib.course.exercises._base import (
+    Hint,
     exercise,
     expect,
     expect_close,
@@ -42,14 +43,14 @@ def lr_at(answer) -> None:
     expect_close(fall, truth, "both ends and the middle are right, but between them the curve is no half cosine")
     for warmup, hint in ((0, "without warm-up, step 0 should be at the base rate"), (1, "a single warm-up step")):
         expect_close(number(answer(0, total, warmup, base)), base, f"{hint}: the first rate is the base rate")
-    for total, warmup, base in ((57, 0, 0.3), (41, 7, 0.006), (300, 1, 5.0)):
-        for step in range(total + 1):
-            expect_close(
-                number(answer(step, total, warmup, base)),
-                _rate(step, total, warmup, base),
-                f"right for 100 steps with 10 of warm-up; wrong at step {step} of {total} with {warmup} of warm-up",
-                atol=1e-6 * base,
-            )
+    total, warmup, base = 41, 7, 0.006
+    for step in range(total + 1):
+        expect_close(
+            number(answer(step, total, warmup, base)),
+            _rate(step, total, warmup, base),
+            f"right for 100 steps with 10 of warm-up; wrong at step {step} of {total} with {warmup} of warm-up",
+            atol=1e-6 * base,
+        )
 
 
 @exercise("largest_delta_dist")
@@ -74,7 +75,6 @@ def largest_delta_dist(answer) -> None:
         single = answer(1)
     except ZeroDivisionError:
         single = 0.0
-    expect_written(single, "for a single lane your function")
     expect(single == math.inf, hint)
 
 
@@ -94,18 +94,21 @@ def read_settings(answer) -> None:
     for text, called in (("", "empty text"), ("# nothing but a comment\n", "text without any setting")):
         try:
             empty = answer(text, defaults)
+        except Hint:
+            raise
         except Exception as error:
             expect(False, f"{called} raised {type(error).__name__}: safe_load gives None for it")
         expect(empty == defaults, f"{called} should give all defaults")
-    for text, known in (("momentum: 7", {"lr": 0.1, "epochs": 4}), ("lr: 0.2\nmomentum: 7", {"lr": 0.1})):
-        try:
-            answer(text, known)
-        except ValueError as error:
-            expect("momentum" in str(error), "the message should name the unknown key")
-        except Exception as error:
-            expect(False, f"an unknown key should raise ValueError, it raised {type(error).__name__}")
-        else:
-            expect(False, "the unknown key 'momentum' was accepted")
+    try:
+        answer("lr: 0.2\nmomentum: 7", defaults)
+    except ValueError as error:
+        expect("momentum" in str(error), "the message should name the unknown key")
+    except Hint:
+        raise
+    except Exception as error:
+        expect(False, f"an unknown key should raise ValueError, it raised {type(error).__name__}")
+    else:
+        expect(False, "the unknown key 'momentum' was accepted")
     nested = answer("size: [64, 128]\nname: 'a: b'", {"size": [1, 1], "name": "none", "seed": 3})
     expect(
         nested == {"size": [64, 128], "name": "a: b", "seed": 3},
@@ -129,7 +132,7 @@ def tokens_per_stage(answer) -> None:
     expect(list(tokens) != [48, 24, 12, 6], "tokens fill an area: multiply height and width, do not add them")
     expect(list(tokens) == [512, 128, 32, 8], "a stage has (height / stride) · (width / stride) tokens")
     expect(all(isinstance(n, Integral) for n in tokens), "tokens are whole numbers: divide with //")
-    for height, width in ((512, 1024), (32, 32), (96, 160), (1088, 1920)):
+    for height, width in ((512, 1024), (96, 160)):
         expect(
             list(answer(height, width)) == [height * width // stride**2 for stride in (4, 8, 16, 32)],
             f"right for 64 × 128; it should hold for {height} × {width} as well",

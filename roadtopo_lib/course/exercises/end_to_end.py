@@ -2,56 +2,123 @@
 
 import math
 
+import cv2
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
-from roadtopo_lib.course.exercises._base import exercise, expect, expect_close, expect_tensor, expect_written
+from roadtopo_lib.course.exercises._base import (
+    Hint,
+    exercise,
+    expect,
+    expect_close,
+    expect_tensor,
+    expect_written,
+    forbidden_functions,
+    is_close,
+)
 from roadtopo_lib.metrics import mask_boundary
 
 
-@exercise("miou_of")
+@exercise("miou_of", keeps=("matrix",))
 def miou_of(answer) -> None:
-    matrix = np.array([[6, 2, 0], [1, 5, 0], [0, 0, 0]])  # the third class occurs nowhere
+    matrix = np.array([[6, 3, 0], [1, 5, 0], [0, 0, 0]])  # the third class occurs nowhere
     value = answer(matrix)
     expect_written(value)
     expect(np.ndim(value) == 0, "the result should be one number: the mean over the classes")
     expect(not math.isnan(value), "the class that occurs nowhere made the mean NaN: leave it out")
-    present = (6 / 9 + 5 / 8) / 2
-    expect(not math.isclose(value, present * 2 / 3), "a class that occurs nowhere was counted as IoU 0: leave it out")
-    expect(not math.isclose(value, 11 / 14), "that is pixel accuracy; IoU divides by true plus predicted minus both")
+    present = (6 / 10 + 5 / 9) / 2
+    expect(not is_close(value, present * 2 / 3), "a class that occurs nowhere was counted as IoU 0: leave it out")
+    expect(not is_close(value, (2 * present + 1) / 3), "a class that occurs nowhere was counted as IoU 1: leave it out")
+    for wrong, hint in (
+        (11 / 15, "that is pixel accuracy; IoU divides by true plus predicted minus both"),
+        ((6 / 9 + 5 / 6) / 2, "that is the mean recall: predicted pixels are missing in the denominator"),
+        ((6 / 7 + 5 / 8) / 2, "that is the mean precision: true pixels are missing in the denominator"),
+        ((12 / 16 + 10 / 14) / 2, "that is Dice, or F1; IoU counts the hits once"),
+        (
+            (6 / 16 + 5 / 14) / 2,
+            "the hits stand twice in the denominator, as true and as predicted: subtract them once",
+        ),
+        (11 / 19, "that is the IoU of all classes pooled: the mean of the classes' IoUs is asked for"),
+    ):
+        expect(not is_close(value, wrong), hint)
     expect_close(value, present, "IoU of a class: its diagonal / (its row + its column - its diagonal)")
     value = answer(np.array([[3, 1], [0, 0]]))
     expect_close(value, 0.375, "a class that is predicted but never true does occur: its IoU is 0 and counts")
-    expect(math.isnan(answer(np.zeros((3, 3), dtype=int))), "before any pixel was counted the score should be NaN")
+    value = answer(np.array([[3, 0], [1, 0]]))
+    expect_close(value, 0.375, "a class that is true but never predicted does occur: its IoU is 0 and counts")
+    with np.errstate(all="ignore"):
+        try:
+            nothing = answer(np.zeros((3, 3), dtype=int))
+        except ZeroDivisionError:
+            raise Hint("before any pixel was counted the score should be NaN, not an error") from None
+    expect(nothing is not None and math.isnan(nothing), "before any pixel was counted the score should be NaN")
+    matrix = np.random.default_rng(0).integers(0, 50, size=(6, 6))
+    matrix[4], matrix[:, 4] = 0, 0
+    hits, union = np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix)
+    truth = (hits[union > 0] / union[union > 0]).mean()
+    expect_close(answer(matrix), truth, "right for two classes that occur, wrong for five of six")
 
 
-@exercise("counts_of")
+@exercise("counts_of", keeps=("iou",))
 def counts_of(answer) -> None:
-    counts = answer(np.array([[0.9], [0.1], [0.2]]), 0.5)  # three predictions, one true lane
-    expect_written(counts)
-    expect(isinstance(counts, tuple) and len(counts) == 3, "the result should be a tuple of tp, fp, fn")
-    expect(tuple(counts) != (1, 0, 2), "fp and fn are swapped: rows are predictions, columns are true lanes")
-    expect_close(counts, (1, 2, 0), "three predictions, one true lane, one match: fp = rows - tp, fn = columns - tp")
+    def counts(iou: list | np.ndarray, threshold: float = 0.5) -> tuple:
+        iou = np.array(iou, dtype=float)
+        try:
+            found = answer(iou, threshold)
+        except (ValueError, IndexError) as error:
+            raise Hint(f"an array of shape {iou.shape} makes your code raise {type(error).__name__}") from None
+        expect_written(found)
+        expect(
+            isinstance(found, (tuple, list)) and len(found) == 3, "the result should be a tuple of three: tp, fp, fn"
+        )
+        return tuple(found)
+
+    found = counts([[0.9], [0.1], [0.2]])  # three predictions, one true lane
+    expect(found != (1, 0, 2), "fp and fn are swapped: rows are predictions, columns are true lanes")
+    expect_close(found, (1, 2, 0), "three predictions, one true lane, one match: fp = rows - tp, fn = columns - tp")
+    expect_close(counts([[0.3]]), (0, 1, 1), "a pair below the threshold is no match, even if it is the best")
+    found = counts([[0.8, 0.7], [0.7, 0.1]])
+    expect(found[0] <= 2, "two lanes cannot have three matches: match one to one")
+    expect(found[0] == 2, "taking the best pair first costs the second match: make the sum of the IoUs largest")
+    expect_close(counts([[0.9, 0.1], [0.8, 0.1]]), (1, 1, 1), "a lane that two predictions cover has one match only")
+    expect_close(counts([[0.5]]), (0, 1, 1), "an IoU equal to the threshold is no match yet")
+    expect_close(counts([[0.4]], 0.3), (1, 0, 0), "the threshold should be the one given")
     expect_close(
-        answer(np.array([[0.3]]), 0.5), (0, 1, 1), "a pair below the threshold is no match, even if it is the best"
+        counts([[0.6, 0.45], [0.45, 0.0]]),
+        (0, 2, 2),
+        "the best sum pairs 0.45 with 0.45, both too low: match first, compare with the threshold after",
     )
-    counts = answer(np.array([[0.8, 0.7], [0.7, 0.1]]), 0.5)
-    expect(counts[0] <= 2, "two lanes cannot have three matches: match one to one")
-    expect(counts[0] == 2, "taking the best pair first costs the second match: make the sum of the IoUs largest")
-    expect_close(answer(np.array([[0.5]]), 0.5), (0, 1, 1), "an IoU equal to the threshold is no match yet")
-    expect_close(answer(np.zeros((0, 3)), 0.5), (0, 0, 3), "without predictions all true lanes are missed")
+    expect_close(counts(np.zeros((0, 3))), (0, 0, 3), "without predictions all true lanes are missed")
+    expect_close(counts(np.zeros((2, 0))), (0, 2, 0), "without true lanes all predictions are false")
+    rng = np.random.default_rng(0)
+    iou = rng.random((4, 6))
+    tp = int((iou[linear_sum_assignment(iou, maximize=True)] > 0.7).sum())
+    expect_close(
+        counts(iou, 0.7), (tp, 4 - tp, 6 - tp), "right for small arrays, wrong for 4 predictions, 6 true lanes"
+    )
 
 
-@exercise("outline")
+_OPENCV = [function for function in vars(cv2).values() if type(function) is type(cv2.erode)]
+
+
+@exercise("outline", keeps=("mask",))
 def outline(answer) -> None:
     mask = torch.zeros(9, 12, dtype=torch.bool)
     mask[2:7, 3:9] = True
-    ring = answer(mask, 1)
+    with forbidden_functions(_OPENCV, "OpenCV was called, here or in the library: write the band without it"):
+        ring = answer(mask, 1)
     expect_tensor(ring, (9, 12))
     expect(ring.dtype == torch.bool, f"the result should be bool, it is {ring.dtype}")
     expect(not bool((ring & ~mask).any()), "the band lies inside the mask: nothing outside belongs to it")
     expect(bool(ring.any()), "the result is empty: a pixel belongs to it if anything outside is within reach")
+    expect(not torch.equal(ring, mask), "the result is the whole mask: its inner pixels have no outside within reach")
     expect(torch.equal(ring, _reference(mask, 1)), "band 1: the mask without its 3 × 3 erosion")
+    hole = torch.ones(7, 9, dtype=torch.bool)
+    hole[3, 4] = False
+    expect(
+        bool(answer(hole, 1)[2:5, 3:6].sum() == 8), "a hole of one pixel has 8 neighbours: diagonals are within reach"
+    )
     expect(
         torch.equal(answer(mask, 2), _reference(mask, 2)),
         "band 2 reaches 2 pixels to each side: the window is 2 · band + 1 wide",
@@ -62,13 +129,18 @@ def outline(answer) -> None:
         torch.equal(answer(edge, 1), _reference(edge, 1)),
         "where the mask touches the image's edge, the edge is outline too: pad with outside",
     )
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(31, 23, generator=generator) > 0.01
+    expect(
+        torch.equal(answer(mask, 3), _reference(mask, 3)), "right for band 1 and 2, wrong for 31 × 23 pixels and band 3"
+    )
 
 
 def _reference(mask: torch.Tensor, band: int) -> torch.Tensor:
     return torch.from_numpy(mask_boundary(mask.numpy(), band))
 
 
-@exercise("difference_interval")
+@exercise("difference_interval", keeps=("a", "b"))
 def difference_interval(answer) -> None:
     rng = np.random.default_rng(0)
     lanes = rng.integers(2, 7, size=60)
@@ -76,7 +148,7 @@ def difference_interval(answer) -> None:
     a = np.stack([hits, lanes - hits, lanes - hits], axis=1)
     interval = answer(a, a, 0)
     expect_written(interval)
-    expect(len(interval) == 2, "the result should be two numbers: low, high")
+    expect(np.shape(interval) == (2,), "the result should be two numbers: low, high")
     expect_close(interval, (0, 0), "a method differs from itself by exactly 0: draw the same scenes for both")
     sure = np.array([[9, 0, 0]] * 20 + [[0, 1, 1]] * 20)
     never = np.array([[0, 0, 9]] * 20 + [[0, 1, 1]] * 20)
@@ -85,16 +157,33 @@ def difference_interval(answer) -> None:
     expect(high > 0, "the difference is F1 of a minus F1 of b: a is the better one here")
     expect(low > 0.7, "pool the counts of the drawn scenes before dividing: a mean of per-scene F1 is another score")
     worse = rng.binomial(hits, 0.8)
-    b = np.stack([worse, lanes - worse, lanes - worse], axis=1)
-    low, high = answer(a, b, 0)
+    b = np.stack([worse, lanes - worse, 2 * (lanes - worse)], axis=1)
+    expect(high - low > 0, "the interval has no width: draw scenes at random, with replacement")
+    first = answer(a, b, 0)
+    expect_close(answer(a, b, 0), first, "the same seed gave two intervals: draw with np.random.default_rng(seed)")
+    expect(
+        not is_close(answer(a, b, 1), first, atol=1e-12, rtol=0), "another seed gave the same draws: use the seed given"
+    )
+    _compare_intervals(answer, a, b)
+
+
+def _compare_intervals(answer, a: np.ndarray, b: np.ndarray) -> None:
+    """Means over nine seeds: the width varies by 3 % from seed to seed, the mean of nine widths by 1 %."""
+    low, high = np.mean([answer(a, b, seed) for seed in range(9)], axis=0)
     truth = _interval(a, b)
-    expect(high - low < 1.3 * (truth[1] - truth[0]), "too wide: 95 % lie between the quantiles 0.025 and 0.975")
-    expect(high - low > 0.75 * (truth[1] - truth[0]), "too narrow: draw as many scenes as there are, with replacement")
-    expect_close((low, high), truth, "it differs from the library's answer by more than chance", atol=0.025)
+    width = (high - low) / (truth[1] - truth[0])
+    expect(width < 1.1, "too wide: 95 % lie between the quantiles 0.025 and 0.975, of as many scenes as there are")
+    expect(
+        not 0.8 < width < 0.88,
+        "too narrow, as wide as a 90 % interval: 95 % leave 2.5 % below and 2.5 % above, not 5 %",
+    )
+    expect(width > 0.92, "too narrow: draw as many scenes as there are, with replacement, and keep 95 % of the draws")
+    margin = 0.05 * (truth[1] - truth[0])
+    expect_close((low, high), truth, "the width is right, but not the place: as much lies below as above", atol=margin)
 
 
 def _interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    drawn = np.random.default_rng(1).integers(len(a), size=(2000, len(a)))
+    drawn = np.random.default_rng(1).integers(len(a), size=(10_000, len(a)))
     f1 = [2 * c[:, 0] / (2 * c[:, 0] + c[:, 1] + c[:, 2]) for c in (a[drawn].sum(axis=1), b[drawn].sum(axis=1))]
     low, high = np.quantile(f1[0] - f1[1], [0.025, 0.975])
     return float(low), float(high)

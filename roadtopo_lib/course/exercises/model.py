@@ -45,8 +45,7 @@ def attention_by_hand(answer) -> None:
         other = (scores / scale).softmax(dim=-1) @ v
         expect(not is_close(found, other), hint)
     expect_close(found, F.scaled_dot_product_attention(q, k, v), "values differ from softmax(Q·Kᵀ/√d)·V")
-    for size in ((1, 7, 7, 6), (3, 4, 4, 4), (2, 1, 1, 3)):
-        _compare_attention(answer, generator, *size)
+    _compare_attention(answer, generator, batch=1, queries=7, keys=7, width=6)
     large = answer(100 * q, 100 * k, v)
     expect(
         bool(large.isfinite().all()), "large scores overflow: use torch's softmax, or subtract the maximum before exp"
@@ -135,7 +134,7 @@ def mix_ffn_parameters(answer) -> None:
     ):
         expect(found != truth + wrong, hint)
     expect(found == truth, f"for width {width} and ratio {ratio} it should be {truth}, the answer was {found:g}")
-    for width, ratio in ((32, 2), (48, 3), (160, 4), (5, 1)):
+    for width, ratio in ((32, 2), (48, 3)):
         truth = 2 * ratio * width**2 + 11 * ratio * width + width
         expect(
             number(answer(width, ratio)) == truth,

@@ -1,6 +1,18 @@
 """What is tried against the checks of the exercises, chapter by chapter."""
 
-from answers import config, dataset, losses, model, parts
+from answers import config, dataset, end_to_end, losses, model, parts, postprocessing, training
 from answers._register import ANSWERS, RIGHT, WRONG
 
-__all__ = ["ANSWERS", "RIGHT", "WRONG", "config", "dataset", "losses", "model", "parts"]
+__all__ = [
+    "ANSWERS",
+    "RIGHT",
+    "WRONG",
+    "config",
+    "dataset",
+    "end_to_end",
+    "losses",
+    "model",
+    "parts",
+    "postprocessing",
+    "training",
+]

@@ -101,6 +101,27 @@ def _(step, total, warmup, base):
     return base * (step + 1) / warmup if step < warmup else _half_cosine((step - warmup) / (100 - warmup), base)
 
 
+@wrong("lr_at", "step 0 of 10 warm-up steps")
+def _(step, total, warmup, base):
+    return (
+        base * max(step / (warmup - 1), 0.01)
+        if step < warmup
+        else _half_cosine((step - warmup) / (total - warmup), base)
+    )
+
+
+@wrong("lr_at", "without warm-up")
+def _(step, total, warmup, base):
+    rise = (step + 1) / warmup if warmup else 0.0
+    return base * rise if step <= warmup - 1 or not warmup else _half_cosine((step - warmup) / (total - warmup), base)
+
+
+@wrong("lr_at", "a single warm-up step")
+def _(step, total, warmup, base):
+    rise = (step + 1) / max(warmup, 2)
+    return base * rise if step < warmup else _half_cosine((step - warmup) / (total - warmup), base)
+
+
 # --- largest_delta_dist
 
 
@@ -238,6 +259,31 @@ def _(text, defaults):
     return {**defaults, **settings}
 
 
+wrong("read_settings", "should be a dict")(lambda text, defaults: list({**defaults, **yaml.safe_load(text)}.items()))
+wrong("read_settings", "should replace the default")(lambda text, defaults: {**yaml.safe_load(text), **defaults})
+wrong("read_settings", "and no others")(lambda text, defaults: {**defaults, **yaml.safe_load(text), "unknown": []})
+
+
+@wrong("read_settings", "both should replace")
+def _(text, defaults):
+    return {**defaults, **dict(list((yaml.safe_load(text) or {}).items())[:1])}
+
+
+wrong("read_settings", "text without any setting raised")(
+    lambda text, defaults: {**defaults, **yaml.safe_load(text)} if text else dict(defaults)
+)
+wrong("read_settings", "empty text should give all defaults")(
+    lambda text, defaults: {**defaults, **(yaml.safe_load(text) or {})} if text else {}
+)
+
+
+@wrong("read_settings", "'momentum' was accepted")
+def _(text, defaults):
+    settings = yaml.safe_load(text) or {}
+    _unknown(list(settings)[:1], defaults)
+    return {**defaults, **settings}
+
+
 # --- tokens_per_stage
 
 STRIDES = (4, 8, 16, 32)
@@ -257,6 +303,6 @@ wrong("tokens_per_stage", "do not add them")(lambda h, w: [h // s + w // s for s
 wrong("tokens_per_stage", "list of four numbers")(lambda h, w: sum(h * w // s**2 for s in STRIDES))
 wrong("tokens_per_stage", "list of four numbers")(lambda h, w: [(h // s, w // s) for s in STRIDES])
 wrong("tokens_per_stage", "for 512 × 1024 as well", "cheating")(lambda h, w: [512, 128, 32, 8])
-wrong("tokens_per_stage", "for 32 × 32 as well", "cheating")(
+wrong("tokens_per_stage", "for 96 × 160 as well", "cheating")(
     lambda h, w: [32768, 8192, 2048, 512] if h == 512 else [512, 128, 32, 8]
 )

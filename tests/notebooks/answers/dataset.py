@@ -67,7 +67,7 @@ def _(rgb, table):
     return np.array([[by_sum[s] for s in row] for row in rgb.sum(axis=2).tolist()], np.uint8)
 
 
-@wrong("classes_from_colors", "is not in the table, and was accepted")
+@wrong("classes_from_colors", "[254, 7, 3] is not in the table, and was accepted")
 def _(rgb, table):
     classes = np.zeros(rgb.shape[:2], np.uint8)
     for color, class_id in table.items():
@@ -119,6 +119,11 @@ def _(rgb, table):
 
 
 wrong("classes_from_colors", "should be class", "cheating")(lambda rgb, table: np.zeros(rgb.shape[:2], np.uint8))
+
+wrong("classes_from_colors", "should be a NumPy array")(
+    lambda rgb, table: torch.tensor([[table[tuple(pixel)] for pixel in row] for row in rgb.tolist()])
+)
+
 
 # --- flip_together
 
@@ -186,6 +191,12 @@ wrong("flip_together", "0.1 with p = 0.5 should flip")(_flipped(_mirror, lambda 
 wrong("flip_together", "not with rng.uniform")(_flipped(_mirror, lambda rng, p: rng.uniform() < p))
 wrong("flip_together", "one of 5 × 7", "cheating")(_flipped(lambda a: a[:, [3, 2, 1, 0]]))
 
+wrong("flip_together", "image, semantic mask, instance mask")(lambda image, semantic, instance, rng, p=0.5: image)
+wrong("flip_together", "mirrored from left to right")(_flipped(lambda a: np.roll(a, 1, axis=1)))
+wrong("flip_together", "0.9 with p = 0.5 should not")(_flipped(_mirror, lambda rng, p: rng.random() < 2))
+wrong("flip_together", "0.8 with p = 0.9 should flip")(_flipped(_mirror, lambda rng, p: rng.random() < min(p, 0.5)))
+
+
 # --- resize_mask
 
 
@@ -235,7 +246,7 @@ def _(mask, height, width):
 wrong("resize_mask", "height and width are swapped")(
     lambda mask, height, width: cv2.resize(mask, (height, width), interpolation=cv2.INTER_NEAREST)
 )
-wrong("resize_mask", "the type should stay")(
+wrong("resize_mask", "the type should stay uint16")(
     lambda mask, height, width: _indexed(lambda new, old: np.arange(new) * old // new)(mask, height, width).astype(int)
 )
 wrong("resize_mask", "not for 12 × 30 at 12 × 45")(
@@ -255,7 +266,35 @@ def _(mask, height, width):
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
+wrong("resize_mask", "it is a list")(lambda mask, height, width: np.resize(mask, (height, width)).tolist())
+wrong("resize_mask", "the type should stay uint8")(
+    lambda mask, height, width: cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint16)
+)
+wrong("resize_mask", "from its own block of 2 × 2")(
+    _indexed(lambda new, old: np.arange(new) if new < old else np.arange(new) * old // new)  # cut off, not shrunk
+)
+wrong("resize_mask", "should stay as it is")(_indexed(lambda new, old: np.arange(new) * old // new + (new == old)))
+wrong("resize_mask", "not for 9 × 40 at 6 × 29")(
+    _indexed(lambda new, old: np.arange(new) * (old // new) if new < old else np.arange(new) * old // new)
+)
+wrong("resize_mask", "your code raised ValueError")(
+    lambda mask, height, width: (
+        mask.reshape(height, len(mask) // height, width, -1)[:, 0, :, 0]
+        if height < len(mask)
+        else _indexed(lambda new, old: np.arange(new) * old // new)(mask, height, width)
+    )
+)
+
+
 # --- class_shares
+
+
+def _counts(masks, num_classes):
+    return sum(np.bincount(mask[mask != 255], minlength=num_classes) for mask in masks)
+
+
+def _shares(masks, num_classes):
+    return _counts(masks, num_classes) / max(_counts(masks, num_classes).sum(), 1)
 
 
 @right("class_shares")
@@ -330,3 +369,9 @@ wrong("class_shares", "these are counts")(
     lambda masks, n=6: sum(np.bincount(mask[mask < 255], minlength=n) for mask in masks)
 )
 wrong("class_shares", "without a labelled pixel", "cheating")(lambda masks, n=6: np.array([2 / 9, 7 / 9, 0]))
+
+
+wrong("class_shares", "yours sum to 1.29")(lambda masks, n=6: _counts(masks, n) / max(_counts(masks, n).max(), 1))
+wrong("class_shares", "2 of 9 labelled pixels")(lambda masks, n=6: _shares(masks, n)[::-1])
+right("class_shares", "unusual")(lambda masks, n=6: _shares([n - 1 - mask[mask < 255] for mask in masks], n)[::-1])
+wrong("class_shares", "still be one share")(lambda masks, n=6: _shares(masks, n) if _counts(masks, n).any() else 0.0)

@@ -151,6 +151,23 @@ def _(embeddings, instance_mask, delta_var):
     return DiscriminativeLoss(delta_var, beta=0.0, gamma=0.0)(embeddings, instance_mask)[0]
 
 
+wrong("pull_of_batch", "should cost nothing")(_by_lane(lambda d: d.norm(dim=0), lambda x: x.sum()))
+wrong("pull_of_batch", "without any lane gives a NaN")(
+    _by_lane(lambda d: d.norm(dim=0), lambda x: (x.sum() * 0).sqrt())
+)
+
+
+@wrong("pull_of_batch", "makes the result NaN")
+def _(embeddings, instance_mask, delta_var):
+    images = [_lanes(x, m, delta_var) for x, m in zip(embeddings, instance_mask, strict=True)]
+    return torch.stack([sum(lanes, torch.tensor(0.0)) / torch.tensor(len(lanes)) for lanes in images]).mean()
+
+
+@wrong("pull_of_batch", "a delta_var of 1.5", "cheating")
+def _(embeddings, instance_mask, delta_var):
+    return DiscriminativeLoss(0.5, beta=0.0, gamma=0.0)(embeddings, instance_mask)[0]
+
+
 # --- tversky_prices
 
 PRICES = {"IoU": (1.0, 1.0), "precision": (1.0, 0.0), "recall": (0.0, 1.0)}
@@ -197,6 +214,9 @@ wrong("tversky_prices", "return a pair")(lambda name: 1.0)
 wrong("tversky_prices", "return a pair")(lambda name: {"alpha": 1.0, "beta": 1.0, "smooth": 0.0})
 wrong("tversky_prices", "not for another", "cheating")(_priced({**PRICES, "IoU": (4 / 3, 0.0)}))
 wrong("tversky_prices", "the precision is 6 of 9", "cheating")(lambda name: (1.0, 1.0))
+
+wrong("tversky_prices", "the IoU is 6 of 10")(_priced({**PRICES, "IoU": (2.0, 2.0)}))
+
 
 # --- dice_ignoring
 
@@ -305,6 +325,24 @@ wrong("dice_ignoring", "let gradients through")(
 )
 wrong("dice_ignoring", "should be one number")(_variant(lambda p, truth, smooth: 1 - _dice(p, truth, smooth)))
 
+wrong("dice_ignoring", "should equal the soft Dice")(
+    _variant(lambda p, truth, s: 1 - _dice(p.square(), truth, s).mean())
+)
+wrong("dice_ignoring", "not for 20")(_variant(lambda p, truth, s: 1 - _dice(p, truth, s**2).mean()))
+
+
+@wrong("dice_ignoring", "wrong where a class occurs nowhere")
+def _(probabilities, target, smooth=1.0):
+    p, truth = _masked(probabilities, target)
+    return (1 - _dice(p, truth, smooth)).where(truth.sum(dim=(0, 2, 3)) > 0, 0.0).mean()
+
+
+@wrong("dice_ignoring", "where no pixel is labelled")
+def _(probabilities, target, smooth=1.0):
+    loss = 1 - _dice(*_masked(probabilities, target), smooth).mean()
+    return loss if (target != 255).any() else loss + 1
+
+
 # --- push_floor
 
 
@@ -329,9 +367,12 @@ wrong("push_floor", "that is a circle's")(lambda k, d: max(0, 2 * d - 2 * math.s
 wrong("push_floor", "(3 − 2)² is left")(lambda k, d: max(0, d - _reach(k)) ** 2)
 wrong("push_floor", "five unit vectors")(lambda k, d: max(0, 2 * d - 2) ** 2)
 wrong("push_floor", "(3 − 2)² is left")(lambda k, d: max(0, 2 * d - math.sqrt(2)) ** 2)
-wrong("push_floor", "wrong for 2 lanes", "cheating")(lambda k, d: 0.0 if d < 1 else max(0, 3 - _reach(k)) ** 2)
+wrong("push_floor", "a delta_dist of 0.8", "cheating")(lambda k, d: 0.0 if d < 1 else (2 * d - _reach(k)) ** 2)
 wrong("push_floor", "wrong for 3 lanes", "cheating")(
     lambda k, d: max(0, 2 * d - _reach(k)) ** 2 if k in (2, 5) else 0.0
 )
 wrong("push_floor", "(3 − 2)² is left", "cheating")(lambda k, d: 0.0)
 wrong("push_floor", "should be one number")(lambda k, d: [max(0, 2 * d - _reach(k)) ** 2])
+
+
+wrong("push_floor", "a delta_dist of 2.5", "cheating")(lambda k, d: max(0, min(2 * d, 3) - _reach(k)) ** 2)

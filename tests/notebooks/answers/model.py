@@ -92,6 +92,11 @@ def _(q, k, v):
 wrong("attention_by_hand", "no gradient reaches")(lambda q, k, v: _attention(q.detach(), k, v))
 
 
+wrong("attention_by_hand", "no gradient reaches", "cheating")(
+    lambda q, k, v: _attention(q.detach(), k, v) + torch.zeros(1, requires_grad=True)
+)
+
+
 # --- fuse_maps
 
 
@@ -262,7 +267,7 @@ wrong("group_by_module", "all and only these")(_by_name("stages"))
 wrong("group_by_module", "not for another as `encoder`", "cheating")(_by_name("stages."))
 wrong("group_by_module", "in both groups")(lambda m, e, lr, s: _groups(_trainable(e), m.parameters(), lr, s))
 wrong("group_by_module", "the groups are swapped")(lambda m, e, lr, s: _grouped(m, e, lr, s)[::-1])
-wrong("group_by_module", "should be lr · scale")(lambda m, e, lr, s: _grouped(m, e, lr, 1.0))
+wrong("group_by_module", "the encoder's rate should be")(lambda m, e, lr, s: _grouped(m, e, lr, 1.0))
 wrong("group_by_module", "as given", "cheating")(lambda m, e, lr, s: _grouped(m, e, 1.0, 0.1))
 wrong("group_by_module", "the full rate")(
     lambda m, e, lr, s: [{**group, "lr": lr * s} for group in _grouped(m, e, lr, s)]
@@ -313,4 +318,30 @@ def _(model, encoder, lr, scale):
 @wrong("group_by_module", "leave the model as it is", "mutating")
 def _(model, encoder, lr, scale):
     model.requires_grad_()
+    return _grouped(model, encoder, lr, scale)
+
+
+wrong("group_by_module", "a list of two groups")(lambda m, e, lr, s: _grouped(m, e, lr, s)[0])
+wrong("group_by_module", "a dict with the keys")(
+    lambda m, e, lr, s: [group["params"] for group in _grouped(m, e, lr, s)]
+)
+
+
+@wrong("group_by_module", "the other half should still learn")
+def _(model, encoder, lr, scale):
+    inside = [p for p in encoder.parameters() if all(q.requires_grad for q in encoder.parameters())]
+    outside = _trainable(model, encoder.parameters())
+    return _groups(inside or _trainable(encoder)[:1], outside, lr, scale)
+
+
+@wrong("group_by_module", "all other trainable ones")
+def _(model, encoder, lr, scale):
+    others = [child for child in model.children() if child is not encoder]
+    learning = [child for child in others if all(p.requires_grad for p in child.parameters())]
+    return _groups(_trainable(encoder), [p for child in learning for p in child.parameters()], lr, scale)
+
+
+@wrong("group_by_module", "it raised AssertionError")
+def _(model, encoder, lr, scale):
+    assert _trainable(encoder)
     return _grouped(model, encoder, lr, scale)
