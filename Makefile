@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/electives/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint pytest lab notebooks bench clean
+.PHONY: help setup run test lint pytest lab notebooks bench soak clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1#\2/' | tr '#' '\t' | expand -t 16
@@ -54,6 +54,9 @@ notebooks: setup  ## make the notebooks from their texts: run every cell, store 
 
 bench: setup  ## measure the speed targets, see tests/benchmarks
 	@for script in $(wildcard tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+soak: setup  ## plant every fault of tests/notebooks/planted_faults.py and see whether its notebook notices
+	$(BIN)/python tests/notebooks/planted_faults.py
 
 clean:  ## remove .venv, caches and build left-overs; results/ and runs/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage htmlcov

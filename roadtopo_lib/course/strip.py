@@ -10,6 +10,7 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
@@ -20,7 +21,7 @@ from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.models import load_with_info
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import cluster_embeddings
-from roadtopo_lib.viz import color_instances, color_semantic, overlay
+from roadtopo_lib.viz import color_instances, color_semantic, instance_color, overlay
 
 BOXES = ("image", "classes", "embeddings", "clusters", "lanes")
 CHAPTER_BOXES = {
@@ -113,7 +114,8 @@ def principal_colors(vectors: np.ndarray) -> np.ndarray:
         vectors: (n, D) float.
 
     Returns:
-        (n, 3) uint8; 16 to 255 from the 2nd to the 98th percentile of each component.
+        (n, 3) uint8. All components have one scale, so that distances of colours are those of embeddings: the widest
+        one runs from 16 to 255 between its 2nd and 98th percentile.
     """
     if len(vectors) < 3:
         return np.full((len(vectors), 3), 255, np.uint8)
@@ -124,7 +126,8 @@ def principal_colors(vectors: np.ndarray) -> np.ndarray:
     components = np.zeros((len(vectors), 3))
     components[:, : axes.shape[1]] = centred @ axes
     low, high = np.percentile(components, [2, 98], axis=0)
-    return np.clip(16 + 239 * (components - low) / np.maximum(high - low, 1e-9), 16, 255).astype(np.uint8)
+    scaled = (components - (low + high) / 2) / max((high - low).max(), 1e-9)  # the widest: −0.5 to 0.5
+    return np.clip(135.5 + 239 * scaled, 16, 255).astype(np.uint8)
 
 
 def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Figure:
@@ -149,6 +152,8 @@ def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Fig
             ax.set(xticks=[], yticks=[])
             for spine in ax.spines.values():
                 spine.set(visible=is_current, color=CURRENT, linewidth=3)
+            if name == "lanes" and is_open:
+                _number_lanes(ax, row)
             if not is_open:
                 ax.text(0.5, 0.5, _where_opened(name), transform=ax.transAxes, ha="center", va="center", fontsize=12)
             if name != "image":
@@ -163,6 +168,23 @@ def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Fig
         ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=11, fontweight="bold")
     plt.close(figure)
     return figure
+
+
+def _number_lanes(ax: Axes, row: dict) -> None:
+    """Numbers at the near ends of the lanes and on the crossings, larger than those of the overlay."""
+    height, width = row[BOXES[-1]].shape[:2]
+    scale = width / row["result"]["semantic_mask"].shape[1]
+    ends = []
+    for polyline in row["result"]["lane_polylines"]:
+        x, y = (scale * polyline).T
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        ends.append((x[inside][-1], y[inside][-1]) if inside.any() else (x[-1], y[-1]))
+    crossings = [scale * center for center in row["result"]["crosswalk_centers"]]
+    names = [*(str(k + 1) for k in range(len(ends))), *(f"C{k + 1}" for k in range(len(crossings)))]
+    for k, (name, (x, y)) in enumerate(zip(names, [*ends, *crossings], strict=True), start=1):
+        place = (np.clip(x, 0.04 * width, 0.96 * width), np.clip(y, 0.1 * height, 0.92 * height))
+        plate = {"boxstyle": "square,pad=0.15", "facecolor": np.array(instance_color(k)) / 255, "edgecolor": "none"}
+        ax.text(*place, name, color="white", fontsize=9, fontweight="bold", ha="center", va="center", bbox=plate)
 
 
 def alt_text(row: dict, chapter: int, closing: bool) -> str:

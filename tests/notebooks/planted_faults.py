@@ -1,8 +1,8 @@
 """Do the notebooks notice when the library goes wrong? Plants faults in a copy, one at a time, and runs nbval.
 
-``python tests/notebooks/planted_faults.py`` takes about a minute a fault and is not part of ``make test``. It prints a
-line for each fault: the notebook, and the first cell that failed. Exit code 1 if a fault went unnoticed, or if a
-notebook fails without any.
+``make soak`` runs all of them, about a minute a fault; ``make test`` runs those in ``SAMPLE``. A line for each fault
+names the notebook and the first cell that failed. Exit code 1 if a fault went unnoticed, or if a notebook fails
+without any.
 """
 
 import os
@@ -127,32 +127,117 @@ FAULTS = [
         "matched, _ = match_by_iou(iou, 0.1)",
         "07_end_to_end",
     ),
+    Fault(
+        "crossings are numbered from far to near",
+        "postprocess/__init__.py",
+        "np.argsort(-crossing_centers[:, 1]",
+        "np.argsort(crossing_centers[:, 1]",
+        "06_postprocessing",
+    ),
+    Fault(
+        "a crossing takes the id of a lane",
+        "postprocess/__init__.py",
+        'crosswalks + result["lane_count"]',
+        "crosswalks",
+        "06_postprocessing",
+    ),
+    Fault(
+        "crossings are never separated",
+        "postprocess/__init__.py",
+        "crossings = _split(*crosswalks, min_pixels)",
+        "crossings = [crosswalks[0]] if len(crosswalks[0]) else []",
+        "06_postprocessing",
+    ),
+    Fault(
+        "a lane's centre is the mean of its pixels",
+        "postprocess/__init__.py",
+        "[center_on_curve(polylines[i], lane_pixels[i] % width, lane_pixels[i] // width) for i in order]",
+        "[((lane_pixels[i] % width).mean(), (lane_pixels[i] // width).mean()) for i in order]",
+        "06_postprocessing",
+    ),
+    Fault(
+        "an image without instances pulls the mean down",
+        "losses/discriminative.py",
+        "images = (instances > 0).sum().clamp(min=1)",
+        "images = len(instances)",
+        "04_losses",
+    ),
+    Fault(
+        "Dice counts pixels that nobody labelled",
+        "losses/region.py",
+        "probabilities = probabilities * valid[:, None]",
+        "pass",
+        "04_losses",
+    ),
+    Fault(
+        "validation runs in training mode",
+        "trainer_lane.py",
+        "        self.model.eval()\n        meter = Meter()",
+        "        self.model.train()\n        meter = Meter()",
+        "05_training",
+    ),
+    Fault(
+        "predict leaves the model in evaluation mode",
+        "segformer.py",
+        "self.train(was_training)",
+        "pass",
+        "03_model",
+    ),
+    Fault(
+        "Muon's matrices do not decay",
+        "training/optimizer.py",
+        'p.mul_(1 - lr * group["weight_decay"])',
+        "p",
+        "05_training",
+    ),
+    Fault(
+        "a file is written in place",
+        "files.py",
+        "        temporary.replace(path)",
+        "        path.write_bytes(temporary.read_bytes())",
+        "05_training",
+    ),
 ]
+
+
+SAMPLE = ("the sphere's reach is taken for 3", "RGB masks without black are accepted", "a sign in the pull hinge")
+"""Faults that ``make test`` plants, in three notebooks that run quickly."""
 
 
 def main() -> int:
     """Runs all faults, or those whose notebook is named on the command line."""
+    faults = [fault for fault in FAULTS if len(sys.argv) < 2 or fault.notebook in sys.argv[1:]]
     unnoticed = 0
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "course"
-        left_out = shutil.ignore_patterns(".git", ".venv", "results", "__pycache__", "*.egg-info")
-        shutil.copytree(ROOT, copy, ignore=left_out)
-        faults = [fault for fault in FAULTS if len(sys.argv) < 2 or fault.notebook in sys.argv[1:]]
+        copy = copy_of_course(Path(folder))
         for notebook in sorted({fault.notebook for fault in faults}):
             failed = first_failing_cell(copy, notebook)
             if failed:  # then a fault would prove nothing
                 raise SystemExit(f"{notebook} fails without any fault: {failed}")
         for fault in faults:
-            path = copy / "roadtopo_lib" / fault.file
-            sound = path.read_text(encoding="utf-8")
-            if fault.old not in sound:
-                raise SystemExit(f"{fault.file}: {fault.old!r} is not there any more: bring the list up to date")
-            path.write_text(sound.replace(fault.old, fault.new), encoding="utf-8")
-            caught = first_failing_cell(copy, fault.notebook)
-            path.write_text(sound, encoding="utf-8")
+            caught = caught_by(copy, fault)
             unnoticed += caught is None
             print(f"{fault.what:40s} {fault.notebook:18s} {caught or 'NOT NOTICED'}", flush=True)
     return 1 if unnoticed else 0
+
+
+def copy_of_course(folder: Path) -> Path:
+    """A copy of the clone in which faults may be planted."""
+    left_out = shutil.ignore_patterns(".git", ".venv", "results", "__pycache__", "*.egg-info")
+    return Path(shutil.copytree(ROOT, folder / "course", ignore=left_out))
+
+
+def caught_by(copy: Path, fault: Fault) -> str | None:
+    """Plants a fault, runs its notebook and mends the copy; returns what ``first_failing_cell`` says."""
+    path = copy / "roadtopo_lib" / fault.file
+    sound = path.read_text(encoding="utf-8")
+    if fault.old not in sound:
+        raise SystemExit(f"{fault.file}: {fault.old!r} is not there any more: bring the list up to date")
+    path.write_text(sound.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        return first_failing_cell(copy, fault.notebook)
+    finally:
+        path.write_text(sound, encoding="utf-8")
 
 
 def first_failing_cell(copy: Path, notebook: str) -> str | None:

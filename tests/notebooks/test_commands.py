@@ -13,7 +13,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data_sample
 
 def commands(prose: str) -> list[str]:
     """What follows ``road-topology`` in the code blocks of a page, continued lines joined."""
-    blocks = re.findall(r"^```(?:bash|text)?\n(.*?)^```", prose, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", prose, re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if language in ("", "bash", "text")]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line.removeprefix("road-topology ") for line in lines if line.startswith("road-topology ")]
 
@@ -25,7 +26,8 @@ def prose_of(path):
 
 
 def test_commands_are_found_in_code_blocks_only():
-    page = "road-topology no\n```bash\nroad-topology a \\\n  --b\n# c\nroad-topology d  # e\n```\n"
+    page = "```python\nroad-topology no\n```\nroad-topology no\n"
+    page += "```bash\nroad-topology a \\\n  --b\n# c\nroad-topology d  # e\n```\n"
     assert [shlex.split(line, comments=True) for line in commands(page)] == [["a", "--b"], ["d"]]
     assert sum(len(commands(prose_of(page))) for page in [*PAGES, *TEXTS]) > 5
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.files import load_weights
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.labels import CROSSWALK
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -50,3 +51,15 @@ def test_the_committed_checkpoint_finds_most_lanes_of_the_samples():
     segmenter = LaneSegmenter.from_checkpoint(SAMPLES / "tiny.safetensors", device="cpu")
     assert next(segmenter.model.parameters()).dtype == torch.float32
     assert evaluate(segmenter, LaneInstanceDataset(SAMPLES, "test"))["lane_f1"] > 0.6
+
+
+def test_the_card_of_the_shipped_model_says_what_the_readme_says():
+    card = load_weights(SAMPLES / "tiny.safetensors").info["card"]
+    readme = (SAMPLES / "README.md").read_text(encoding="utf-8")
+    assert card["command"] == "make run"
+    assert f"trained on {card['data']['counts']['train']} scenes" in readme
+    for scenes in ("day", "all"):
+        line = next(line for line in readme.splitlines() if f"preset `{scenes}`" in line)
+        scores = [card["scores"][f"{scenes}, {key}"] for key in ("miou", "lane_f1", "instance_f1")]
+        assert [f"{score:.3f}" for score in scores] == [cell.strip() for cell in line.strip("|").split("|")[1:]]
+        assert line.startswith(f"| {card['scores'][f'{scenes}, images']},")

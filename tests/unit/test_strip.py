@@ -1,0 +1,190 @@
+"""The frame, the strip and the pictures: what is in them is computed, exact where it must be, and said in words."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadtopo_lib.course import data, frame, pictures, render_frame, samples, show
+from roadtopo_lib.course.strip import (
+    BOXES,
+    CHAPTER_BOXES,
+    alt_text,
+    boxes_of,
+    draw_strip,
+    principal_colors,
+    shipped_segmenter,
+    strip,
+)
+from roadtopo_lib.files import load_weights
+from roadtopo_lib.labels import CLASSES, LANE_CLASS_IDS
+from roadtopo_lib.scenes.synth import image_seed
+from roadtopo_lib.viz import INSTANCE_COLORS, color_instances, color_semantic
+
+
+@pytest.fixture(scope="module")
+def boxes():
+    return boxes_of(frame()[0], shipped_segmenter())
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What ``show`` hands to the viewer."""
+    calls = []
+    monkeypatch.setattr(pictures, "display", lambda bundle, raw, metadata: calls.append((bundle, metadata)))
+    return calls
+
+
+def decoded(bundle):
+    (kind,) = [kind for kind in bundle if kind.startswith("image/")]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle[kind]))).convert("RGB"))
+
+
+def test_the_frame_is_what_the_renderer_makes():
+    image, semantic, instance = frame()
+    scene = render_frame()
+    # Another OpenCV or processor may round a pixel at an edge differently.
+    assert (semantic == scene.semantic_amodal).mean() > 0.999
+    assert (instance == scene.instance_amodal).mean() > 0.999
+    assert np.abs(image.astype(int) - scene.image).mean() < 0.5
+
+
+def test_the_frame_shows_what_the_course_says_of_it():
+    _, semantic, instance = frame()
+    scene = render_frame()
+    assert (scene.attributes["light"], len(scene.lanes), int(instance.max())) == ("day", 4, 5)  # the fifth: a crossing
+    first = instance == 1
+    hidden = np.isin(semantic, LANE_CLASS_IDS) & ~np.isin(scene.semantic_visible, LANE_CLASS_IDS)
+    assert 0.25 < hidden[first].mean() < 0.6  # the parked car
+
+
+def test_the_shipped_model_was_not_trained_on_the_frame():
+    trained = load_weights(samples() / "tiny.safetensors").info["card"]["data"]
+    seeds = {image_seed(trained["seed"], s, k) for s in ("train", "val") for k in range(trained["counts"][s])}
+    assert data.FRAME_SEED not in seeds
+
+
+def test_the_shipped_model_finds_the_frames_lanes_and_its_crossing(boxes):
+    result = boxes["result"]
+    assert (result["lane_count"], result["crosswalk_count"]) == (4, 1)
+
+
+def test_the_boxes_are_the_pictures_of_the_models_outputs(boxes):
+    segmenter = shipped_segmenter()
+    image = frame()[0]
+    predicted = segmenter.predict(image)
+    half = {"classes": color_semantic(predicted["semantic_pred"])[::2, ::2]}
+    assert (boxes["classes"] == half["classes"]).all(axis=2).mean() > 0.97  # reduced by nearest neighbour
+    colors = {tuple(color) for color in boxes["classes"].reshape(-1, 3)}
+    assert colors <= {c.color for c in CLASSES}
+    colors = {tuple(color) for color in boxes["clusters"].reshape(-1, 3)}
+    assert {(0, 0, 0)} < colors <= {(0, 0, 0), *map(tuple, INSTANCE_COLORS)}
+    lanes = np.isin(predicted["semantic_pred"], LANE_CLASS_IDS)[::2, ::2]
+    assert ((boxes["embeddings"] > 0).any(axis=2) == lanes).mean() > 0.97
+
+
+def test_a_setting_changes_the_strip():
+    narrow = boxes_of(frame()[0], shipped_segmenter(reference_row=0.3))
+    assert not np.array_equal(narrow["lanes"], boxes_of(frame()[0], shipped_segmenter())["lanes"])
+
+
+@pytest.mark.parametrize("vectors", [np.zeros((0, 32)), np.zeros((2, 32)), np.zeros((9, 32)), np.zeros((9, 2))])
+def test_few_or_equal_embeddings_have_colours_too(vectors):
+    assert principal_colors(vectors).shape == (len(vectors), 3)
+
+
+def test_far_embeddings_have_far_colours_and_the_sign_is_fixed():
+    rng = np.random.default_rng(0)
+    centres = np.repeat(3 * rng.normal(size=(3, 32)), 50, axis=0)
+    colors = principal_colors(centres + 0.01 * rng.normal(size=centres.shape)).astype(int)
+    means = colors.reshape(3, 50, 3).mean(axis=1)
+    assert min(np.abs(means[i] - means[j]).max() for i in range(3) for j in range(i)) > 60
+    assert np.abs(colors - np.repeat(means, 50, axis=0)).max() < 20
+    np.testing.assert_array_equal(principal_colors(centres), principal_colors(centres.copy()))
+
+
+def drawn(boxes, chapter, closing):
+    """For each box of the first row: is it in colour, is it framed."""
+    figure = draw_strip([boxes], chapter, closing)
+    state = {}
+    for name, axes in zip(BOXES, figure.axes, strict=True):
+        picture = axes.images[0].get_array()
+        state[name] = (np.array_equal(picture, boxes[name]), axes.spines["left"].get_visible())
+    return state
+
+
+@pytest.mark.parametrize("chapter", [2, 3, 4, 5, 6])
+def test_boxes_of_later_notebooks_are_grey_and_this_ones_are_framed_and_filled_at_the_end(boxes, chapter):
+    for closing in (False, True):
+        opened = {"image"}.union(*(CHAPTER_BOXES[k] for k in range(2, chapter + closing)))
+        for name, (in_colour, framed) in drawn(boxes, chapter, closing).items():
+            assert in_colour == (name in opened)
+            assert framed == (name in CHAPTER_BOXES[chapter])
+
+
+@pytest.mark.parametrize("chapter", [1, 7])
+def test_the_first_and_the_last_notebook_show_all(boxes, chapter):
+    assert set(drawn(boxes, chapter, False).values()) == {(True, False)}
+
+
+def test_every_box_is_opened_by_a_notebook(boxes):
+    assert {name for k in range(2, 7) for name in CHAPTER_BOXES[k]} == set(BOXES)
+    assert all(name in alt_text(boxes, 2, False) for name in BOXES[:4])
+
+
+def test_the_strip_shows_a_photograph_below_the_frame(shown, tmp_path):
+    path = tmp_path / "mine.png"
+    Image.fromarray(np.full((90, 120, 3), 90, np.uint8)).save(path)
+    strip(1, photo=path)
+    strip(1)
+    with_photo, without = (decoded(bundle) for bundle, _ in shown)
+    assert with_photo.shape[0] > 1.5 * without.shape[0]
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        strip(1, photo=tmp_path / "none.png")
+
+
+def masks_figure():
+    """A photograph beside flat colours: more than 256 colours in all."""
+    image, semantic, instance = frame()
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2))
+    for ax, picture in zip(axes, (image, color_semantic(semantic), color_instances(instance)), strict=True):
+        ax.imshow(picture, interpolation="nearest")
+        ax.axis("off")
+    return figure
+
+
+def test_white_and_the_colours_of_classes_and_instances_are_exact(shown):
+    show(masks_figure(), "the frame with its masks")
+    picture = decoded(shown[0][0])
+    unique = {tuple(color) for color in np.unique(picture.reshape(-1, 3), axis=0)}
+    assert len(unique) <= 256
+    present = {tuple(color_instances(np.array([[k]]))[0, 0]) for k in (1, 2, 3, 4, 5)} | {c.color for c in CLASSES}
+    assert present | {(255, 255, 255)} <= unique
+    assert (picture == 255).all(axis=2).mean() > 0.1
+
+
+def test_a_photograph_keeps_its_shades(shown):
+    show(masks_figure(), "the frame with its masks")
+    show(masks_figure(), "the frame with its masks", photo=True)
+    png, jpeg = (decoded(bundle).astype(int) for bundle, _ in shown)
+    assert next(iter(shown[1][0])) == "image/jpeg"
+    assert np.abs(png - jpeg).mean() < 4
+    sky = png[60:120, 30:400]
+    assert len(np.unique(sky.reshape(-1, 3), axis=0)) > 12  # dithered, no bands
+
+
+def test_a_picture_has_words_is_sharp_and_is_closed(shown):
+    before = plt.get_fignums()
+    figure = plt.figure(figsize=(4, 2))
+    show(figure, "an empty page")
+    (bundle, metadata) = shown[0]
+    assert bundle["text/plain"] == metadata["image/png"]["alt"] == "an empty page"
+    assert metadata["image/png"]["width"] == 400
+    assert decoded(bundle).shape == (320, 640, 3)
+    assert plt.get_fignums() == before
+    with pytest.raises(ValueError, match="alt is empty"):
+        show(plt.figure(), " ")
+    plt.close("all")
