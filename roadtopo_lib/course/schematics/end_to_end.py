@@ -1,0 +1,138 @@
+"""Drawings of notebook 7: IoU, the matching behind lane F1, and metres from pixels."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from roadtopo_lib.course.schematics._canvas import (
+    BLUE, FAINT, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, WIDTH, Sheet, drawing, frame_camera,
+    frame_sample, tint,
+)  # fmt: skip
+from roadtopo_lib.course.schematics.losses import two_lines
+from roadtopo_lib.data.samples import instances_by_role
+from roadtopo_lib.metrics.instances import match_by_iou
+from roadtopo_lib.metrics.lanes import LaneF1, polylines_from_instances
+from roadtopo_lib.scenes.camera import Camera
+
+
+@drawing(
+    "Two slanted lines on a grid that partly cover each other; the cells of both, the intersection, are counted over the "
+    "cells of either, the union, and the fraction is the IoU."
+)
+def iou_drawing(shift: int = 1) -> Figure:
+    """Intersection over union of two masks.
+
+    Args:
+        shift: columns by which the prediction lies beside the truth, 0..3.
+    """
+    truth, predicted = two_lines(shift)
+    both, either = truth & predicted, truth | predicted
+    sheet = Sheet(3.6, "IoU: what both hold over what either holds")
+    fills = {0: "white", 1: tint(BLUE, 0.5), 2: tint(RED, 0.5), 3: tint(PURPLE, 0.75), 4: tint(GREEN, 0.5)}
+
+    def fill(value: float) -> object:
+        return fills[int(value)]
+
+    sheet.text(0.2, 0.78, "truth", color=BLUE, weight="bold", ha="left")
+    sheet.text(3.2, 0.78, "prediction", color=RED, weight="bold", ha="right")
+    sheet.cells(truth + 2 * predicted, 0.2, 1.0, 0.3, fill, words=None, edge=FAINT)
+    for y, mask, value, name, color in ((0.62, both, 3, "intersection", PURPLE), (2.25, either, 4, "union", GREEN)):
+        sheet.cells(value * mask, 4.35, y, 0.2, fill, words=None, edge=FAINT)
+        sheet.text(6.5, y + 0.45, name, color=color, weight="bold", ha="left")
+        sheet.text(6.5, y + 0.77, f"{mask.sum()} cells", ha="left")
+    sheet.line([4.3, 7.75], [2.04, 2.04], INK, lw=2)
+    sheet.text(4.22, 2.04, "IoU  =", weight="bold", ha="right")
+    sheet.text(
+        0.2,
+        3.25,
+        f"IoU  =  {both.sum()} / {either.sum()}  =  {both.sum() / either.sum():.2f}",
+        weight="bold",
+        ha="left",
+    )
+    return sheet.figure
+
+
+@drawing(
+    "The frame with its true lanes as wide pale lines and predicted ones as narrow lines beside them; a table gives the "
+    "IoU of every pair, the best one-to-one matching is framed, and only pairs above the threshold count as found."
+)
+def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: float = LaneF1().iou_threshold) -> Figure:
+    """Matching of drawn lines for lane F1, on the frame's own lanes.
+
+    Args:
+        shifts: by how many line widths each prediction lies beside the true lane of its number.
+        threshold: IoU that a pair must exceed.
+    """
+    image, semantic, instance = frame_sample()
+    height, width = instance.shape
+    score = LaneF1(iou_threshold=threshold)
+    true = polylines_from_instances(instance, instances_by_role(semantic, instance))[: len(shifts)]
+    unit = score.width * width
+    predicted = [line + (shift * unit, 0) for line, shift in zip(true, shifts, strict=False)]
+    iou = score.iou_matrix(predicted, true, instance.shape)
+    pairs = list(zip(*match_by_iou(iou, -1.0), strict=True))
+    score.update(predicted, true, instance.shape)
+    sheet = Sheet(3.85, "Lane F1 draws lines wide, then pairs them one to one")
+    wide = 4.3
+    scale = wide / width
+    sheet.image((0.4 * image + 0.6 * 255).astype(np.uint8), 0.15, 0.68, wide)
+    box = (0.15, 0.15 + wide, 0.68, 0.68 + height * scale)
+    for lines, color, style in ((true, BLUE, {"alpha": 0.45}), (predicted, RED, {"alpha": 0.45})):
+        for line in lines:
+            inside = (line[:, 0] >= 0) & (line[:, 0] < width) & (line[:, 1] < height)
+            xs, ys = box[0] + line[inside, 0] * scale, box[2] + line[inside, 1] * scale
+            sheet.line(xs, ys, color, lw=unit * scale * 72, solid_capstyle="butt", **style)
+    sheet.text(0.15, box[3] + 0.24, "true lanes", color=BLUE, weight="bold", ha="left")
+    sheet.text(box[1], box[3] + 0.24, "predicted lanes", color=RED, weight="bold", ha="right")
+    side, left, top = 0.72, 5.55, 1.3
+    sheet.text(left + side * len(true) / 2, 0.78, "IoU with true lane", weight="bold")
+    for k in range(len(true)):
+        sheet.text(left + (k + 0.5) * side, 1.1, str(k + 1), color=BLUE, weight="bold")
+    for k in range(len(predicted)):
+        sheet.text(left - 0.2, top + (k + 0.5) * side, str(k + 1), color=RED, weight="bold")
+    sheet.text(left - 0.62, top + side * len(predicted) / 2, "predicted", rotation=90, color=RED, weight="bold")
+    sheet.cells(iou, left, top, side, words="{:.2f}", edge=FAINT)
+    for row, column in pairs:
+        good = iou[row, column] > threshold
+        color, style = (GREEN, {}) if good else (GREY, {"ls": ":"})
+        sheet.rectangle(
+            left + column * side + 0.04, top + row * side + 0.04, side - 0.08, side - 0.08, color, lw=3, **style
+        )
+    sheet.text(0.15, 3.55, f"above {threshold:g}: found", color=GREEN, weight="bold", ha="left")
+    counts = f"TP {score.tp}   FP {score.fp}   FN {score.fn}   F1 {score.f1():.2f}"
+    sheet.text(WIDTH - 0.15, 3.6, counts, weight="bold", ha="right")
+    return sheet.figure
+
+
+@drawing(
+    "A side view: a camera at a known height looks along the flat road, tilted slightly down; the ray of a pixel row "
+    "below the horizon meets the ground at a distance; rows nearer to the horizon meet it much farther away."
+)
+def metres_from_pixels(camera: Camera | None = None, distances: tuple[float, ...] = (8.0, 14.0, 30.0)) -> Figure:
+    """From a pixel row to metres on flat ground.
+
+    Args:
+        camera: default that of the frame; its roll is left out.
+        distances: metres ahead of the points that are drawn.
+    """
+    camera = camera or frame_camera()
+    _, depth = camera.project(np.array([[0.0, 0.0, z] for z in distances]))
+    assert (depth > 0).all()
+    pixels, _ = camera.project(np.array([[0.0, 0.0, z] for z in distances]))
+    horizon = float(camera.horizon()[camera.size[1] // 2])
+    image = frame_sample()[0]
+    sheet = Sheet(4.6, "On flat ground, a row below the horizon is a distance")
+    ground, eye = 2.5, np.array([0.75, 1.15])
+    scale = 6.4 / max(distances)
+    sheet.line([0.2, 7.85], [ground, ground], INK, lw=2.4)
+    sheet.line([eye[0], 7.85], [eye[1], eye[1]], GREY, lw=1.4, ls="--")
+    sheet.text(7.85, eye[1] - 0.17, "towards the horizon", SMALL, GREY, ha="right")
+    sheet.polygon([(0.62, 1.02), (0.9, 1.02), (0.9, 1.28), (0.62, 1.28)], INK, fc=INK)
+    sheet.arrow((0.45, eye[1]), (0.45, ground), INK, arrowstyle="<|-|>", mutation_scale=10, lw=1.4)
+    sheet.text(0.14, 2.8, f"height {camera.height:.2f} m", ha="left", weight="bold")
+    x0, y0, wide = 4.35, 2.95, 3.1
+    pixel = wide / image.shape[1]
+    for z, color, (_, y) in zip(distances, (RED, GREEN, BLUE), pixels, strict=True):
+        foot = np.array([eye[0] + z * scale, ground])
+        sheet.line([eye[0], foot[0]], [eye[1], foot[1]], color, lw=2)
+        sheet.dots(foot, color, 60, zorder=6)
+    return sheet.figure
