@@ -6,8 +6,20 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, Sheet, clumps, drawing, network_sample, tint,
-)  # fmt: skip
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    SMALL,
+    Sheet,
+    clumps,
+    drawing,
+    network_sample,
+    tint,
+)
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.training.optimizer import build_scheduler
 from roadtopo_lib.viz import color_instances, color_semantic
@@ -63,8 +75,8 @@ def boxes(config: LaneSegmentationConfig | None = None) -> Figure:
 
 
 @drawing(
-    "The learning rate over the steps of a run: it rises linearly in the short warm-up, then falls to zero along half a "
-    "cosine; the encoder's rate has the same shape, lower."
+    "The learning rate over the steps of a run: it rises linearly in the short warm-up, then falls to zero along "
+    "half a cosine; the encoder's rate has the same shape, lower."
 )
 def schedule(config: LaneSegmentationConfig | None = None) -> Figure:
     """Warm-up and cosine, as ``build_scheduler`` makes them.

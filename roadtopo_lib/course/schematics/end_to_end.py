@@ -4,9 +4,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, FAINT, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, WIDTH, Sheet, drawing, frame_camera,
-    frame_sample, tint,
-)  # fmt: skip
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    PURPLE,
+    RED,
+    WIDTH,
+    Sheet,
+    drawing,
+    frame_camera,
+    frame_sample,
+    tint,
+)
 from roadtopo_lib.course.schematics.losses import two_lines
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.metrics.instances import match_by_iou
@@ -15,8 +26,8 @@ from roadtopo_lib.scenes.camera import Camera
 
 
 @drawing(
-    "Two slanted lines on a grid that partly cover each other; the cells of both, the intersection, are counted over the "
-    "cells of either, the union, and the fraction is the IoU."
+    "Two slanted lines on a grid that partly cover each other; the cells of both, the intersection, are counted over "
+    "the cells of either, the union, and the fraction is the IoU."
 )
 def iou_drawing(shift: int = 1) -> Figure:
     """Intersection over union of two masks.
@@ -52,8 +63,8 @@ def iou_drawing(shift: int = 1) -> Figure:
 
 
 @drawing(
-    "The frame with its true lanes as wide pale lines and predicted ones as narrow lines beside them; a table gives the "
-    "IoU of every pair, the best one-to-one matching is framed, and only pairs above the threshold count as found."
+    "The frame with its true lanes as wide pale lines and predicted ones beside them in another colour; a table gives "
+    "the IoU of every pair, the best one-to-one matching is framed, and only pairs above the threshold count as found."
 )
 def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: float = LaneF1().iou_threshold) -> Figure:
     """Matching of drawn lines for lane F1, on the frame's own lanes.
@@ -67,7 +78,7 @@ def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: floa
     score = LaneF1(iou_threshold=threshold)
     true = polylines_from_instances(instance, instances_by_role(semantic, instance))[: len(shifts)]
     unit = score.width * width
-    predicted = [line + (shift * unit, 0) for line, shift in zip(true, shifts, strict=False)]
+    predicted = [line + np.array([shift * unit, 0]) for line, shift in zip(true, shifts, strict=False)]
     iou = score.iou_matrix(predicted, true, instance.shape)
     pairs = list(zip(*match_by_iou(iou, -1.0), strict=True))
     score.update(predicted, true, instance.shape)

@@ -1,4 +1,4 @@
-"""Drawings of notebook 4: cross-entropy of a pixel, the overlap that Dice counts, what each term of the loss pulls on."""
+"""Drawings of notebook 4: cross-entropy of a pixel, the overlap that Dice counts, pull and push."""
 
 import numpy as np
 import torch
@@ -7,8 +7,19 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, FAINT, GREEN, GREY, INK, PURPLE, RED, SMALL, Sheet, drawing, frame_sample, tint,
-)  # fmt: skip
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    PURPLE,
+    RED,
+    SMALL,
+    Sheet,
+    drawing,
+    frame_sample,
+    tint,
+)
 from roadtopo_lib.labels import CLASSES, LANE_CLASS_IDS, LANE_MARKING
 
 PIXEL_LOGITS = (-1.0, 1.6, 2.2, 0.1, -0.8, 0.9)
@@ -16,8 +27,8 @@ PIXEL_LOGITS = (-1.0, 1.6, 2.2, 0.1, -0.8, 0.9)
 
 
 @drawing(
-    "One pixel of the frame is marked; its six scores become probabilities, drawn as bars, one for each class; only the "
-    "bar of the true class counts, and a falling curve gives its price, minus the logarithm of that probability."
+    "One pixel of the frame is marked; its six scores become probabilities, drawn as bars, one for each class; only "
+    "the bar of the true class counts, and a falling curve gives its price, minus the logarithm of that probability."
 )
 def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: int = LANE_MARKING) -> Figure:
     """Cross-entropy of a single pixel.
@@ -72,8 +83,8 @@ def two_lines(shift: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @drawing(
-    "A small grid with two slanted lines that partly cover each other, the true one and the predicted one; the cells of "
-    "each and of both are counted, and twice the common cells over the sum of both areas is the Dice coefficient."
+    "A small grid with two slanted lines that partly cover each other, the true one and the predicted one; the cells "
+    "of each and of both are counted, and twice the common cells over the sum of both areas is the Dice coefficient."
 )
 def dice_overlap(shift: int = 1) -> Figure:
     """What Dice counts.
@@ -130,7 +141,7 @@ def loss_terms(config: LaneSegmentationConfig | None = None) -> Figure:
     sheet.line([5.6, 7.65], [origin[1]] * 2, FAINT)
     sheet.line([origin[0]] * 2, [1.1, 3.1], FAINT)
     for x, y, color in ((-0.75, -0.55, BLUE), (0.8, -0.35, RED), (0.15, 0.8, GREEN)):
-        mean = origin + (x, y)
+        mean = origin + np.array([x, y])
         sheet.arrow(mean, mean + 0.42 * (origin - mean), color)
         sheet.dots(mean, color, 130, marker="X", zorder=6)
     sheet.text(6.7, 2.2, "0", ha="left")
@@ -157,10 +168,10 @@ def _push(sheet: Sheet, middle: np.ndarray, margin: float) -> None:
     """Two means whose circles of the margin overlap, and the distance that they want."""
     scale = min(0.36, 0.56 / margin)  # inches a unit
     for sign, color in ((-1, RED), (1, GREEN)):
-        mean = middle + (sign * 0.62 * margin * scale, 0)
+        mean = middle + np.array([sign * 0.62 * margin * scale, 0])
         sheet.circle(mean, margin * scale, color, fc=(*tint(color, 0.5), 0.25))
         sheet.dots(mean, color, 130, marker="X", zorder=6)
-        sheet.arrow(mean, mean + (sign * 0.55, 0), color)
+        sheet.arrow(mean, mean + np.array([sign * 0.55, 0]), color)
     wanted = margin * scale
     y = middle[1] + 0.86
     sheet.arrow((middle[0] - wanted, y), (middle[0] + wanted, y), INK, arrowstyle="<|-|>", mutation_scale=10, lw=1.4)

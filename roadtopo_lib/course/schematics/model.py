@@ -6,8 +6,23 @@ from transformers import SegformerConfig
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, CYAN, FAINT, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, TITLE, Sheet, clumps, drawing, network_sample, tint,
-)  # fmt: skip
+    BLUE,
+    CYAN,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    SMALL,
+    TITLE,
+    Sheet,
+    clumps,
+    drawing,
+    network_sample,
+    tint,
+)
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.segformer import ARCHITECTURES
 from roadtopo_lib.viz import color_semantic
@@ -160,8 +175,8 @@ def attention_weights(query: int = 0) -> Figure:
 
 
 @drawing(
-    "The value of each token, shaded as strongly as its weight, is multiplied by the weight; the four products are added "
-    "and give the answer, one new vector for the token that asked."
+    "The value of each token, shaded as strongly as its weight, is multiplied by the weight; the four products are "
+    "added and give the answer, one new vector for the token that asked."
 )
 def attention_mix(query: int = 0) -> Figure:
     """Third step of attention: the weighted mean of the values.
@@ -234,7 +249,8 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
 
 @drawing(
     "A token passes from left to right: a linear layer widens it, a three by three filter mixes each channel with its "
-    "neighbours on the map, an activation bends it, a second linear layer narrows it; an arc adds the token to the result."
+    "neighbours on the map, an activation bends it, a second linear layer narrows it; the token itself "
+    "is added to the result."
 )
 def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
     """The second half of a block.

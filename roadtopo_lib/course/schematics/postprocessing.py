@@ -7,14 +7,29 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    COLORS, FAINT, GREY, INK, ORANGE, PURPLE, SMALL, Sheet, drawing, frame_sample,
-)  # fmt: skip
+    COLORS,
+    FAINT,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    SMALL,
+    Sheet,
+    drawing,
+    frame_sample,
+)
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING
 from roadtopo_lib.postprocess import fit_lane_curve, fit_road, radius_from_margins, x_at_row
 from roadtopo_lib.postprocess.clustering import (
-    MIN_POINTS, NEIGHBOURS, SAMPLE_SIZE, VALLEY, WINDOW, spread, squared_distances,
-)  # fmt: skip
+    MIN_POINTS,
+    NEIGHBOURS,
+    SAMPLE_SIZE,
+    VALLEY,
+    WINDOW,
+    spread,
+    squared_distances,
+)
 from roadtopo_lib.postprocess.curves import row_medians
 
 
@@ -109,7 +124,7 @@ def seed_and_gather(config: LaneSegmentationConfig | None = None) -> Figure:
 
 @drawing(
     "Four panels with the same points: a few sampled points give peaks; balls around the peaks claim all points within "
-    "the radius; points left over give new peaks and balls; neighbouring balls without a valley between them are joined."
+    "the radius; points left over give new peaks and balls; neighbouring balls with no valley between are joined."
 )
 def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
     """The method "fast": sample, claim, again, join.
@@ -155,7 +170,7 @@ def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
 
 @drawing(
     "The frame twice. Left each line alone: the curve of a line of which only a far piece shows, continued downwards, "
-    "leaves its lane. Right one road: all curves share horizon, heading and bend, and the short line runs where it belongs."
+    "leaves its lane. Right one road: all curves share horizon, heading and bend, and the short line runs true."
 )
 def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     """Curves of single lines, and the curves of the road that the lines share.
@@ -225,8 +240,8 @@ def _error(curves: list, lines: list, k: int) -> float:
 
 
 @drawing(
-    "The frame with its lanes as curves; a dashed level line near the lower edge, the reference row, cuts them, and the "
-    "cuts are numbered from left to right."
+    "The frame with its lanes as curves; a dashed level line near the lower edge, the reference row, cuts them, and "
+    "the cuts are numbered from left to right."
 )
 def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
     """The reference row, where lanes get their numbers.
@@ -281,8 +296,8 @@ def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.nd
 
 
 @drawing(
-    "Left a mask with lane lines and two crossings; its pixels are split by class into two groups; above, the lines are "
-    "separated and numbered from left to right; below, the crossings are separated and numbered from near to far."
+    "Left a mask with lane lines and two crossings; its pixels are split by class into two groups; above, the lines "
+    "are separated and numbered from left to right; below, the crossings are separated and numbered from near to far."
 )
 def crossing_groups() -> Figure:
     """Lanes and crossings are clustered apart."""

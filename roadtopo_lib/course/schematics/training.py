@@ -1,13 +1,27 @@
 """Drawings of notebook 5: the order of a step, number formats, loss scaling, accumulation, Muon."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, COLORS, FAINT, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, TITLE, Sheet, drawing, tint,
-)  # fmt: skip
+    BLUE,
+    COLORS,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    SMALL,
+    TITLE,
+    Sheet,
+    drawing,
+    tint,
+)
 from roadtopo_lib.training.optimizer import orthogonalized
 
 STEP_CALLS = (
@@ -91,7 +105,7 @@ def mixed_precision() -> Figure:
         y = 2.35 if low else 0.95
         sheet.box(left, y, wide, 0.65, name, ORANGE if low else BLUE, fill="white", size=SMALL)
         places.append((left, y))
-    for (x0, y0), (x1, y1) in zip(places[:-1], places[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(places):
         if y0 == y1:
             sheet.arrow((x0 + wide, y0 + 0.32), (x1, y1 + 0.32), GREY)
         else:
@@ -141,8 +155,8 @@ def loss_scaling() -> Figure:
 
 
 @drawing(
-    "Small batches in a row, each with its own forward and backward pass; each adds its part to the same gradient, drawn "
-    "as a bar that grows from batch to batch, and one optimiser step follows the last."
+    "Small batches in a row, each with its own forward and backward pass; each adds its part to the same gradient, "
+    "drawn as a bar that grows from batch to batch, and one optimiser step follows the last."
 )
 def accumulation(batches: int = 4) -> Figure:
     """Several batches share one step.
