@@ -180,7 +180,8 @@ def test_the_steps_of_the_clustering_end_where_the_library_ends():
 
 
 def test_lanes_are_matched_as_lane_f1_matches_them():
-    assert f"TP {3}" in " ".join(words_of(schematics.lane_matching((0.0, 0.0, 0.0))))
+    twice_and_missed = " ".join(words_of(schematics.lane_matching(((0, 0.0), (0, 0.0), (1, 0.0)))))
+    assert "TP 2    FP 1    FN 1" in twice_and_missed
     assert "TP 0" in " ".join(words_of(schematics.lane_matching(threshold=0.999)))
     assert f"above {LaneF1().iou_threshold:g}" in " ".join(words_of(schematics.lane_matching()))
 

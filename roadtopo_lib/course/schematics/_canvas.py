@@ -215,7 +215,7 @@ def network_sample() -> Sample:
 
 
 def clumps(
-    sheet: Sheet, x: float, y: float, width: float, height: float, count: int, known: bool, ball: float = 0.17
+    sheet: Sheet, x: float, y: float, width: float, height: float, count: int, known: bool, ball: float = 0.15
 ) -> None:
     """Clumps of points, one a lane, in a frame: grey, or in the lanes' colours with a ball around each.
 

@@ -109,5 +109,12 @@ def schedule(config: LaneSegmentationConfig | None = None) -> Figure:
     sheet.text(right, 2.95, "last step", SMALL, GREY)
     sheet.text(left, 2.78, f"warm-up: {config.warmup_fraction:.0%} of all steps", SMALL, ha="left")
     sheet.text(left + 0.62 * (right - left), 1.35, "heads", color=RED, weight="bold", ha="left")
-    sheet.text(left + 0.2, 2.12, f"encoder: {config.encoder_lr_scale:g} of it", color=BLUE, weight="bold", ha="left")
+    sheet.text(
+        left + 0.2,
+        2.12,
+        f"encoder: {config.encoder_lr_scale:g} × the heads’ rate",
+        color=BLUE,
+        weight="bold",
+        ha="left",
+    )
     return sheet.figure

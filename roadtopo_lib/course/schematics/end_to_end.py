@@ -66,21 +66,24 @@ def iou_drawing(shift: int = 1) -> Figure:
     "The frame with its true lanes as wide pale lines and predicted ones beside them in another colour; a table gives "
     "the IoU of every pair, the best one-to-one matching is framed, and only pairs above the threshold count as found."
 )
-def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: float = LaneF1().iou_threshold) -> Figure:
+def lane_matching(
+    predictions: tuple[tuple[int, float], ...] = ((0, 0.12), (0, -0.28), (1, 0.6), (2, -0.12)),
+    threshold: float = LaneF1().iou_threshold,
+) -> Figure:
     """Matching of drawn lines for lane F1, on the frame's own lanes.
 
     Args:
-        shifts: by how many line widths each prediction lies beside the true lane of its number.
+        predictions: for each predicted line which true lane it is like (0, 1, 2 from the left), and by how many line
+            widths it lies beside it.
         threshold: IoU that a pair must exceed.
     """
     image, semantic, instance = frame_sample()
     height, width = instance.shape
     score = LaneF1(iou_threshold=threshold)
-    true = polylines_from_instances(instance, instances_by_role(semantic, instance))[: len(shifts)]
+    true = polylines_from_instances(instance, instances_by_role(semantic, instance))[:3]
     unit = score.width * width
-    predicted = [line + np.array([shift * unit, 0]) for line, shift in zip(true, shifts, strict=False)]
+    predicted = [_beside(true[lane], shift * unit) for lane, shift in predictions]
     iou = score.iou_matrix(predicted, true, instance.shape)
-    pairs = list(zip(*match_by_iou(iou, -1.0), strict=True))
     score.update(predicted, true, instance.shape)
     sheet = Sheet(4.0, "Lane F1 draws lines wide, then pairs them one to one")
     wide = 4.3
@@ -92,9 +95,12 @@ def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: floa
             inside = (line[:, 0] >= 0) & (line[:, 0] < width) & (line[:, 1] < height)
             xs, ys = box[0] + line[inside, 0] * scale, box[2] + line[inside, 1] * scale
             sheet.line(xs, ys, color, lw=unit * scale * 72, solid_capstyle="butt", **style)
+    for number, line in enumerate(true, start=1):
+        end = line[(line[:, 0] > 20) & (line[:, 0] < width - 20)][-1]
+        sheet.badge(box[0::2] + (end + (0, 10)) * scale, str(number), BLUE)
     sheet.text(0.15, box[3] + 0.24, "true lanes", color=BLUE, weight="bold", ha="left")
     sheet.text(box[1], box[3] + 0.24, "predicted lanes", color=RED, weight="bold", ha="right")
-    side, left, top = 0.66, 5.65, 1.25
+    side, left, top = 0.56, 5.75, 1.22
     sheet.text(left + side * len(true) / 2, 0.75, "IoU with true lane", weight="bold")
     for k in range(len(true)):
         sheet.text(left + (k + 0.5) * side, 1.05, str(k + 1), color=BLUE, weight="bold")
@@ -104,9 +110,8 @@ def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: floa
         left - 0.55, top + side * len(predicted) / 2, "predicted", rotation=90, color=RED, weight="bold", va="center"
     )
     sheet.cells(iou, left, top, side, words="{:.2f}", edge=FAINT)
-    for row, column in pairs:
-        good = iou[row, column] > threshold
-        color, style = (GREEN, {}) if good else (GREY, {"ls": ":"})
+    for row, column in zip(*match_by_iou(iou, 0.0), strict=True):
+        color, style = (GREEN, {}) if iou[row, column] > threshold else (GREY, {"ls": ":"})
         sheet.rectangle(
             left + column * side + 0.04, top + row * side + 0.04, side - 0.08, side - 0.08, color, lw=3, **style
         )
@@ -116,6 +121,12 @@ def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: floa
     counts = f"TP {score.tp}    FP {score.fp}    FN {score.fn}    F1 {score.f1():.2f}"
     sheet.text(WIDTH - 0.3, y + 0.3, counts, weight="bold", ha="right")
     return sheet.figure
+
+
+def _beside(line: np.ndarray, distance: float) -> np.ndarray:
+    """A line (M, 2) moved across its main direction, in pixels."""
+    along = line[-1] - line[0]
+    return line + distance * np.array([along[1], -along[0]]) / np.linalg.norm(along)
 
 
 @drawing(
@@ -136,20 +147,21 @@ def metres_from_pixels(camera: Camera | None = None, distances: tuple[float, ...
     height, width = image.shape[:2]
     rows = pixels[:, 1] * height / camera.size[0]
     horizon = float(camera.horizon()[camera.size[1] // 2]) * height / camera.size[0]
-    sheet = Sheet(5.0, "On flat ground, a row below the horizon is a distance")
+    sheet = Sheet(5.15, "On flat ground, a row below the horizon is a distance")
     ground, eye = 2.35, np.array([0.75, 1.15])
     scale = 6.6 / max(distances)
     sheet.line([0.2, 7.85], [ground, ground], INK, lw=2.4)
     sheet.line([eye[0], 7.85], [eye[1], eye[1]], INK, lw=1.4, ls="--")
     sheet.text(7.85, eye[1] - 0.18, "to the horizon", ha="right")
     sheet.polygon([(0.55, 1.02), (0.85, 1.02), (0.85, 1.28), (0.55, 1.28)], INK, fc=INK, zorder=7)
-    sheet.text(0.2, 0.82, f"camera, tilted {camera.pitch:.1f}° down", ha="left")
+    sheet.text(0.2, 0.82, f"camera, tilted {abs(camera.pitch):.1f}° {'down' if camera.pitch >= 0 else 'up'}", ha="left")
     sheet.arrow((0.35, eye[1]), (0.35, ground), INK, arrowstyle="<|-|>", mutation_scale=10, lw=1.4)
     sheet.text(0.45, 1.95, f"{camera.height:.2f} m", ha="left", weight="bold")
     x0, y0, wide = 0.2, 2.92, 3.9
     pixel = wide / width
     sheet.image(image, x0, y0, wide)
     level = y0 + horizon * pixel
+    sheet.line([x0, x0 + wide], [level, level], "white", lw=3.2, zorder=6)
     sheet.line([x0, x0 + wide + 0.1], [level, level], INK, lw=1.6, ls="--", zorder=6)
     labels = _apart([level, *(y0 + np.sort(rows) * pixel)], 0.27)
     sheet.text(x0 + wide + 0.35, labels[0], "horizon", ha="left")

@@ -20,7 +20,7 @@ from roadtopo_lib.course.schematics._canvas import (
     frame_sample,
     tint,
 )
-from roadtopo_lib.labels import CLASSES, LANE_CLASS_IDS, LANE_MARKING
+from roadtopo_lib.labels import CLASSES, LANE_MARKING
 
 PIXEL_LOGITS = (-1.0, 1.6, 2.2, 0.1, -0.8, 0.9)
 """Logits of a pixel, one a class: a lane marking that the model takes for road not much less readily."""
@@ -44,11 +44,12 @@ def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: in
     p = probabilities[true_class].item()
     sheet = Sheet(3.75, "Cross-entropy looks at one probability of each pixel")
     tall = sheet.image(image, 0.15, 1.2, 2.2)
-    rows, columns = np.nonzero(np.isin(semantic, LANE_CLASS_IDS))
+    rows, columns = np.nonzero(semantic == true_class)
     k = len(rows) * 4 // 5
     spot = (0.15 + 2.2 * columns[k] / image.shape[1], 1.2 + tall * rows[k] / image.shape[0])
     sheet.circle(spot, 0.09, RED, lw=2.4, zorder=6)
     sheet.text(1.25, 1.0, "one pixel", weight="bold")
+    sheet.text(1.25, 1.45 + tall, f"truth: {CLASSES[true_class].name}", color=RED)
     sheet.arrow((2.42, 1.75), (2.75, 1.75), GREY)
     sheet.text(4.25, 0.75, "probabilities (softmax)", weight="bold")
     for c, share in zip(CLASSES, probabilities.tolist(), strict=True):
@@ -104,12 +105,12 @@ def dice_overlap(shift: int = 1) -> Figure:
         y = 0.95 + 0.4 * k
         sheet.rectangle(4.6, y - 0.13, 0.26, 0.26, color, fc=tint(color, share))
         sheet.text(5.0, y, f"{words}: {cells.sum()} cells", ha="left")
-    sheet.text(4.6, 2.58, "Dice  =", ha="left", weight="bold")
-    sheet.text(6.35, 2.38, f"2 × {both.sum()}")
-    sheet.line([5.55, 7.15], [2.56, 2.56], INK, lw=1.2)
-    sheet.text(6.35, 2.78, f"{truth.sum()} + {predicted.sum()}")
-    sheet.text(7.25, 2.58, f"=  {dice:.2f}", ha="left", weight="bold")
-    sheet.text(6.35, 3.1, "truth + predicted", SMALL, GREY)
+    sheet.text(4.5, 2.58, "Dice  =", ha="left", weight="bold")
+    sheet.text(6.2, 2.38, f"2 × {both.sum()}")
+    sheet.line([5.4, 7.0], [2.56, 2.56], INK, lw=1.2)
+    sheet.text(6.2, 2.78, f"{truth.sum()} + {predicted.sum()}")
+    sheet.text(7.05, 2.58, f"=  {dice:.2f}", ha="left", weight="bold")
+    sheet.text(6.2, 3.1, "truth + predicted", SMALL, GREY)
     return sheet.figure
 
 
@@ -124,7 +125,7 @@ def loss_terms(config: LaneSegmentationConfig | None = None) -> Figure:
         config: margins and weights; default ``LaneSegmentationConfig()``.
     """
     config = config or LaneSegmentationConfig()
-    sheet = Sheet(4.3, "Pull gathers a lane, push parts two lanes")
+    sheet = Sheet(4.1, "Pull gathers a lane, push parts two lanes")
     panels = (
         ("pull", f"α = {config.alpha:g}", "beyond δ_var of the mean:\npulled inwards", 0.15),
         ("push", f"β = {config.beta:g}", "nearer than 2 · δ_dist:\npushed apart", 2.77),
