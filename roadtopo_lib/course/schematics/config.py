@@ -112,7 +112,7 @@ def schedule(config: LaneSegmentationConfig | None = None) -> Figure:
     sheet.text(
         left + 0.2,
         2.12,
-        f"encoder: {config.encoder_lr_scale:g} × the heads’ rate",
+        f"encoder: {config.encoder_lr_scale:g} × as high",
         color=BLUE,
         weight="bold",
         ha="left",

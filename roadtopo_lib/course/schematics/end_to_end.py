@@ -96,8 +96,8 @@ def lane_matching(
             xs, ys = box[0] + line[inside, 0] * scale, box[2] + line[inside, 1] * scale
             sheet.line(xs, ys, color, lw=unit * scale * 72, solid_capstyle="butt", **style)
     for number, line in enumerate(true, start=1):
-        end = line[(line[:, 0] > 20) & (line[:, 0] < width - 20)][-1]
-        sheet.badge(box[0::2] + (end + (0, 10)) * scale, str(number), BLUE)
+        inside = line[(line[:, 0] > 0.05 * width) & (line[:, 0] < 0.95 * width)]
+        sheet.badge(box[0::2] + inside[3 * len(inside) // 4] * scale, str(number), BLUE)
     sheet.text(0.15, box[3] + 0.24, "true lanes", color=BLUE, weight="bold", ha="left")
     sheet.text(box[1], box[3] + 0.24, "predicted lanes", color=RED, weight="bold", ha="right")
     side, left, top = 0.56, 5.75, 1.22

@@ -91,9 +91,8 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
         sheet.dots(spot, color, 40, zorder=8, edgecolors="white", linewidths=0.8)
     sheet.text(4.04, y + 0.79, f"{channels} numbers each", weight="bold")
     sheet.text(grid_x + 1.4, 0.75, f"{rows} × {columns} tokens", weight="bold")
-    sheet.text(
-        3.2, 3.55, f"a window every {stride} pixels: neighbours share {size - stride} columns", SMALL + 0.5, ha="left"
-    )
+    sheet.text(3.2, 3.48, f"a window every {stride} pixels,", ha="left")
+    sheet.text(3.2, 3.76, f"so neighbours share {size - stride} columns", ha="left")
     return sheet.figure
 
 
@@ -260,7 +259,7 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
     shape = ARCHITECTURES[backbone]
     narrow = shape["hidden_sizes"][stage]
     wide = narrow * shape.get("mlp_ratios", PUBLISHED.mlp_ratios)[stage]
-    sheet = Sheet(3.75, "Mix-FFN: widen, look at the neighbours, bend, narrow")
+    sheet = Sheet(3.8, "Mix-FFN: widen, look at the neighbours, bend, narrow")
     middle = 1.95
     for x, tall, count, color in ((0.45, 0.45, narrow, BLUE), (2.05, 1.5, wide, GREEN), (7.2, 0.45, narrow, BLUE)):
         sheet.rectangle(x, middle - tall / 2, 0.3, tall, color, fc=tint(color, 0.4))
@@ -282,9 +281,9 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
         sheet.text(x, middle - 0.22, words, weight="bold")
         sheet.text(x, middle + 0.22, sizes, SMALL, GREY)
     for x, words in ((0.6, "token"), (3.68, "3 × 3 filter, each channel by itself"), (7.35, "token")):
-        sheet.text(x, 3.03, words, weight="bold")
+        sheet.text(x, 3.22, words, weight="bold")
     sheet.text(5.65, middle + 0.7, "activation", weight="bold")
-    sheet.text(3.68, 3.35, "zeros around the map tell where the edge is", color=ORANGE)
+    sheet.text(3.68, 3.52, "zeros around the map tell where the edge is", color=ORANGE)
     sheet.line([0.6, 0.6, 7.35], [middle - 0.27, 0.78, 0.78], BLUE)
     sheet.arrow((7.35, 0.78), (7.35, middle - 0.27), BLUE)
     sheet.text(0.75, 0.97, "added unchanged", color=BLUE, ha="left")
