@@ -100,7 +100,14 @@ from roadtopo_lib.postprocess import (
     radius_from_margins,
     x_at_row,
 )
-from roadtopo_lib.postprocess.clustering import MIN_POINTS, NEIGHBOURS, SAMPLE_SIZE, VALLEY, WINDOW, spread
+from roadtopo_lib.postprocess.clustering import (
+    MIN_POINTS,
+    NEIGHBOURS,
+    SAMPLE_SIZE,
+    VALLEY,
+    WINDOW,
+    spread,
+)
 from roadtopo_lib.postprocess.curves import row_medians
 from roadtopo_lib.postprocess.road import SUPPORT
 from roadtopo_lib.scenes import render_scene
@@ -147,7 +154,9 @@ print(semantic)
 rng = np.random.default_rng(0)
 means = np.array([[0.0, 0.0], [3.0, 0.0], [1.5, 2.6]])
 embeddings = np.zeros((2, 6, 11))
-embeddings[:, true_lane > 0] = (means[true_lane[true_lane > 0] - 1] + rng.normal(0, 0.15, (18, 2))).T
+embeddings[:, true_lane > 0] = (
+    means[true_lane[true_lane > 0] - 1] + rng.normal(0, 0.15, (18, 2))
+).T
 x = embeddings[:, semantic == LANE_MARKING].T  # (2, 6, 11) → (18, 2): lane pixels only
 
 # %%
@@ -155,7 +164,11 @@ figure, ax = plt.subplots(figsize=(5, 3))
 ax.scatter(*x.T, s=18, color="black")
 for mean in means:
     ax.add_patch(plt.Circle(mean, 0.5, fill=False, linestyle="--", color="C0"))
-ax.set(title="Three lanes are three clumps (circles: δ_var)", xlabel="dimension 1", ylabel="dimension 2")
+ax.set(
+    title="Three lanes are three clumps (circles: δ_var)",
+    xlabel="dimension 1",
+    ylabel="dimension 2",
+)
 ax.set_aspect("equal")
 show(figure, "Eighteen dots in three clumps, each inside a dashed circle of radius delta var.")
 
@@ -163,8 +176,9 @@ show(figure, "Eighteen dots in three clumps, each inside a dashed circle of radi
 # ## From clumps to labels: a ball around a mean
 #
 # To find the clumps is called *clustering*. A clump found is a *cluster*, and each pixel gets the
-# number of its cluster as its *label*. The simplest method takes a pixel that nobody has claimed. It
-# gathers all within a *radius*, moves to their mean, and gathers again. What is gathered is a lane.
+# number of its cluster as its *label*. The simplest method takes a pixel that nobody has claimed.
+# It gathers all within a *radius*, moves to their mean, and gathers again. What is gathered is a
+# lane.
 
 # %%
 show(schematics.seed_and_gather(), schematics.ALT["seed_and_gather"])
@@ -246,10 +260,10 @@ show(figure, "ARI over the radius; the safe radii are a grey band.")
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The plateau is wider than promised. In 32 dimensions the offsets of two pixels from their means are
-# nearly at right angles to each other, and to the line between the means. So pixels of different
-# lanes are about $\sqrt{3^2 + 0.5^2 + 0.5^2} = 3.1$ apart, not 2. Do not build on that: the margins
-# are the guarantee, and $\delta_\text{dist}$ has the most room on both sides.
+# The plateau is wider than promised. In 32 dimensions the offsets of two pixels from their means
+# are nearly at right angles to each other, and to the line between the means. So pixels of
+# different lanes are about $\sqrt{3^2 + 0.5^2 + 0.5^2} = 3.1$ apart, not 2. Do not build on that:
+# the margins are the guarantee, and $\delta_\text{dist}$ has the most room on both sides.
 #
 # </details>
 
@@ -290,10 +304,10 @@ print(f"MeanShift with 0.5 finds {len(set(meanshift))}")
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The reason is the dimension. In 32 of them nearly all of a ball's volume lies near its surface, and
-# two of its points are about $\sqrt{2} \cdot 0.5 = 0.71$ apart. Of all the pairs in one lane here,
-# none is closer than 0.3. This is the worst case that the loss permits; further down we look at a
-# trained model.
+# The reason is the dimension. In 32 of them nearly all of a ball's volume lies near its surface,
+# and two of its points are about $\sqrt{2} \cdot 0.5 = 0.71$ apart. Of all the pairs in one lane
+# here, none is closer than 0.3. This is the worst case that the loss permits; further down we look
+# at a trained model.
 #
 # </details>
 
@@ -336,9 +350,9 @@ print("lanes found:", len(mended))
 show(schematics.clustering(), schematics.ALT["clustering"])
 
 # %% [markdown]
-# **Step 1: sample.** Look at 192 pixels only, spread evenly over all. A pixel is dense if its eighth
-# neighbour is near. A pixel with no denser one nearby is a peak, and the mean around it a *mode*.
-# "Nearby" is $\sqrt{2}\,r$: so far apart are two pixels of one ball at right angles.
+# **Step 1: sample.** Look at 192 pixels only, spread evenly over all. A pixel is dense if its
+# eighth neighbour is near. A pixel with no denser one nearby is a peak, and the mean around it a
+# *mode*. "Nearby" is $\sqrt{2}\,r$: so far apart are two pixels of one ball at right angles.
 
 
 # %%
@@ -346,7 +360,9 @@ def modes_of(sample):
     d = cdist(sample, sample)  # (M, M)
     eighth = np.sort(d, axis=1)[:, 8]  # small where dense
     denser = (eighth < eighth[:, None]) & (d <= np.sqrt(2) * radius)
-    return np.array([sample[d[p] <= radius].mean(axis=0) for p in np.flatnonzero(~denser.any(axis=1))])
+    return np.array(
+        [sample[d[p] <= radius].mean(axis=0) for p in np.flatnonzero(~denser.any(axis=1))]
+    )
 
 
 points = toy_points()  # (863, 2)
@@ -407,8 +423,8 @@ print("lanes:", len(set(lane_of_mode)), "pixels with −1:", np.count_nonzero(~r
 # %% [markdown]
 # ### A thin bridge
 #
-# Where two lines meet in the image, interpolation leaves a few pixels half-way between two clumps: a
-# bridge. The gap between the first two clumps is wider than 1.5.
+# Where two lines meet in the image, interpolation leaves a few pixels half-way between two clumps:
+# a bridge. The gap between the first two clumps is wider than 1.5.
 #
 # > **Predict first.** Sixty stray pixels lie between the lanes of 300 and 200. Does DBSCAN with eps
 # > 1.5 find "one" lane there or "two"?
@@ -438,10 +454,10 @@ show(figure, "The same points, coloured by the lanes of DBSCAN and of the librar
 # %% [markdown]
 # ## What each method costs and gives up
 #
-# "fast" looks at a sample; DBSCAN and MeanShift look at all pixels. To be fair we add a rival: DBSCAN
-# on the same 192 pixels, then every pixel to the nearest mean within the radius. Two inputs are made
-# to be hard. *Uneven*: four lanes of 1,000 pixels and one of 40. *Ring*: a cluster in the shape of a
-# ring of radius 3, with another in its middle.
+# "fast" looks at a sample; DBSCAN and MeanShift look at all pixels. To be fair we add a rival:
+# DBSCAN on the same 192 pixels, then every pixel to the nearest mean within the radius. Two inputs
+# are made to be hard. *Uneven*: four lanes of 1,000 pixels and one of 40. *Ring*: a cluster in the
+# shape of a ring of radius 3, with another in its middle.
 
 # %%
 METHODS = {
@@ -458,7 +474,10 @@ print("lanes of five:", lanes_found)
 turn = 3 * np.exp(1j * np.linspace(0, 2 * np.pi, 1500))
 ring = np.concatenate([np.stack([turn.real, turn.imag], axis=1), np.zeros((300, 2))])
 ring += rng.normal(0, 0.15, ring.shape)
-in_one = {name: max(np.bincount(method(ring)[:1500] + 1)[1:], default=0) for name, method in METHODS.items()}
+in_one = {
+    name: max(np.bincount(method(ring)[:1500] + 1)[1:], default=0)
+    for name, method in METHODS.items()
+}
 assert in_one["DBSCAN"] == 1500 and max(in_one["fast"], in_one["DBSCAN on a sample"]) < 750
 print("the ring in one piece:", {name: bool(pixels > 750) for name, pixels in in_one.items()})
 
@@ -481,8 +500,12 @@ for name, n in [(name, n) for name, sizes in SIZES.items() for n in sizes]:
     of_n, truth = lesson.lanes_at_the_margin(n)
     assert adjusted_rand_score(truth, METHODS[name](of_n)) == 1  # all find all five lanes
     seconds[name][n] = lesson.best_time(METHODS[name], of_n, 1 if name == "MeanShift" else 3)
-faster, sampled = (seconds[name][5000] / seconds["fast"][5000] for name in ("DBSCAN", "DBSCAN on a sample"))
-assert faster > 15 and 2 * sampled < faster and seconds["MeanShift"][500] > 50 * seconds["fast"][500]
+faster, sampled = (
+    seconds[name][5000] / seconds["fast"][5000] for name in ("DBSCAN", "DBSCAN on a sample")
+)
+assert (
+    faster > 15 and 2 * sampled < faster and seconds["MeanShift"][500] > 50 * seconds["fast"][500]
+)
 reveal(my_guess, round(faster), "times", tolerance=0.5)
 
 # %% tags=["answer", "nbval-ignore-output"]
@@ -490,7 +513,9 @@ figure, ax = plt.subplots(figsize=(7, 3))
 for (method, times), marker, color in zip(seconds.items(), "oDs^", COLORS):
     ax.loglog(list(times), list(times.values()), marker=marker, color=color, label=method)
 ax.axhline(1 / 25, color="black", linestyle=":", label="one frame at 25 fps")
-ax.set(title="Same labels; the sample makes the difference", xlabel="lane pixels N", ylabel="time (s)")
+ax.set(
+    title="Same labels; the sample makes the difference", xlabel="lane pixels N", ylabel="time (s)"
+)
 ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 assert seconds["MeanShift"][1000] > 1 / 25 > seconds["fast"][20_000]
 show(figure, "Time over the number of lane pixels for four methods, both axes logarithmic.")
@@ -521,7 +546,10 @@ print("lanes with min_pixels=3:", result["lane_count"], "and with 0:", kept["lan
 
 # %%
 for key, value in result.items():
-    print(f"{key:20s}", getattr(value, "shape", value if isinstance(value, int) else f"list of {len(value)}"))
+    print(
+        f"{key:20s}",
+        getattr(value, "shape", value if isinstance(value, int) else f"list of {len(value)}"),
+    )
 
 # %% [markdown]
 # The result is a dictionary. A *polyline* is a curve as a list of points (x, y). A frame without
@@ -535,7 +563,9 @@ result = segmenter(image)  # the frame
 for k, (center, curve) in enumerate(zip(result["lane_centers"], result["lane_polylines"]), start=1):
     rows, columns = np.nonzero(result["lane_instances"] == k)
     np.testing.assert_allclose(center, [x_at_row(curve, rows.mean()), rows.mean()], atol=1e-6)
-    print(f"lane {k}: the mean of its pixels is {abs(columns.mean() - center[0]):.0f} px beside its centre")
+    print(
+        f"lane {k}: the mean of its pixels is {abs(columns.mean() - center[0]):.0f} px beside its centre"
+    )
 
 # %% [markdown]
 # ## Left to right
@@ -549,9 +579,9 @@ show(schematics.numbering(), schematics.ALT["numbering"])
 # %% [markdown]
 # ## Trap: ordering by mean x
 #
-# **Broken.** A simpler rule orders lanes by the mean x of their pixels. We take a rendered scene and
-# its *visible* pixels only: gaps of dashes and what a vehicle hides are missing. The lanes come in
-# true order, so 0, 1, 2 would be right.
+# **Broken.** A simpler rule orders lanes by the mean x of their pixels. We take a rendered scene
+# and its *visible* pixels only: gaps of dashes and what a vehicle hides are missing. The lanes come
+# in true order, so 0, 1, 2 would be right.
 
 # %% tags=["trap:broken"]
 scene = render_scene(44)
@@ -583,13 +613,17 @@ figure, axes = roads([[(dark(scene.image), title) for title in titles]], (7.4, 2
 for ax, order in zip(axes[0], [by_mean, by_row]):
     for number, k in enumerate(order, start=1):
         ax.scatter(lanes[k] % width, lanes[k] // width, s=0.3, color=COLORS[k])
-        ax.plot([curves[k][-1, 0], meets[k]], [curves[k][-1, 1], reference_row], "--", color=COLORS[k])
-        ax.text(np.clip(meets[k], 15, width - 15), 215, number, backgroundcolor=COLORS[k], ha="center")
+        ax.plot(
+            [curves[k][-1, 0], meets[k]], [curves[k][-1, 1], reference_row], "--", color=COLORS[k]
+        )
+        ax.text(
+            np.clip(meets[k], 15, width - 15), 215, number, backgroundcolor=COLORS[k], ha="center"
+        )
 show(figure, "A road with three lanes twice; at the lower edge the numbers that each rule gives.")
 
 # %% [markdown]
-# Read the numbers at the lower edge. By mean x the blue line, of which only a far piece shows, comes
-# second, though it leaves the image on the left.
+# Read the numbers at the lower edge. By mean x the blue line, of which only a far piece shows,
+# comes second, though it leaves the image on the left.
 #
 # ### How often does it matter?
 #
@@ -603,7 +637,9 @@ def orders(lanes):
     road = fit_road([row_medians(y, x) for x, y in xy], (height, width))  # None without two lanes
     return {
         "mean x": order_by_mean_x([np.stack(points, axis=1) for points in xy]),
-        "row, own curves": order_left_to_right([fit_lane_curve(*points) for points in xy], reference_row),
+        "row, own curves": order_left_to_right(
+            [fit_lane_curve(*points) for points in xy], reference_row
+        ),
         "row, one road": np.argsort(road.x(np.arange(len(lanes)), reference_row)),
     }
 
@@ -623,7 +659,9 @@ for scene in map(render_scene, range(120)):
         lanes = lesson.lane_pixels(mask, len(scene.lanes), min_pixels=131)
         for name, order in orders(lanes).items() if len(lanes) > 1 else ():
             wrong[kind][name] += list(order) != sorted(order)
-assert wrong["whole"]["mean x"] == 0 < wrong["visible"]["row, own curves"] < wrong["visible"]["mean x"]
+assert (
+    wrong["whole"]["mean x"] == 0 < wrong["visible"]["row, own curves"] < wrong["visible"]["mean x"]
+)
 ways_wrong = wrong["visible"] + wrong["whole"]
 assert ways_wrong["row, one road"] < ways_wrong["row, own curves"]
 reveal(my_guess, wrong["visible"]["mean x"], "scenes")
@@ -632,8 +670,8 @@ print(*(f"{kind:8s}{dict(counts)}" for kind, counts in wrong.items()), sep="\n")
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Where lines are labelled whole, the mean is never wrong here. On visible pixels it is wrong in some
-# scenes, but so is the reference row when each lane brings its own curve: a short far piece,
+# Where lines are labelled whole, the mean is never wrong here. On visible pixels it is wrong in
+# some scenes, but so is the reference row when each lane brings its own curve: a short far piece,
 # continued over half the image, crosses its neighbour. Curves that know the *road* do best, though
 # all the counts are small.
 #
@@ -663,15 +701,20 @@ assert off_robust < 15 < 40 < off_plain  # px, at 1024 columns
 # %%
 figure, axes = roads([[(dark(image), "Stray pixels bend a plain fit only")]], (6.4, 3.4))
 axes[0, 0].scatter(x, y, s=0.3, color="0.7")
-axes[0, 0].plot(np.polyval(plain, robust[:, 1]), robust[:, 1], "--", color="C1", lw=3, label="np.polyfit")
+axes[0, 0].plot(
+    np.polyval(plain, robust[:, 1]), robust[:, 1], "--", color="C1", lw=3, label="np.polyfit"
+)
 axes[0, 0].plot(*robust.T, color="C0", lw=3, label="fit_lane_curve")
 axes[0, 0].legend(fontsize="small", labelcolor="white", loc="upper left")
-show(figure, "The frame's first line and a stray patch; a dashed curve leaves the line, a solid one follows it.")
+show(
+    figure,
+    "The frame's first line and a stray patch; a dashed curve leaves the line, a solid one follows it.",
+)
 
 # %% [markdown]
 # `fit_lane_curve` is *robust*. It takes the median of each row, then fits several times: rows far
-# off the last curve lose their weight in the next. The degree is raised only while the residuals ask
-# for it.
+# off the last curve lose their weight in the next. The degree is raised only while the residuals
+# ask for it.
 
 # %% [markdown]
 # ### All lines share one road
@@ -688,20 +731,27 @@ show(schematics.curves_of_one_road(lane=0, seen=0.25), schematics.ALT["curves_of
 # $$x(y) = a + \frac{b}{y - h} + s\,(y - h)$$
 #
 # Heading $a$, curvature $b$ and *horizon* $h$, the row where flat ground ends, are common to all
-# lines. Only the slope $s$ belongs to a line. For a given $h$ that is linear least squares, over all
-# lines at once. So we try many $h$ and keep the best.
+# lines. Only the slope $s$ belongs to a line. For a given $h$ that is linear least squares, over
+# all lines at once. So we try many $h$ and keep the best.
 
 # %%
 lanes = lesson.lane_pixels(true_instances, 4)
 rows = lanes[0] // width
 lanes[0] = lanes[0][rows <= rows.min() + 0.25 * np.ptp(rows)]  # the farthest quarter
-lines = [row_medians(pixels // width, pixels % width) for pixels in lanes]  # rows, their median x, counts
+lines = [
+    row_medians(pixels // width, pixels % width) for pixels in lanes
+]  # rows, their median x, counts
 
 
 def fit_given_horizon(h):
     below = [y - h for y, _, _ in lines]
-    blocks = [np.column_stack([d**0, 1 / d, np.outer(d, np.eye(4)[k])]) for k, d in enumerate(below)]
-    design, target = np.concatenate(blocks), np.concatenate([x for _, x, _ in lines])  # (points, 2 + 4)
+    blocks = [
+        np.column_stack([d**0, 1 / d, np.outer(d, np.eye(4)[k])]) for k, d in enumerate(below)
+    ]
+    design, target = (
+        np.concatenate(blocks),
+        np.concatenate([x for _, x, _ in lines]),
+    )  # (points, 2 + 4)
     solution = np.linalg.lstsq(design, target, rcond=None)[0]
     return solution, np.abs(design @ solution - target).mean()
 
@@ -720,7 +770,11 @@ mine = a + b / (y_end - h) + slopes[0] * (y_end - h)
 shared = road.x(0, np.array([y_end]))[0]
 
 # %% tags=["nbval-ignore-output"]
-for name, x in {"own curve": own, "one road, our lines": mine, "one road, fit_road": shared}.items():
+for name, x in {
+    "own curve": own,
+    "one road, our lines": mine,
+    "one road, fit_road": shared,
+}.items():
     print(f"{name:20s} {abs(x - x_end):4.0f} px off")
 assert abs(own - x_end) > 150 and abs(mine - x_end) < 60 and abs(shared - x_end) < 20
 
@@ -740,15 +794,15 @@ for groups, expected in [([*lanes, patch], [0, 1, 2, 3]), (dashed, [0, 1, 2, 3])
 
 # %% [markdown]
 # The rule has a price: it drops a lane of which only the far end shows. So `LanePostProcessor`
-# applies it only where it knows the network's *confidence*, a pixel's probability of being a lane. A
-# mask without one is taken at its word.
+# applies it only where it knows the network's *confidence*, a pixel's probability of being a lane.
+# A mask without one is taken at its word.
 
 # %% [markdown]
 # ## Crossings
 #
-# A crossing is not a line. Its pixels are clustered apart from those of the lanes. It gets a centre,
-# the mean of its pixels, and no curve. A driver meets the near one first, so crossings are numbered
-# from near to far, by the row of their centres.
+# A crossing is not a line. Its pixels are clustered apart from those of the lanes. It gets a
+# centre, the mean of its pixels, and no curve. A driver meets the near one first, so crossings are
+# numbered from near to far, by the row of their centres.
 
 # %%
 show(schematics.crossing_groups(), schematics.ALT["crossing_groups"])
@@ -774,7 +828,9 @@ toy = LanePostProcessor(min_pixels=3, road_model=False)
 result = toy.process(street, vectors)
 assert (result["lane_count"], result["crosswalk_count"]) == (3, 2)
 assert not result["lane_instances"][street == CROSSWALK].any()  # no crossing is counted as a lane
-assert (result["crosswalk_instances"][6] == [1, 1, *7 * [0], 1, 1]).all()  # near first, one in two pieces
+assert (
+    result["crosswalk_instances"][6] == [1, 1, *7 * [0], 1, 1]
+).all()  # near first, one in two pieces
 assert (result["crosswalk_instances"][1, 3:8] == 2).all()
 assert result["crosswalk_centers"].tolist() == [[5, 6], [5, 1]]  # (x, y)
 
@@ -787,7 +843,12 @@ joined_mask = all_instances(result)
 assert joined_mask[6, 0] == 4 and joined_mask[1, 3] == 5 and joined_mask.max() == 5
 assert [joined_mask[2, column] for column in (2, 5, 8)] == [1, 2, 3]
 assert instances_by_role(street, joined_mask) == [1, 2, 3]
-assert instances_by_role(true_semantic, true_instances) == [1, 2, 3, 4]  # the frame: 5 is its crossing
+assert instances_by_role(true_semantic, true_instances) == [
+    1,
+    2,
+    3,
+    4,
+]  # the frame: 5 is its crossing
 print(joined_mask)
 
 # %% [markdown]
@@ -803,8 +864,11 @@ pieces = connected_components(street, min_pixels=3)["crosswalk_count"]
 print("components:", connected_components(street, min_pixels=0)["crosswalk_count"], "crossings")
 for name, changed in {"split": split, "merged": merged}.items():
     of_toy = LanePostProcessor(min_pixels=2, road_model=False).process(street, changed)
-    print(f"{name}: {of_toy['crosswalk_count']}, the far one's id: {of_toy['crosswalk_instances'][1, 5]},",
-          "centres (x, y):", of_toy["crosswalk_centers"].round(1).tolist())
+    print(
+        f"{name}: {of_toy['crosswalk_count']}, the far one's id: {of_toy['crosswalk_instances'][1, 5]},",
+        "centres (x, y):",
+        of_toy["crosswalk_centers"].round(1).tolist(),
+    )
 
 # %% [markdown]
 # After the split there are three, and the far crossing has another id, though nothing about it
@@ -839,31 +903,40 @@ crossings = []
 for seed in SEEDS:
     of_seed = render_scene(seed, preset="day")
     prediction = segmenter.predict(of_seed.image)
-    crossings.append((lesson.crossing_gap(of_seed, prediction), segmenter.postprocessor.process(**prediction)))
+    crossings.append(
+        (lesson.crossing_gap(of_seed, prediction), segmenter.postprocessor.process(**prediction))
+    )
 gaps = np.array([gap for gap, _ in crossings])
 one_only = sum(result["crosswalk_count"] == 1 for _, result in crossings)
-print(f"distances of the means: {gaps.round(1)}\nscenes in which both are one: {one_only} of {len(SEEDS)}")
+print(
+    f"distances of the means: {gaps.round(1)}\nscenes in which both are one: {one_only} of {len(SEEDS)}"
+)
 assert gaps.max() < 2.5 and np.median(gaps) < 1.7 and one_only >= 9
 
 # %% tags=["answer", "nbval-ignore-output"]
-pairs = [np.unique(ids[classes == CROSSWALK]) for _, classes, ids in map(
-    LaneInstanceDataset(samples(), "train").read, range(48))]
-print("training samples with two crossings:", sum(np.count_nonzero(ids) > 1 for ids in pairs), "of 48")
+pairs = [
+    np.unique(ids[classes == CROSSWALK])
+    for _, classes, ids in map(LaneInstanceDataset(samples(), "train").read, range(48))
+]
+print(
+    "training samples with two crossings:", sum(np.count_nonzero(ids) > 1 for ids in pairs), "of 48"
+)
 assert sum(np.count_nonzero(ids) > 1 for ids in pairs) <= 2
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The loss asks for 3; the means of the two crossings are nearer than 2.5 everywhere, and mostly about
-# as near as the radius. So the two become one cluster. A likely reason: the loss pushes apart only
-# what stands in *one* image, and hardly any training image holds two crossings. The network had next
-# to no chance to learn it. The class is right, the count is wrong, and the far crossing is lost.
+# The loss asks for 3; the means of the two crossings are nearer than 2.5 everywhere, and mostly
+# about as near as the radius. So the two become one cluster. A likely reason: the loss pushes apart
+# only what stands in *one* image, and hardly any training image holds two crossings. The network
+# had next to no chance to learn it. The class is right, the count is wrong, and the far crossing is
+# lost.
 #
 # </details>
 #
 # **Mended.** Geometry knows what the embeddings did not learn: between two crossings lie rows
-# without any. A car hides columns, not rows. So we cut a crossing's pixels at empty rows, and number
-# the pieces from the bottom up.
+# without any. A car hides columns, not rows. So we cut a crossing's pixels at empty rows, and
+# number the pieces from the bottom up.
 
 
 # %%
@@ -883,7 +956,9 @@ assert owners == [near, far]  # the mend: two, the near one first
 print("crossings after the cut:", len(parts))
 
 # %% tags=["answer", "nbval-ignore-output"]
-mended = sum(len(split_at_empty_rows(result["crosswalk_instances"])) == 2 for _, result in crossings)
+mended = sum(
+    len(split_at_empty_rows(result["crosswalk_instances"])) == 2 for _, result in crossings
+)
 print(f"two crossings after the cut: {mended} of {len(SEEDS)} scenes")
 assert mended >= 9
 
@@ -900,8 +975,8 @@ assert len(split_at_empty_rows(tilted_image)) == 1  # the limit
 # %% [markdown]
 # ## The frame through a trained model
 #
-# `segmenter.predict` gives what the network says of an image, and `postprocessor.process` turns that
-# into the result. `segmenter(image)` does both.
+# `segmenter.predict` gives what the network says of an image, and `postprocessor.process` turns
+# that into the result. `segmenter(image)` does both.
 
 # %%
 prediction = segmenter.predict(image)
@@ -913,14 +988,19 @@ print({name: getattr(value, "shape", value) for name, value in prediction.items(
 
 # %%
 pictures = [image] if PHOTO is None else [image, read_image(PHOTO)]
-figure, _ = roads([[(boxes_of(picture, segmenter)["lanes"], "Curves, numbers, crossing")] for picture in pictures],
-                  (7, 3.6 * len(pictures)))
+figure, _ = roads(
+    [
+        [(boxes_of(picture, segmenter)["lanes"], "Curves, numbers, crossing")]
+        for picture in pictures
+    ],
+    (7, 3.6 * len(pictures)),
+)
 show(figure, "The frame with four numbered lanes and their curves, and one crossing.")
 
 # %% [markdown]
 # **Which mode is the model in?** `LaneSegmenter` sets evaluation mode once, when it is made.
-# `predict` leaves the mode as it is. Whoever trains the model on must set evaluation mode again:
-# in training mode BatchNorm adapts its running statistics to the image, so that a prediction changes
+# `predict` leaves the mode as it is. Whoever trains the model on must set evaluation mode again: in
+# training mode BatchNorm adapts its running statistics to the image, so that a prediction changes
 # the model.
 
 # %%
@@ -937,17 +1017,21 @@ assert np.abs(copied.predict(image)["embeddings"] - before).max() > 0.01  # that
 # %% [markdown]
 # ### Embeddings are read where they are needed
 #
-# The embeddings cover the image below the sky at a coarse resolution, one vector for a *cell* of the
-# map. `process` reads a lane pixel's embedding between the four cells around it. That equals
+# The embeddings cover the image below the sky at a coarse resolution, one vector for a *cell* of
+# the map. `process` reads a lane pixel's embedding between the four cells around it. That equals
 # upsampling the whole map and then picking, at a fraction of the memory:
 
 # %%
 pixels = np.flatnonzero(np.isin(prediction["semantic_pred"], LANE_CLASS_IDS))
 rows, columns, first = pixels // width, pixels % width, prediction["first_row"]
 small_map = torch.from_numpy(prediction["embeddings"])
-big_map = upsample_to(small_map[None], (height - first, width))[0]  # (32, rows, columns): to be avoided
+big_map = upsample_to(small_map[None], (height - first, width))[
+    0
+]  # (32, rows, columns): to be avoided
 read = lesson.embeddings_at(prediction, pixels)
-torch.testing.assert_close(torch.from_numpy(read), big_map[:, rows - first, columns].T, atol=1e-3, rtol=1e-3)
+torch.testing.assert_close(
+    torch.from_numpy(read), big_map[:, rows - first, columns].T, atol=1e-3, rtol=1e-3
+)
 assert 5 * read.size < big_map.numel()
 
 # %% [markdown]
@@ -970,10 +1054,15 @@ PostProcessingBench(segmenter)
 of_pixel = result["lane_instances"].ravel()[pixels]
 read, of_pixel = read[of_pixel > 0], of_pixel[of_pixel > 0]
 small = result["lane_instances"][first:].astype(np.uint8)
-small = cv2.resize(small, small_map.shape[:0:-1], interpolation=cv2.INTER_NEAREST_EXACT)  # at the centres
+small = cv2.resize(
+    small, small_map.shape[:0:-1], interpolation=cv2.INTER_NEAREST_EXACT
+)  # at the centres
 cells, of_cell = small_map.numpy()[:, small > 0].T, small[small > 0]
 assert len(read) > 50 * len(cells)
-show(pixels_and_cells(read, of_pixel, cells, of_cell), "Four groups of points with strands between large markers.")
+show(
+    pixels_and_cells(read, of_pixel, cells, of_cell),
+    "Four groups of points with strands between large markers.",
+)
 
 # %% [markdown]
 # The cells are knots, and fine strands of pixels run from knot to knot. The network made the knots.
@@ -986,15 +1075,20 @@ show(pixels_and_cells(read, of_pixel, cells, of_cell), "Four groups of points wi
 means_of = np.stack([read[of_pixel == lane].mean(axis=0) for lane in np.unique(of_pixel)])
 within = np.mean(np.linalg.norm(read - means_of[of_pixel - 1], axis=1) < delta_var)
 some = read[spread(len(read), 6000)]
-noise = [np.mean(DBSCAN(eps=0.3, min_samples=n).fit_predict(of) == -1) for of, n in [(some, 10), (cells, 3)]]
+noise = [
+    np.mean(DBSCAN(eps=0.3, min_samples=n).fit_predict(of) == -1)
+    for of, n in [(some, 10), (cells, 3)]
+]
 print("distances of the means:", pdist(means_of).round(1))
-print(f"within δ_var: {within:.0%} of the pixels; noise: {noise[0]:.0%} of the pixels, {noise[1]:.0%} of the cells")
+print(
+    f"within δ_var: {within:.0%} of the pixels; noise: {noise[0]:.0%} of the pixels, {noise[1]:.0%} of the cells"
+)
 assert 0.4 < within < 0.98 and noise[0] + 0.05 < noise[1]
 
 # %% [markdown]
-# A trained model keeps its promises for most pixels, not for all. And a small eps works on the pixels
-# because interpolation fills the gaps: of the cells DBSCAN drops more. It walks on our strands, not
-# on what the network learnt.
+# A trained model keeps its promises for most pixels, not for all. And a small eps works on the
+# pixels because interpolation fills the gaps: of the cells DBSCAN drops more. It walks on our
+# strands, not on what the network learnt.
 
 # %% [markdown]
 # ### How they got there
@@ -1031,22 +1125,27 @@ assert clouds[0].ari < 0.7 and clouds[1].ari < 0.3 and clouds[-1].ari > 0.9
 # %% [markdown]
 # ### What nearer means do to the plateau
 #
-# If two means are only $d$ apart, pixels of the two lanes may be as near as $d - 2\,\delta_\text{var}$.
-# The safe radii end there. How near do means come? We read 48 scenes that this model has not seen. Of
-# each we keep the embeddings of pixels that model and truth both call lane.
+# If two means are only $d$ apart, pixels of the two lanes may be as near as $d -
+# 2\,\delta_\text{var}$. The safe radii end there. How near do means come? We read 48 scenes that
+# this model has not seen. Of each we keep the embeddings of pixels that model and truth both call
+# lane.
 
 # %%
 SPLITS = [("train", 24), ("val", 12), ("test", 12)]
 scenes = [scene for split, n in SPLITS for scene in lesson.inspect_scenes(segmenter, split, n)]
 nearest = []
 for scene in scenes:
-    ids = [k for k in np.unique(scene.lanes) if np.count_nonzero(scene.lanes == k) >= 131]  # min_pixels
+    ids = [
+        k for k in np.unique(scene.lanes) if np.count_nonzero(scene.lanes == k) >= 131
+    ]  # min_pixels
     centers = [scene.vectors[scene.lanes == k].mean(axis=0) for k in ids]
     nearest += [pdist(centers).min()] if len(ids) > 1 else []
 
 # %% tags=["nbval-ignore-output"]
 print(f"nearest means of {len(nearest)} scenes: {min(nearest):.1f} to {max(nearest):.1f} apart,")
-print(f"{sum(d < 3 for d in nearest)} of them below 3; safe radii end at {min(nearest) - 2 * delta_var:.1f}")
+print(
+    f"{sum(d < 3 for d in nearest)} of them below 3; safe radii end at {min(nearest) - 2 * delta_var:.1f}"
+)
 assert min(nearest) - 2 * delta_var < 1.5 and 3 < sum(d < 3 for d in nearest) < len(nearest) / 2
 
 # %% [markdown]
@@ -1065,7 +1164,9 @@ assert max(by_radius[0], by_radius[-1]) < by_radius[3] - 0.05  # it ends on both
 # %%
 figure, ax = plt.subplots(figsize=(7, 2.6))
 ax.plot(real_radii, by_radius, marker="o", label="cluster_embeddings")
-ax.axvspan(2 * delta_var, max(min(nearest) - 1, 1.02), color="0.9", label="safe by the nearest means")
+ax.axvspan(
+    2 * delta_var, max(min(nearest) - 1, 1.02), color="0.9", label="safe by the nearest means"
+)
 ax.axvline(1.5, color="black", linestyle=":", label="δ_dist")
 title = "A trained model: a hill, and δ_dist is near its top"
 ax.set(title=title, xlabel="radius", ylabel="mean ARI", ylim=(0.5, 1.02))
@@ -1074,8 +1175,8 @@ show(figure, "Mean ARI over the radius for a trained model: low at both ends, hi
 
 # %% [markdown]
 # The safe band is a sliver, and it predicts poorly: 1.5 lies outside and does as well as any. The
-# band's end is that of the worst scene, while the curve is a mean. Small radii cut lanes into pieces,
-# since some pixels are farther than $\delta_\text{var}$ from their mean.
+# band's end is that of the worst scene, while the curve is a mean. Small radii cut lanes into
+# pieces, since some pixels are farther than $\delta_\text{var}$ from their mean.
 
 # %% [markdown]
 # ## Why instances at all?
@@ -1093,7 +1194,9 @@ def ways(scene):
     pieces = cv2.connectedComponents(lanes.astype(np.uint8))[1][lanes] - 1
     return {
         "components": connected_components(semantic),
-        "components + road": collect_instances(semantic, (np.flatnonzero(lanes), pieces), (none, none)),
+        "components + road": collect_instances(
+            semantic, (np.flatnonzero(lanes), pieces), (none, none)
+        ),
         "embeddings": LanePostProcessor(road_model=False).process(**bare),
         "embeddings + road": LanePostProcessor().process(**bare),
         "all": LanePostProcessor().process(**scene.prediction),  # and sure pixels
@@ -1105,8 +1208,8 @@ def ways(scene):
 # drawings' IoU is above 0.5. The score is 2 · found pairs / (lanes found + true lanes); 1 is
 # perfect.
 #
-# > **Predict first.** What share of the embeddings' lane F1 do the components reach (same curves, no
-# > road model)?
+# > **Predict first.** What share of the embeddings' lane F1 do the components reach (same curves,
+#   no > road model)?
 
 
 # %%
@@ -1124,7 +1227,10 @@ def f1_of(counts):  # (…, 3): found pairs, false lanes, missed lanes
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
 found = [ways(scene) for scene in scenes]
-counts = {way: np.array([lane_counts(*pair) for pair in zip(scenes, [f[way] for f in found])]) for way in found[0]}
+counts = {
+    way: np.array([lane_counts(*pair) for pair in zip(scenes, [f[way] for f in found])])
+    for way in found[0]
+}
 value = {way: float(f1_of(of_scenes.sum(axis=0))) for way, of_scenes in counts.items()}
 assert value["components"] < min(value["embeddings"], value["components + road"])
 assert max(value["embeddings"], value["components + road"]) < value["all"]
@@ -1134,7 +1240,11 @@ reveal(my_guess, 100 * value["components"] / value["embeddings"], "%")
 figure, ax = plt.subplots(figsize=(8, 2.6))
 ax.bar_label(ax.barh(list(value), list(value.values())), fmt="%.2f", padding=3)
 ax.invert_yaxis()
-ax.set(title="Embeddings help, and so does knowing the road", xlabel="lane F1 over 48 scenes", xlim=(0, 1))
+ax.set(
+    title="Embeddings help, and so does knowing the road",
+    xlabel="lane F1 over 48 scenes",
+    xlim=(0, 1),
+)
 assert max(value, key=value.get) == "all"
 show(figure, "Lane F1 of five ways to separate lanes, as bars.")
 
@@ -1145,12 +1255,18 @@ show(figure, "Lane F1 of five ways to separate lanes, as bars.")
 
 # %% tags=["answer", "nbval-ignore-output"]
 drawn = np.random.default_rng(0).integers(len(scenes), size=(1000, len(scenes)))
-PAIRS = [("embeddings", "components"), ("embeddings", "components + road"), ("all", "embeddings + road")]
+PAIRS = [
+    ("embeddings", "components"),
+    ("embeddings", "components + road"),
+    ("all", "embeddings + road"),
+]
 span = {}
 for better, other in PAIRS:
     draws = [f1_of(counts[way][drawn].sum(axis=1)) for way in (better, other)]  # (1000,) each
     span[better, other] = low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
-    print(f"{better} minus {other}: {value[better] - value[other]:+.3f}, 95 % within {low:+.3f} … {high:+.3f}")
+    print(
+        f"{better} minus {other}: {value[better] - value[other]:+.3f}, 95 % within {low:+.3f} … {high:+.3f}"
+    )
 assert span[PAIRS[0]][0] > 0.05 and span[PAIRS[1]][0] > 0 and -0.03 < span[PAIRS[2]][0] < 0.08
 
 # %% [markdown]
@@ -1209,16 +1325,22 @@ assert of_pieces["lane in pieces"] > 2 > of_all["lane in pieces"]
 # lanes, too, but give far more of them a wrong curve. They have more results where no lane is, and
 # they leave lanes in pieces.
 #
-# One scene for each kind of failure, truth on the left. The white outline is the lane that the title
-# speaks of. Each side counts its own lanes, so colours need not agree.
+# One scene for each kind of failure, truth on the left. The white outline is the lane that the
+# title speaks of. Each side counts its own lanes, so colours need not agree.
 
 # %%
-KINDS = [("all", "not in the class mask"), ("all", "found, curve off"), ("components", "lane in pieces")]
+KINDS = [
+    ("all", "not in the class mask"),
+    ("all", "found, curve off"),
+    ("components", "lane in pieces"),
+]
 rows, lane_of_row = [], []
 for way, kind in KINDS:
     k = next(k for k, happened in enumerate(audits[way]) if kind in dict(happened))
     scene, result = scenes[k], found[k][way]
-    pair = truth_and_found(scene.image, scene.true, result["lane_instances"], result["lane_polylines"])
+    pair = truth_and_found(
+        scene.image, scene.true, result["lane_instances"], result["lane_polylines"]
+    )
     rows.append(list(zip(pair, ["truth", f"{way}: {kind}"])))
     lane_of_row += 2 * [scene.true == dict(audits[way][k])[kind]]
 
@@ -1227,18 +1349,23 @@ figure, axes = roads(rows, (7.6, 1.6 * len(rows)))
 for ax, outline in zip(axes.flat, lane_of_row):
     ax.set_ylim(255, 70)
     ax.contour(outline, [0.5], colors="white", linewidths=1)
-show(figure, "Three scenes: the true lanes, and beside them what was found, with one lane outlined in white.")
+show(
+    figure,
+    "Three scenes: the true lanes, and beside them what was found, with one lane outlined in white.",
+)
 
 # %% [markdown]
 # ## Exercises
 #
-# Replace the `...`, run the cell, then the check below it. The hint says what is wrong, one thing at a time.
+# Replace the `...`, run the cell, then the check below it. The hint says what is wrong, one thing
+# at a time.
 
 # %% [markdown]
 # ### 1. The same partition?
 #
-# Two arrays of labels describe the same partition if they differ in names only: `[0, 0, 1]` and `[7, 7, 3]`. Return
-# `True` or `False`. Treat −1 like any other name. Two empty arrays are the same partition.
+# Two arrays of labels describe the same partition if they differ in names only: `[0, 0, 1]` and
+# `[7, 7, 3]`. Return `True` or `False`. Treat −1 like any other name. Two empty arrays are the same
+# partition.
 
 
 # %% tags=["exercise:same_partition"]
@@ -1264,10 +1391,12 @@ check("same_partition", same_partition)
 # %% [markdown]
 # ### 2. From the pixel to the mean
 #
-# Flat mean shift: start at `start`, an array of shape (D,). Move to the mean of all points of `x` (N, D) at most
-# `radius` away, and repeat until it rests, however many steps that takes. Return where it rests, shape (D,).
+# Flat mean shift: start at `start`, an array of shape (D,). Move to the mean of all points of `x`
+# (N, D) at most `radius` away, and repeat until it rests, however many steps that takes. Return
+# where it rests, shape (D,).
 #
-# If no point is within the radius, it rests at once: return the start, not NaN. Do not change `start` itself.
+# If no point is within the radius, it rests at once: return the start, not NaN. Do not change
+# `start` itself.
 
 
 # %% tags=["exercise:mean_shift"]
@@ -1298,11 +1427,11 @@ check("mean_shift", mean_shift)
 # %% [markdown]
 # ### 3. From labels to ids
 #
-# Turn cluster labels (−1 = noise) into instance ids: noise and clusters of fewer than `min_pixels` become 0, the others
-# 1, 2, 3 … without gaps, in ascending order of their labels.
+# Turn cluster labels (−1 = noise) into instance ids: noise and clusters of fewer than `min_pixels`
+# become 0, the others 1, 2, 3 … without gaps, in ascending order of their labels.
 #
-# A cluster of exactly `min_pixels` stays; noise becomes 0 however large it is. Return an array of the same length,
-# empty for empty labels, and leave `labels` as it was.
+# A cluster of exactly `min_pixels` stays; noise becomes 0 however large it is. Return an array of
+# the same length, empty for empty labels, and leave `labels` as it was.
 
 
 # %% tags=["exercise:ids_from_labels"]
@@ -1329,11 +1458,13 @@ check("ids_from_labels", ids_from_labels)
 # %% [markdown]
 # ### 4. Number the lanes
 #
-# Given a list of K polylines, each (M, 2) of (x, y) from top to bottom with M ≥ 2, return an array of K numbers:
-# `numbers[i]` is the place of `polylines[i]` among all at `row`, 1 = leftmost. An empty list gives an empty array.
+# Given a list of K polylines, each (M, 2) of (x, y) from top to bottom with M ≥ 2, return an array
+# of K numbers: `numbers[i]` is the place of `polylines[i]` among all at `row`, 1 = leftmost. An
+# empty list gives an empty array.
 #
-# Where a polyline spans the row, its x lies between its points. One that ends above the row is continued straight,
-# through its last two points; one that begins below it, through its first two. (`np.interp` continues nothing.)
+# Where a polyline spans the row, its x lies between its points. One that ends above the row is
+# continued straight, through its last two points; one that begins below it, through its first two.
+# (`np.interp` continues nothing.)
 
 
 # %% tags=["exercise:number_lanes"]
@@ -1368,18 +1499,19 @@ check("number_lanes", number_lanes)
 # %% [markdown]
 # ### 5. A part of your detector: separate and number
 #
-# `lane_mask` (H, W) is `True` on lane pixels, `embeddings` is (D, H, W), both NumPy arrays. Return an integer array
-# (H, W) with the number of each lane, and 0 elsewhere.
+# `lane_mask` (H, W) is `True` on lane pixels, `embeddings` is (D, H, W), both NumPy arrays. Return
+# an integer array (H, W) with the number of each lane, and 0 elsewhere.
 
 # %% [markdown]
-# * Pixels whose embeddings clump within `radius` are one lane. The radius is safe, as above; the embeddings decide, not
-#   the neighbourhood: a dashed line is one lane.
+# * Pixels whose embeddings clump within `radius` are one lane. The radius is safe, as above; the
+#   embeddings decide, not the neighbourhood: a dashed line is one lane.
 # * A clump of fewer than `min_pixels` pixels is no lane.
-# * Number the others 1, 2, 3 … from left to right, without gaps, by the x at which each meets `reference_row` (in
-#   pixels). For this, fit a straight line x = a · y + b to its pixels.
+# * Number the others 1, 2, 3 … from left to right, without gaps, by the x at which each meets
+#   `reference_row` (in pixels). For this, fit a straight line x = a · y + b to its pixels.
 
 # %% [markdown]
-# `keep` stores your function for notebook 7. `greedy_clusters` from above may go into it, if it is defined inside.
+# `keep` stores your function for notebook 7. `greedy_clusters` from above may go into it, if it is
+# defined inside.
 
 
 # %% tags=["exercise:separate_and_number"]
@@ -1435,7 +1567,13 @@ pairs = pdist(lane0)
 assert abs(np.median(pairs) - 0.71) < 0.05 and pairs.min() > 0.3
 assert len(points) == 863 and np.count_nonzero(ours_on_toy < 0) == 3
 assert len(uneven) == 4040 and list(lanes_found.values()) == [5, 4, 5]
-assert (SAMPLE_SIZE, VALLEY, MIN_PIXELS_SHARE, MIN_CONFIDENCE, SUPPORT) == (192, 0.5, 0.001, 0.7, 0.2)
+assert (SAMPLE_SIZE, VALLEY, MIN_PIXELS_SHARE, MIN_CONFIDENCE, SUPPORT) == (
+    192,
+    0.5,
+    0.001,
+    0.7,
+    0.2,
+)
 assert (NEIGHBOURS, MIN_POINTS, WINDOW, LanePostProcessor().reference_row) == (8, 10, 1 / 3, 0.9)
 assert LaneF1().iou_threshold == 0.5 and len(moments.steps) == 8 and len(scenes) == 48
 
@@ -1448,7 +1586,9 @@ no_lanes = np.where(street == LANE_MARKING, ROAD, street)
 result = toy.process(no_lanes, vectors)  # crossings without lanes: their ids begin at 1
 assert result["lane_count"] == 0 and all_instances(result).max() == 2
 assert all_instances(result)[6, 0] == 1
-counted = [LanePostProcessor(min_pixels=2, road_model=False).process(street, v) for v in (split, merged)]
+counted = [
+    LanePostProcessor(min_pixels=2, road_model=False).process(street, v) for v in (split, merged)
+]
 assert [c["crosswalk_count"] for c in counted] == [3, 1]
 assert counted[0]["crosswalk_instances"][1, 5] == 3  # the far one's id after the split
 column, row = counted[1]["crosswalk_centers"][0].round().astype(int)
@@ -1457,8 +1597,10 @@ assert connected_components(street, min_pixels=0)["crosswalk_count"] == 3
 result = segmenter(image)  # centres of crossings are means of their pixels
 rows, columns = np.nonzero(result["crosswalk_instances"] == 1)
 np.testing.assert_allclose(result["crosswalk_centers"][0], [columns.mean(), rows.mean()], atol=1e-6)
-beside = [abs(np.nonzero(result["lane_instances"] == k)[1].mean() - result["lane_centers"][k - 1][0])
-          for k in range(1, 5)]
+beside = [
+    abs(np.nonzero(result["lane_instances"] == k)[1].mean() - result["lane_centers"][k - 1][0])
+    for k in range(1, 5)
+]
 assert max(beside) > 10  # px: the mean of a lane's pixels is not its centre
 print("[OK] every claim of this notebook holds")
 
@@ -1484,10 +1626,14 @@ print("[OK] every claim of this notebook holds")
 
 # %% tags=["folded"]
 #@title Measured: counts of clusters and noise in scikit-learn
-wants_count = ["n_clusters" in inspect.signature(method).parameters for method in (DBSCAN, MeanShift)]
+wants_count = [
+    "n_clusters" in inspect.signature(method).parameters for method in (DBSCAN, MeanShift)
+]
 lone = np.vstack([few[few_truth < 2], np.full((1, 32), 20.0)])  # two lanes and a lone pixel
 methods = [DBSCAN(eps=1.5, min_samples=10), MeanShift(bandwidth=1.5)]
-methods += [MeanShift(bandwidth=1.5, cluster_all=False, seeds=seeds) for seeds in (None, lone[:100])]
+methods += [
+    MeanShift(bandwidth=1.5, cluster_all=False, seeds=seeds) for seeds in (None, lone[:100])
+]
 lone_label = [int(method.fit_predict(lone)[-1]) for method in methods]
 assert wants_count == [False, False] and lone_label == [-1, 2, 2, -1]
 names = ["DBSCAN", "MeanShift", "cluster_all=False", "the same, seeds elsewhere"]
@@ -1506,8 +1652,12 @@ for _ in range(300):
     optimizer.step()
 trained = pulled.detach().numpy()
 from_mean = np.linalg.norm(trained - trained.mean(axis=0), axis=1)
-assert value_pull.item() < 1e-3 and np.mean(from_mean > 0.45) > 0.5 and kurtosis(trained).mean() < -1
-print("more than half of the pixels lie on the rim; a Gaussian has excess kurtosis 0, this one below -1")
+assert (
+    value_pull.item() < 1e-3 and np.mean(from_mean > 0.45) > 0.5 and kurtosis(trained).mean() < -1
+)
+print(
+    "more than half of the pixels lie on the rim; a Gaussian has excess kurtosis 0, this one below -1"
+)
 
 # %% tags=["folded"]
 #@title Measured: the listing of the guide, line by line, with everything defined that it defines

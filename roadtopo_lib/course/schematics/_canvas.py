@@ -111,9 +111,25 @@ class Sheet:
         points = np.reshape(points, (-1, 2))
         self.axes.scatter(points[:, 0], points[:, 1], s=size, c=color, **{"linewidths": 0, "zorder": 4, **style})
 
-    def circle(self, center: Sequence[float], radius: float, color: str = BLUE, **style) -> None:
-        """A circle, an outline unless ``fc`` fills it."""
-        self.axes.add_patch(Circle(tuple(center), radius, ec=color, **{"fc": "none", "lw": 1.8, "zorder": 3, **style}))
+    def circle(
+        self,
+        center: Sequence[float],
+        radius: float,
+        color: str = BLUE,
+        within: tuple[float, float, float, float] | None = None,
+        **style,
+    ) -> None:
+        """A circle, an outline unless ``fc`` fills it, cut off at the rectangle ``within`` (x, y, width, height)."""
+        circle = Circle(tuple(center), radius, ec=color, **{"fc": "none", "lw": 1.8, "zorder": 3, **style})
+        self.axes.add_patch(circle)
+        if within:
+            x, y, width, height = within
+            circle.set_clip_path(Rectangle((x, y), width, height, transform=self.axes.transData))
+
+    def badge(self, spot: Sequence[float], words: str, color: str) -> None:
+        """A number in a coloured ring."""
+        self.circle(spot, 0.18, color, fc="white", lw=2.6, zorder=7)
+        self.text(*spot, words, TEXT if len(words) == 1 else SMALL, weight="bold", zorder=8)
 
     def polygon(self, points: Sequence[Sequence[float]], color: str = BLUE, **style) -> None:
         """A filled polygon."""
@@ -199,7 +215,7 @@ def network_sample() -> Sample:
 
 
 def clumps(
-    sheet: Sheet, x: float, y: float, width: float, height: float, count: int, known: bool, ball: float = 0.17
+    sheet: Sheet, x: float, y: float, width: float, height: float, count: int, known: bool, ball: float = 0.15
 ) -> None:
     """Clumps of points, one a lane, in a frame: grey, or in the lanes' colours with a ball around each.
 

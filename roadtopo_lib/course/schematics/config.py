@@ -6,8 +6,20 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, Sheet, clumps, drawing, network_sample, tint,
-)  # fmt: skip
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    SMALL,
+    Sheet,
+    clumps,
+    drawing,
+    network_sample,
+    tint,
+)
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.training.optimizer import build_scheduler
 from roadtopo_lib.viz import color_instances, color_semantic
@@ -63,8 +75,8 @@ def boxes(config: LaneSegmentationConfig | None = None) -> Figure:
 
 
 @drawing(
-    "The learning rate over the steps of a run: it rises linearly in the short warm-up, then falls to zero along half a "
-    "cosine; the encoder's rate has the same shape, lower."
+    "The learning rate over the steps of a run: it rises linearly in the short warm-up, then falls to zero along "
+    "half a cosine; the encoder's rate has the same shape, lower."
 )
 def schedule(config: LaneSegmentationConfig | None = None) -> Figure:
     """Warm-up and cosine, as ``build_scheduler`` makes them.
@@ -97,5 +109,12 @@ def schedule(config: LaneSegmentationConfig | None = None) -> Figure:
     sheet.text(right, 2.95, "last step", SMALL, GREY)
     sheet.text(left, 2.78, f"warm-up: {config.warmup_fraction:.0%} of all steps", SMALL, ha="left")
     sheet.text(left + 0.62 * (right - left), 1.35, "heads", color=RED, weight="bold", ha="left")
-    sheet.text(left + 0.2, 2.12, f"encoder: {config.encoder_lr_scale:g} of it", color=BLUE, weight="bold", ha="left")
+    sheet.text(
+        left + 0.2,
+        2.12,
+        f"encoder: {config.encoder_lr_scale:g} × as high",
+        color=BLUE,
+        weight="bold",
+        ha="left",
+    )
     return sheet.figure

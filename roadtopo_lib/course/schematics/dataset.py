@@ -7,8 +7,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, GREEN, GREY, INK, ORANGE, RED, SMALL, Sheet, drawing, frame_sample, tint,
-)  # fmt: skip
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    SMALL,
+    Sheet,
+    drawing,
+    frame_sample,
+    tint,
+)
 from roadtopo_lib.data.samples import FOLDERS
 from roadtopo_lib.data.samples import sample_files as files_of_sample
 from roadtopo_lib.viz import color_instances, color_semantic, instance_color

@@ -4,9 +4,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, FAINT, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, WIDTH, Sheet, drawing, frame_camera,
-    frame_sample, tint,
-)  # fmt: skip
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    PURPLE,
+    RED,
+    WIDTH,
+    Sheet,
+    drawing,
+    frame_camera,
+    frame_sample,
+    tint,
+)
 from roadtopo_lib.course.schematics.losses import two_lines
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.metrics.instances import match_by_iou
@@ -15,8 +26,8 @@ from roadtopo_lib.scenes.camera import Camera
 
 
 @drawing(
-    "Two slanted lines on a grid that partly cover each other; the cells of both, the intersection, are counted over the "
-    "cells of either, the union, and the fraction is the IoU."
+    "Two slanted lines on a grid that partly cover each other; the cells of both, the intersection, are counted over "
+    "the cells of either, the union, and the fraction is the IoU."
 )
 def iou_drawing(shift: int = 1) -> Figure:
     """Intersection over union of two masks.
@@ -52,26 +63,29 @@ def iou_drawing(shift: int = 1) -> Figure:
 
 
 @drawing(
-    "The frame with its true lanes as wide pale lines and predicted ones as narrow lines beside them; a table gives the "
-    "IoU of every pair, the best one-to-one matching is framed, and only pairs above the threshold count as found."
+    "The frame with its true lanes as wide pale lines and predicted ones beside them in another colour; a table gives "
+    "the IoU of every pair, the best one-to-one matching is framed, and only pairs above the threshold count as found."
 )
-def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: float = LaneF1().iou_threshold) -> Figure:
+def lane_matching(
+    predictions: tuple[tuple[int, float], ...] = ((0, 0.12), (0, -0.28), (1, 0.6), (2, -0.12)),
+    threshold: float = LaneF1().iou_threshold,
+) -> Figure:
     """Matching of drawn lines for lane F1, on the frame's own lanes.
 
     Args:
-        shifts: by how many line widths each prediction lies beside the true lane of its number.
+        predictions: for each predicted line which true lane it is like (0, 1, 2 from the left), and by how many line
+            widths it lies beside it.
         threshold: IoU that a pair must exceed.
     """
     image, semantic, instance = frame_sample()
     height, width = instance.shape
     score = LaneF1(iou_threshold=threshold)
-    true = polylines_from_instances(instance, instances_by_role(semantic, instance))[: len(shifts)]
+    true = polylines_from_instances(instance, instances_by_role(semantic, instance))[:3]
     unit = score.width * width
-    predicted = [line + (shift * unit, 0) for line, shift in zip(true, shifts, strict=False)]
+    predicted = [_beside(true[lane], shift * unit) for lane, shift in predictions]
     iou = score.iou_matrix(predicted, true, instance.shape)
-    pairs = list(zip(*match_by_iou(iou, -1.0), strict=True))
     score.update(predicted, true, instance.shape)
-    sheet = Sheet(3.85, "Lane F1 draws lines wide, then pairs them one to one")
+    sheet = Sheet(4.0, "Lane F1 draws lines wide, then pairs them one to one")
     wide = 4.3
     scale = wide / width
     sheet.image((0.4 * image + 0.6 * 255).astype(np.uint8), 0.15, 0.68, wide)
@@ -81,26 +95,38 @@ def lane_matching(shifts: tuple[float, ...] = (0.12, -0.7, 2.6), threshold: floa
             inside = (line[:, 0] >= 0) & (line[:, 0] < width) & (line[:, 1] < height)
             xs, ys = box[0] + line[inside, 0] * scale, box[2] + line[inside, 1] * scale
             sheet.line(xs, ys, color, lw=unit * scale * 72, solid_capstyle="butt", **style)
+    for number, line in enumerate(true, start=1):
+        inside = line[(line[:, 0] > 0.05 * width) & (line[:, 0] < 0.95 * width)]
+        sheet.badge(box[0::2] + inside[3 * len(inside) // 4] * scale, str(number), BLUE)
     sheet.text(0.15, box[3] + 0.24, "true lanes", color=BLUE, weight="bold", ha="left")
     sheet.text(box[1], box[3] + 0.24, "predicted lanes", color=RED, weight="bold", ha="right")
-    side, left, top = 0.72, 5.55, 1.3
-    sheet.text(left + side * len(true) / 2, 0.78, "IoU with true lane", weight="bold")
+    side, left, top = 0.56, 5.75, 1.22
+    sheet.text(left + side * len(true) / 2, 0.75, "IoU with true lane", weight="bold")
     for k in range(len(true)):
-        sheet.text(left + (k + 0.5) * side, 1.1, str(k + 1), color=BLUE, weight="bold")
+        sheet.text(left + (k + 0.5) * side, 1.05, str(k + 1), color=BLUE, weight="bold")
     for k in range(len(predicted)):
         sheet.text(left - 0.2, top + (k + 0.5) * side, str(k + 1), color=RED, weight="bold")
-    sheet.text(left - 0.62, top + side * len(predicted) / 2, "predicted", rotation=90, color=RED, weight="bold")
+    sheet.text(
+        left - 0.55, top + side * len(predicted) / 2, "predicted", rotation=90, color=RED, weight="bold", va="center"
+    )
     sheet.cells(iou, left, top, side, words="{:.2f}", edge=FAINT)
-    for row, column in pairs:
-        good = iou[row, column] > threshold
-        color, style = (GREEN, {}) if good else (GREY, {"ls": ":"})
+    for row, column in zip(*match_by_iou(iou, 0.0), strict=True):
+        color, style = (GREEN, {}) if iou[row, column] > threshold else (GREY, {"ls": ":"})
         sheet.rectangle(
             left + column * side + 0.04, top + row * side + 0.04, side - 0.08, side - 0.08, color, lw=3, **style
         )
-    sheet.text(0.15, 3.55, f"above {threshold:g}: found", color=GREEN, weight="bold", ha="left")
-    counts = f"TP {score.tp}   FP {score.fp}   FN {score.fn}   F1 {score.f1():.2f}"
-    sheet.text(WIDTH - 0.15, 3.6, counts, weight="bold", ha="right")
+    y = box[3] + 0.62
+    sheet.text(0.15, y, f"paired, above {threshold:g}: found", color=GREEN, weight="bold", ha="left")
+    sheet.text(0.15, y + 0.3, "paired, not above: dotted", color=GREY, ha="left")
+    counts = f"TP {score.tp}    FP {score.fp}    FN {score.fn}    F1 {score.f1():.2f}"
+    sheet.text(WIDTH - 0.3, y + 0.3, counts, weight="bold", ha="right")
     return sheet.figure
+
+
+def _beside(line: np.ndarray, distance: float) -> np.ndarray:
+    """A line (M, 2) moved across its main direction, in pixels."""
+    along = line[-1] - line[0]
+    return line + distance * np.array([along[1], -along[0]]) / np.linalg.norm(along)
 
 
 @drawing(
@@ -112,27 +138,48 @@ def metres_from_pixels(camera: Camera | None = None, distances: tuple[float, ...
 
     Args:
         camera: default that of the frame; its roll is left out.
-        distances: metres ahead of the points that are drawn.
+        distances: metres ahead of the three points that are drawn, ascending.
     """
     camera = camera or frame_camera()
-    _, depth = camera.project(np.array([[0.0, 0.0, z] for z in distances]))
-    assert (depth > 0).all()
-    pixels, _ = camera.project(np.array([[0.0, 0.0, z] for z in distances]))
-    horizon = float(camera.horizon()[camera.size[1] // 2])
+    pixels, depth = camera.project(np.array([[0.0, 0.0, z] for z in distances]))
+    assert (depth > 0).all(), "the points lie before the camera"
     image = frame_sample()[0]
-    sheet = Sheet(4.6, "On flat ground, a row below the horizon is a distance")
-    ground, eye = 2.5, np.array([0.75, 1.15])
-    scale = 6.4 / max(distances)
+    height, width = image.shape[:2]
+    rows = pixels[:, 1] * height / camera.size[0]
+    horizon = float(camera.horizon()[camera.size[1] // 2]) * height / camera.size[0]
+    sheet = Sheet(5.15, "On flat ground, a row below the horizon is a distance")
+    ground, eye = 2.35, np.array([0.75, 1.15])
+    scale = 6.6 / max(distances)
     sheet.line([0.2, 7.85], [ground, ground], INK, lw=2.4)
-    sheet.line([eye[0], 7.85], [eye[1], eye[1]], GREY, lw=1.4, ls="--")
-    sheet.text(7.85, eye[1] - 0.17, "towards the horizon", SMALL, GREY, ha="right")
-    sheet.polygon([(0.62, 1.02), (0.9, 1.02), (0.9, 1.28), (0.62, 1.28)], INK, fc=INK)
-    sheet.arrow((0.45, eye[1]), (0.45, ground), INK, arrowstyle="<|-|>", mutation_scale=10, lw=1.4)
-    sheet.text(0.14, 2.8, f"height {camera.height:.2f} m", ha="left", weight="bold")
-    x0, y0, wide = 4.35, 2.95, 3.1
-    pixel = wide / image.shape[1]
-    for z, color, (_, y) in zip(distances, (RED, GREEN, BLUE), pixels, strict=True):
+    sheet.line([eye[0], 7.85], [eye[1], eye[1]], INK, lw=1.4, ls="--")
+    sheet.text(7.85, eye[1] - 0.18, "to the horizon", ha="right")
+    sheet.polygon([(0.55, 1.02), (0.85, 1.02), (0.85, 1.28), (0.55, 1.28)], INK, fc=INK, zorder=7)
+    sheet.text(0.2, 0.82, f"camera, tilted {abs(camera.pitch):.1f}° {'down' if camera.pitch >= 0 else 'up'}", ha="left")
+    sheet.arrow((0.35, eye[1]), (0.35, ground), INK, arrowstyle="<|-|>", mutation_scale=10, lw=1.4)
+    sheet.text(0.45, 1.95, f"{camera.height:.2f} m", ha="left", weight="bold")
+    x0, y0, wide = 0.2, 2.92, 3.9
+    pixel = wide / width
+    sheet.image(image, x0, y0, wide)
+    level = y0 + horizon * pixel
+    sheet.line([x0, x0 + wide], [level, level], "white", lw=3.2, zorder=6)
+    sheet.line([x0, x0 + wide + 0.1], [level, level], INK, lw=1.6, ls="--", zorder=6)
+    labels = _apart([level, *(y0 + np.sort(rows) * pixel)], 0.27)
+    sheet.text(x0 + wide + 0.35, labels[0], "horizon", ha="left")
+    sheet.line([x0 + wide + 0.1, x0 + wide + 0.3], [level, labels[0]], INK, lw=1.2)
+    for z, color, row, label in zip(distances, (RED, GREEN, BLUE), rows, labels[:0:-1], strict=True):
         foot = np.array([eye[0] + z * scale, ground])
         sheet.line([eye[0], foot[0]], [eye[1], foot[1]], color, lw=2)
-        sheet.dots(foot, color, 60, zorder=6)
+        sheet.dots(foot, color, 70, zorder=6)
+        sheet.text(foot[0], ground + 0.24, f"{z:g} m", color=color, weight="bold")
+        y = y0 + row * pixel
+        sheet.line([x0, x0 + wide + 0.1], [y, y], color, lw=2, zorder=6)
+        sheet.line([x0 + wide + 0.1, x0 + wide + 0.3], [y, label], color, lw=1.2)
+        sheet.text(x0 + wide + 0.35, label, f"{row - horizon:.0f} rows below: {z:g} m", color=color, ha="left")
     return sheet.figure
+
+
+def _apart(places: list[float], gap: float) -> list[float]:
+    """Ascending places, each moved down until it is ``gap`` below the one before."""
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + gap)
+    return places

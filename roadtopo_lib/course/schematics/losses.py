@@ -1,4 +1,4 @@
-"""Drawings of notebook 4: cross-entropy of a pixel, the overlap that Dice counts, what each term of the loss pulls on."""
+"""Drawings of notebook 4: cross-entropy of a pixel, the overlap that Dice counts, pull and push."""
 
 import numpy as np
 import torch
@@ -7,17 +7,28 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, FAINT, GREEN, GREY, INK, PURPLE, RED, SMALL, Sheet, drawing, frame_sample, tint,
-)  # fmt: skip
-from roadtopo_lib.labels import CLASSES, LANE_CLASS_IDS, LANE_MARKING
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    PURPLE,
+    RED,
+    SMALL,
+    Sheet,
+    drawing,
+    frame_sample,
+    tint,
+)
+from roadtopo_lib.labels import CLASSES, LANE_MARKING
 
 PIXEL_LOGITS = (-1.0, 1.6, 2.2, 0.1, -0.8, 0.9)
 """Logits of a pixel, one a class: a lane marking that the model takes for road not much less readily."""
 
 
 @drawing(
-    "One pixel of the frame is marked; its six scores become probabilities, drawn as bars, one for each class; only the "
-    "bar of the true class counts, and a falling curve gives its price, minus the logarithm of that probability."
+    "One pixel of the frame is marked; its six scores become probabilities, drawn as bars, one for each class; only "
+    "the bar of the true class counts, and a falling curve gives its price, minus the logarithm of that probability."
 )
 def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: int = LANE_MARKING) -> Figure:
     """Cross-entropy of a single pixel.
@@ -33,11 +44,12 @@ def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: in
     p = probabilities[true_class].item()
     sheet = Sheet(3.75, "Cross-entropy looks at one probability of each pixel")
     tall = sheet.image(image, 0.15, 1.2, 2.2)
-    rows, columns = np.nonzero(np.isin(semantic, LANE_CLASS_IDS))
+    rows, columns = np.nonzero(semantic == true_class)
     k = len(rows) * 4 // 5
     spot = (0.15 + 2.2 * columns[k] / image.shape[1], 1.2 + tall * rows[k] / image.shape[0])
     sheet.circle(spot, 0.09, RED, lw=2.4, zorder=6)
     sheet.text(1.25, 1.0, "one pixel", weight="bold")
+    sheet.text(1.25, 1.45 + tall, f"truth: {CLASSES[true_class].name}", color=RED)
     sheet.arrow((2.42, 1.75), (2.75, 1.75), GREY)
     sheet.text(4.25, 0.75, "probabilities (softmax)", weight="bold")
     for c, share in zip(CLASSES, probabilities.tolist(), strict=True):
@@ -72,8 +84,8 @@ def two_lines(shift: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @drawing(
-    "A small grid with two slanted lines that partly cover each other, the true one and the predicted one; the cells of "
-    "each and of both are counted, and twice the common cells over the sum of both areas is the Dice coefficient."
+    "A small grid with two slanted lines that partly cover each other, the true one and the predicted one; the cells "
+    "of each and of both are counted, and twice the common cells over the sum of both areas is the Dice coefficient."
 )
 def dice_overlap(shift: int = 1) -> Figure:
     """What Dice counts.
@@ -93,12 +105,12 @@ def dice_overlap(shift: int = 1) -> Figure:
         y = 0.95 + 0.4 * k
         sheet.rectangle(4.6, y - 0.13, 0.26, 0.26, color, fc=tint(color, share))
         sheet.text(5.0, y, f"{words}: {cells.sum()} cells", ha="left")
-    sheet.text(4.6, 2.58, "Dice  =", ha="left", weight="bold")
-    sheet.text(6.35, 2.38, f"2 × {both.sum()}")
-    sheet.line([5.55, 7.15], [2.56, 2.56], INK, lw=1.2)
-    sheet.text(6.35, 2.78, f"{truth.sum()} + {predicted.sum()}")
-    sheet.text(7.25, 2.58, f"=  {dice:.2f}", ha="left", weight="bold")
-    sheet.text(6.35, 3.1, "truth + predicted", SMALL, GREY)
+    sheet.text(4.5, 2.58, "Dice  =", ha="left", weight="bold")
+    sheet.text(6.2, 2.38, f"2 × {both.sum()}")
+    sheet.line([5.4, 7.0], [2.56, 2.56], INK, lw=1.2)
+    sheet.text(6.2, 2.78, f"{truth.sum()} + {predicted.sum()}")
+    sheet.text(7.05, 2.58, f"=  {dice:.2f}", ha="left", weight="bold")
+    sheet.text(6.2, 3.1, "truth + predicted", SMALL, GREY)
     return sheet.figure
 
 
@@ -113,7 +125,7 @@ def loss_terms(config: LaneSegmentationConfig | None = None) -> Figure:
         config: margins and weights; default ``LaneSegmentationConfig()``.
     """
     config = config or LaneSegmentationConfig()
-    sheet = Sheet(4.3, "Pull gathers a lane, push parts two lanes")
+    sheet = Sheet(4.1, "Pull gathers a lane, push parts two lanes")
     panels = (
         ("pull", f"α = {config.alpha:g}", "beyond δ_var of the mean:\npulled inwards", 0.15),
         ("push", f"β = {config.beta:g}", "nearer than 2 · δ_dist:\npushed apart", 2.77),
@@ -130,7 +142,7 @@ def loss_terms(config: LaneSegmentationConfig | None = None) -> Figure:
     sheet.line([5.6, 7.65], [origin[1]] * 2, FAINT)
     sheet.line([origin[0]] * 2, [1.1, 3.1], FAINT)
     for x, y, color in ((-0.75, -0.55, BLUE), (0.8, -0.35, RED), (0.15, 0.8, GREEN)):
-        mean = origin + (x, y)
+        mean = origin + np.array([x, y])
         sheet.arrow(mean, mean + 0.42 * (origin - mean), color)
         sheet.dots(mean, color, 130, marker="X", zorder=6)
     sheet.text(6.7, 2.2, "0", ha="left")
@@ -157,10 +169,10 @@ def _push(sheet: Sheet, middle: np.ndarray, margin: float) -> None:
     """Two means whose circles of the margin overlap, and the distance that they want."""
     scale = min(0.36, 0.56 / margin)  # inches a unit
     for sign, color in ((-1, RED), (1, GREEN)):
-        mean = middle + (sign * 0.62 * margin * scale, 0)
+        mean = middle + np.array([sign * 0.62 * margin * scale, 0])
         sheet.circle(mean, margin * scale, color, fc=(*tint(color, 0.5), 0.25))
         sheet.dots(mean, color, 130, marker="X", zorder=6)
-        sheet.arrow(mean, mean + (sign * 0.55, 0), color)
+        sheet.arrow(mean, mean + np.array([sign * 0.55, 0]), color)
     wanted = margin * scale
     y = middle[1] + 0.86
     sheet.arrow((middle[0] - wanted, y), (middle[0] + wanted, y), INK, arrowstyle="<|-|>", mutation_scale=10, lw=1.4)

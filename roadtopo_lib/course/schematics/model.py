@@ -4,10 +4,25 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import SegformerConfig
 
-from roadtopo_lib.config import STRIDE, LaneSegmentationConfig
+from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, CYAN, FAINT, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, TITLE, Sheet, clumps, drawing, network_sample, tint,
-)  # fmt: skip
+    BLUE,
+    CYAN,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    SMALL,
+    TITLE,
+    Sheet,
+    clumps,
+    drawing,
+    network_sample,
+    tint,
+)
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.segformer import ARCHITECTURES
 from roadtopo_lib.viz import color_semantic
@@ -25,9 +40,7 @@ PUBLISHED = SegformerConfig()
 
 def strides() -> list[int]:
     """Pixels between two tokens, for each stage: 4, 8, 16, 32."""
-    found = np.cumprod(PUBLISHED.strides).tolist()
-    assert found[-1] == STRIDE
-    return found
+    return np.cumprod(PUBLISHED.strides).tolist()
 
 
 def maps(config: LaneSegmentationConfig) -> list[tuple[int, int, int]]:
@@ -39,7 +52,7 @@ def maps(config: LaneSegmentationConfig) -> list[tuple[int, int, int]]:
 
 @drawing(
     "A strip of the frame is enlarged to pixels; two square windows lie on it and overlap; an arrow leads from each to "
-    "its own token, a column of numbers, and the tokens form a coarser grid."
+    "its own token, a row of numbers, and the tokens form a coarser grid."
 )
 def patch_embedding(backbone: str = "tiny") -> Figure:
     """The first stage's windows on the frame, and the tokens that come of them.
@@ -50,39 +63,36 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
     config = LaneSegmentationConfig.preset(backbone).replace(image_size=(96, 256))
     channels, rows, columns = maps(config)[0]
     size, stride = PUBLISHED.patch_sizes[0], PUBLISHED.strides[0]
-    image = network_sample()[0]
-    sheet = Sheet(4.1, f"Each window of {size} × {size} pixels becomes one token")
+    image, _, instance = network_sample()
+    sheet = Sheet(4.0, f"Each window of {size} × {size} pixels becomes one token")
+    high, wide, side = size + 4, size + stride + 4, 0.172
+    spots = np.argwhere(instance == 1)  # (row, column)
+    place = np.clip(spots[len(spots) // 2] // stride, 2, (rows - 3, columns - 4))  # of the first token on the map
+    top, left = place * stride - size // 2 - 2
     sheet.image(image, 0.2, 0.75, 2.6)
-    high, wide = 2 + size + 2, 2 + size + stride + 2
-    top, left = int(0.55 * len(image)), int(0.3 * image.shape[1])
     unit = 2.6 / image.shape[1]
     sheet.rectangle(0.2 + left * unit, 0.75 + top * unit, wide * unit, high * unit, ORANGE, lw=2, zorder=6)
-    side = 0.172
-    x, y = 0.2, 1.95
+    x, y = 0.2, 1.98
     sheet.image(image[top : top + high, left : left + wide], x, y, wide * side, high * side)
-    sheet.line([0.2 + left * unit, x], [0.75 + (top + high) * unit, y], ORANGE, lw=1.2, zorder=6)
-    sheet.line([0.2 + (left + wide) * unit, x + wide * side], [0.75 + (top + high) * unit, y], ORANGE, lw=1.2, zorder=6)
+    for share, corner in ((left, x), (left + wide, x + wide * side)):
+        sheet.line([0.2 + share * unit, corner], [0.75 + (top + high) * unit, y], ORANGE, lw=1.2, zorder=6)
     grid_x, grid_y, cell = 5.05, 0.95, 2.75 / columns
     sheet.image(image, grid_x, grid_y, columns * cell, rows * cell)
     sheet.mesh(grid_x, grid_y, rows, columns, cell)
-    middle = y + (2 + size / 2) * side
     for k, color in enumerate((BLUE, RED)):
         corner = x + (2 + k * stride) * side
         sheet.rectangle(corner, y + 2 * side, size * side, size * side, color, lw=3, zorder=7)
-        token = 3.55 + 0.6 * k
-        if k == 0:
-            sheet.arrow((corner + 2, middle - 0.42), (token - 0.05, middle - 0.42), color, zorder=8)
-        else:
-            sheet.arrow((corner + size * side, middle + 0.42), (token - 0.05, middle + 0.42), color, zorder=3)
-        sheet.cells(np.zeros((7, 1)), token, middle - 0.77, 0.22, lambda _, c=color: tint(c, 0.4), words=None)
-        place = (grid_x + ((left + 2 + size / 2) / stride + k) * cell, grid_y + (top + 2 + size / 2) / stride * cell)
-        sheet.dots(place, color, 40, zorder=8, edgecolors="white", linewidths=0.8)
-        bend = -0.25 if k else -0.3
-        sheet.arrow((token + 0.11, middle - 0.8), (place[0], place[1] + 0.06), color, bend, zorder=7, lw=1.5)
-    sheet.text(3.2, middle + 0.98, f"{channels} numbers each", weight="bold", ha="left")
+        level = y + 0.33 + 0.92 * k
+        start = (corner + 0.3, y + 2 * side) if k == 0 else (corner + size * side, level)
+        sheet.arrow(start, (3.15, level), color, -0.22 if k == 0 else 0.0, zorder=8)
+        sheet.cells(np.zeros((1, 7)), 3.2, level - 0.12, 0.24, lambda _, c=color: tint(c, 0.4), words=None)
+        spot = (grid_x + (place[1] + k + 0.5) * cell, grid_y + (place[0] + 0.5) * cell)
+        sheet.arrow((4.92, level), (spot[0] + 0.02, spot[1] + 0.05), color, 0.25 + 0.1 * k, zorder=7, lw=1.5)
+        sheet.dots(spot, color, 40, zorder=8, edgecolors="white", linewidths=0.8)
+    sheet.text(4.04, y + 0.79, f"{channels} numbers each", weight="bold")
     sheet.text(grid_x + 1.4, 0.75, f"{rows} × {columns} tokens", weight="bold")
-    sheet.text(5.1, 2.75, f"a window every {stride} pixels,", ha="left")
-    sheet.text(5.1, 3.05, f"so neighbours share {size - stride} columns", ha="left")
+    sheet.text(3.2, 3.48, f"a window every {stride} pixels,", ha="left")
+    sheet.text(3.2, 3.76, f"so neighbours share {size - stride} columns", ha="left")
     return sheet.figure
 
 
@@ -103,9 +113,9 @@ def attention_qkv() -> Figure:
         ("key", "what I offer", KEYS),
         ("value", "what I hand over", VALUES),
     )
+    sheet.box(2.84, 0.65, 5.0, 2.92, color=GREY, fill="white")
     for k, (name, meaning, vectors) in enumerate(columns):
-        x = 3.0 + 1.75 * k
-        sheet.box(x - 0.16, 0.65, 1.5, 2.92, color=FAINT, fill="white")
+        x = 3.05 + 1.66 * k
         sheet.text(x + 0.6, 0.87, name, weight="bold")
         sheet.text(x + 0.6, 1.14, meaning, SMALL, GREY)
         for row, color in enumerate(TOKEN_COLORS):
@@ -146,7 +156,7 @@ def attention_weights(query: int = 0) -> Figure:
         sheet.text(0.2, y, words, ha="left", weight="bold")
     sheet.text(1.0, 2.05, r"$q\cdot k\,/\,\sqrt{d}$", ha="left")
     sheet.text(1.0, 3.2, "softmax", ha="left")
-    base, tall = 3.62, 0.95
+    base, tall = 3.62, 1.7
     sheet.line([2.3, 7.7], [base, base], GREY, lw=1)
     for k, color in enumerate(TOKEN_COLORS):
         x = 2.95 + 1.4 * k
@@ -162,8 +172,8 @@ def attention_weights(query: int = 0) -> Figure:
 
 
 @drawing(
-    "The value of each token, shaded as strongly as its weight, is multiplied by the weight; the four products are added "
-    "and give the answer, one new vector for the token that asked."
+    "The value of each token, shaded as strongly as its weight, is multiplied by the weight; the four products are "
+    "added and give the answer, one new vector for the token that asked."
 )
 def attention_mix(query: int = 0) -> Figure:
     """Third step of attention: the weighted mean of the values.
@@ -236,7 +246,8 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
 
 @drawing(
     "A token passes from left to right: a linear layer widens it, a three by three filter mixes each channel with its "
-    "neighbours on the map, an activation bends it, a second linear layer narrows it; an arc adds the token to the result."
+    "neighbours on the map, an activation bends it, a second linear layer narrows it; the token itself "
+    "is added to the result."
 )
 def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
     """The second half of a block.
@@ -248,7 +259,7 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
     shape = ARCHITECTURES[backbone]
     narrow = shape["hidden_sizes"][stage]
     wide = narrow * shape.get("mlp_ratios", PUBLISHED.mlp_ratios)[stage]
-    sheet = Sheet(3.75, "Mix-FFN: widen, look at the neighbours, bend, narrow")
+    sheet = Sheet(3.8, "Mix-FFN: widen, look at the neighbours, bend, narrow")
     middle = 1.95
     for x, tall, count, color in ((0.45, 0.45, narrow, BLUE), (2.05, 1.5, wide, GREEN), (7.2, 0.45, narrow, BLUE)):
         sheet.rectangle(x, middle - tall / 2, 0.3, tall, color, fc=tint(color, 0.4))
@@ -266,15 +277,16 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
     sheet.line(5.65 + 0.17 * x, middle + 0.2 - 0.24 * bent, PURPLE, lw=2.4, zorder=6)
     for start, end in ((0.8, 2.0), (2.4, 2.9), (4.47, 5.1), (6.2, 7.15)):
         sheet.arrow((start, middle), (end, middle), GREY)
-    for x, words in ((1.37, "linear"), (3.68, "3 × 3 filter"), (5.65, "activation"), (6.65, "linear")):
-        sheet.text(x, 3.08, words, weight="bold")
-    sheet.text(3.68, 3.38, "each channel by itself", SMALL, GREY)
-    sheet.text(1.37, 3.38, f"{narrow} to {wide}", SMALL, GREY)
-    sheet.text(6.65, 3.38, f"{wide} to {narrow}", SMALL, GREY)
-    sheet.text(0.6, 3.08, "token", weight="bold")
+    for x, words, sizes in ((1.4, "linear", f"{narrow} to {wide}"), (6.68, "linear", f"{wide} to {narrow}")):
+        sheet.text(x, middle - 0.22, words, weight="bold")
+        sheet.text(x, middle + 0.22, sizes, SMALL, GREY)
+    for x, words in ((0.6, "token"), (3.68, "3 × 3 filter, each channel by itself"), (7.35, "token")):
+        sheet.text(x, 3.22, words, weight="bold")
+    sheet.text(5.65, middle + 0.7, "activation", weight="bold")
+    sheet.text(3.68, 3.52, "zeros around the map tell where the edge is", color=ORANGE)
     sheet.line([0.6, 0.6, 7.35], [middle - 0.27, 0.78, 0.78], BLUE)
     sheet.arrow((7.35, 0.78), (7.35, middle - 0.27), BLUE)
-    sheet.text(1.9, 0.97, "added unchanged", color=BLUE)
+    sheet.text(0.75, 0.97, "added unchanged", color=BLUE, ha="left")
     return sheet.figure
 
 
@@ -316,6 +328,7 @@ def fusion(backbone: str = "tiny") -> Figure:
     sheet.text(4.8, 4.48, f"all {fine[0]} × {fine[1]}, {inner} channels", SMALL)
     sheet.box(6.38, 2.1, 0.36, 0.85, "+", PURPLE, size=TITLE)
     sheet.arrow((6.74, 2.5), (6.98, 2.5), GREY)
+    sheet.text(6.56, 1.72, "one more\nlinear layer", SMALL)
     sheet.slab(7.02, 2.42, 0.62, 0.26, 0.25, PURPLE)
     sheet.text(7.2, 3.12, f"{inner} × {fine[0]} × {fine[1]}", SMALL)
     return sheet.figure
@@ -354,9 +367,9 @@ def two_heads(config: LaneSegmentationConfig | None = None) -> Figure:
         (2.95, PURPLE, "embedding\nhead", f"{config.embedding_dim} × {fine[0]} × {fine[1]}", "a point for each pixel"),
     )
     for middle, color, name, shape, meaning in outputs:
-        sheet.arrow((4.62, 2.08), (4.85, middle), GREY)
-        sheet.box(4.85, middle - 0.32, 1.05, 0.64, name, color)
-        sheet.arrow((5.9, middle), (6.15, middle), GREY)
+        sheet.arrow((4.6, 2.08), (4.79, middle + (0.15 if middle < 2 else -0.15)), GREY)
+        sheet.box(4.8, middle - 0.32, 1.15, 0.64, name, color)
+        sheet.arrow((5.95, middle), (6.15, middle), GREY)
         sheet.text(7.0, middle + 0.55, shape, weight="bold")
         sheet.text(7.0, middle + 0.8, meaning, SMALL, GREY)
     sheet.image(color_semantic(semantic), 6.2, 0.92, 1.65)

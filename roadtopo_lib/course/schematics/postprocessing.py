@@ -7,14 +7,29 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    COLORS, FAINT, GREY, INK, ORANGE, PURPLE, SMALL, Sheet, drawing, frame_sample,
-)  # fmt: skip
+    COLORS,
+    FAINT,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    SMALL,
+    Sheet,
+    drawing,
+    frame_sample,
+)
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING
 from roadtopo_lib.postprocess import fit_lane_curve, fit_road, radius_from_margins, x_at_row
 from roadtopo_lib.postprocess.clustering import (
-    MIN_POINTS, NEIGHBOURS, SAMPLE_SIZE, VALLEY, WINDOW, spread, squared_distances,
-)  # fmt: skip
+    MIN_POINTS,
+    NEIGHBOURS,
+    SAMPLE_SIZE,
+    VALLEY,
+    WINDOW,
+    spread,
+    squared_distances,
+)
 from roadtopo_lib.postprocess.curves import row_medians
 
 
@@ -80,13 +95,13 @@ def seed_and_gather(config: LaneSegmentationConfig | None = None) -> Figure:
     radius = radius_from_margins(config.delta_var, config.delta_dist)
     apart = 2 * config.delta_dist
     rng = np.random.default_rng(1)
-    offsets = rng.normal(0, 0.3 * config.delta_var, (3, 30, 2))
-    offsets[0, 0] = (-0.8 * config.delta_var, 0.3 * config.delta_var)
-    centers = apart * np.array([[-0.5, 0.4], [0.5, 0.4], [0.0, -0.5]])
+    offsets = rng.normal(0, 0.42 * config.delta_var, (3, 40, 2))
+    offsets[0, 0] = (-config.delta_var, 0.2 * config.delta_var)
+    centers = apart * np.array([[-0.5, 0.2], [0.5, 0.2], [0.0, -0.45]])
     lanes = centers[:, None] + offsets  # (3, 30, 2)
-    sheet = Sheet(3.5, "Take a pixel, gather what is near, move to the mean")
-    wide, tall = 2.46, 2.25
-    scale = wide / (apart + 2.3 * radius)
+    sheet = Sheet(3.45, "Take a pixel, gather what is near, move to the mean")
+    wide, tall = 2.46, 2.1
+    scale = wide / (apart + 2 * radius + 2.6 * config.delta_var)
     names = ("1  seed and radius", "2  mean, gather again", "3  the next seed")
     for k, name in enumerate(names):
         x, y = 0.15 + 2.62 * k, 0.95
@@ -109,7 +124,7 @@ def seed_and_gather(config: LaneSegmentationConfig | None = None) -> Figure:
 
 @drawing(
     "Four panels with the same points: a few sampled points give peaks; balls around the peaks claim all points within "
-    "the radius; points left over give new peaks and balls; neighbouring balls without a valley between them are joined."
+    "the radius; points left over give new peaks and balls; neighbouring balls with no valley between are joined."
 )
 def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
     """The method "fast": sample, claim, again, join.
@@ -121,8 +136,8 @@ def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
     radius = radius_from_margins(config.delta_var, config.delta_dist)
     points = toy_points()
     steps = clustering_steps(points, radius)
-    sheet = Sheet(5.3, "Clustering: sample, claim, again for the rest, join")
-    wide, tall, scale = 3.78, 2.0, 0.335
+    sheet = Sheet(5.55, "Clustering: sample, claim, again for the rest, join")
+    wide, tall, scale = 3.78, 2.05, 0.34
     names = (
         f"1  sample {len(steps['sample'])} of {len(points)}", f"2  claim within {radius:g}",
         "3  again for the rest", "4  join where no valley lies",
@@ -131,7 +146,7 @@ def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
     views = ((None, first), (claimed, first), (again, len(steps["modes"])), (steps["lanes"], 0))
     for k, (name, (labels, shown)) in enumerate(zip(names, views, strict=True)):
         row, column = divmod(k, 2)
-        x, y = 0.15 + column * (wide + 0.14), 0.95 + row * (tall + 0.32)
+        x, y = 0.15 + column * (wide + 0.14), 0.95 + row * (tall + 0.36)
         sheet.text(x, y - 0.17, name, weight="bold", ha="left")
         sheet.rectangle(x, y, wide, tall, FAINT, fc="white", lw=1.2, zorder=1)
         middle = np.array([x + wide / 2, y + tall / 2])
@@ -146,65 +161,87 @@ def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
         for number, mode in enumerate(steps["modes"][:shown]):
             sheet.dots(place(mode), "white", 120, marker="*", zorder=7, edgecolors=INK, linewidths=1.2)
             if labels is not None:
-                sheet.circle(place(mode), radius * scale, COLORS[number], lw=1.2)
+                sheet.circle(place(mode), radius * scale, COLORS[number], (x, y, wide, tall), lw=1.2)
+        if k == 3:
+            sheet.text(*place((1.35, 1.0)), "a valley: two lanes")
+            sheet.text(*place((1.35, 3.15)), "no valley: one lane")
     return sheet.figure
 
 
 @drawing(
     "The frame twice. Left each line alone: the curve of a line of which only a far piece shows, continued downwards, "
-    "leaves its lane. Right one road: all curves share horizon, heading and bend, and the short line runs where it belongs."
+    "leaves its lane. Right one road: all curves share horizon, heading and bend, and the short line runs true."
 )
-def curves_of_one_road(lane: int = -1, seen: float = 0.3) -> Figure:
+def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     """Curves of single lines, and the curves of the road that the lines share.
 
     Args:
-        lane: which of the frame's lanes shows a far piece only, by its place from the left.
+        lane: which of the frame's lanes shows a far piece only, by its place from the left; default the one that gains
+            most from its neighbours.
         seen: share of its rows that shows.
     """
     image, semantic, instance = frame_sample()
     size = instance.shape
-    lanes = instances_by_role(semantic, instance)
-    short = lanes[lane]
-    pieces = []
-    for number in lanes:
-        rows, columns = np.nonzero(instance == number)
-        if number == short:
-            far = rows <= rows.min() + seen * np.ptp(rows)
-            rows, columns = rows[far], columns[far]
-        pieces.append((rows, columns))
-    road = fit_road([row_medians(rows, columns) for rows, columns in pieces], size)
+    lines = [np.nonzero(instance == number) for number in instances_by_role(semantic, instance)]
+    choices = range(len(lines)) if lane is None else [range(len(lines))[lane]]
+    views = [_with_short_line(lines, k, seen, size) for k in choices]
+    short, own, of_road, horizon = max(
+        views, key=lambda view: _error(view[1], lines, view[0]) - _error(view[2], lines, view[0])
+    )
     sheet = Sheet(3.75, "What one line does not show, its neighbours know")
     wide = 3.78
     scale = wide / size[1]
     pale = (0.55 * image + 0.45 * 255).astype(np.uint8)
-    last = size[0] - 1
-    for k, name in enumerate(("each line alone", "one road")):
+    for k, (name, curves) in enumerate((("each line alone", own), ("one road", of_road))):
         x0, y0 = 0.15 + k * (wide + 0.14), 0.95
         sheet.text(x0, y0 - 0.18, name, weight="bold", ha="left")
         sheet.image(pale, x0, y0, wide)
-        for number, (rows, columns) in enumerate(pieces):
-            color = COLORS[number]
-            y = np.arange(rows.min(), last + 1)
-            own = fit_lane_curve(columns, rows)
-            x = np.array([x_at_row(own, row) for row in y]) if k == 0 else road.x(number, y)
+        rows, columns, _ = row_medians(*lines[short])
+        sheet.line(x0 + columns * scale, y0 + rows * scale, "white", lw=7, zorder=4)
+        for number, (x, y, known) in enumerate(curves):
             inside = (x >= 0) & (x <= size[1] - 1)
-            known = inside & (y <= rows.max())
-            for part, style in ((known, {"lw": 4}), (inside & ~known, {"lw": 2.4, "ls": (0, (2, 1.5))})):
-                sheet.line(x0 + x[part] * scale, y0 + y[part] * scale, color, zorder=6, **style)
-        if k:
-            horizon = y0 + road.horizon * scale
-            sheet.line([x0, x0 + wide], [horizon, horizon], INK, lw=1.4, ls="--", zorder=5)
-            sheet.text(x0 + wide - 0.08, horizon - 0.13, "horizon", SMALL, ha="right", zorder=7)
+            for part, style in ((known, {"lw": 3.6}), (~known, {"lw": 2.4, "ls": (0, (2, 1.2))})):
+                part = part & inside
+                sheet.line(x0 + x[part] * scale, y0 + y[part] * scale, COLORS[number], zorder=6, **style)
+    level = 0.95 + horizon * scale
+    sheet.line([0.29 + wide, 0.29 + 2 * wide], [level, level], INK, lw=1.4, ls="--", zorder=5)
+    sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7)
     y = 0.95 + size[0] * scale + 0.25
-    sheet.text(0.15, y, "solid: seen    dashed: continued", color=GREY, ha="left")
+    sheet.text(0.15, y, "solid: seen, dashed: continued,", ha="left")
+    sheet.text(0.15, y + 0.3, "white: where the line truly runs", ha="left")
     sheet.text(0.29 + wide, y, "shared: horizon, heading, bend", ha="left")
-    sheet.text(0.29 + wide, y + 0.3, "its own: one slope a line", ha="left")
+    sheet.text(0.29 + wide, y + 0.3, "its own: one slope for each line", ha="left")
     return sheet.figure
 
 
+def _with_short_line(lines: list, short: int, seen: float, size: tuple[int, int]) -> tuple[int, list, list, float]:
+    """Cuts one line to its far piece and fits all: its place, own curves, the road's curves, and the horizon's row.
+
+    A curve is (columns, rows, whether the line was seen there), down to the last row that any line reaches.
+    """
+    pieces = []
+    for k, (rows, columns) in enumerate(lines):
+        far = rows <= rows.min() + (seen if k == short else 1) * np.ptp(rows)
+        pieces.append((rows[far], columns[far]))
+    road = fit_road([row_medians(*piece) for piece in pieces], size)
+    own, of_road = [], []
+    for k, (rows, columns) in enumerate(pieces):
+        y = np.arange(rows.min(), lines[k][0].max() + 1)
+        curve = fit_lane_curve(columns, rows)
+        own.append((np.array([x_at_row(curve, row) for row in y]), y, y <= rows.max()))
+        of_road.append((road.x(k, y), y, y <= rows.max()))
+    return short, own, of_road, road.horizon
+
+
+def _error(curves: list, lines: list, k: int) -> float:
+    """Mean distance along the row of a line's curve from the line itself, in pixels."""
+    rows, columns, _ = row_medians(*lines[k])
+    return float(np.abs(np.interp(rows, curves[k][1], curves[k][0]) - columns).mean())
+
+
 @drawing(
-    "The frame with its lanes as curves; a dashed level line near the lower edge, the reference row, cuts them, and the "
-    "cuts are numbered from left to right."
+    "The frame with its lanes as curves; a dashed level line near the lower edge, the reference row, cuts them, and "
+    "the cuts are numbered from left to right."
 )
 def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
     """The reference row, where lanes get their numbers.
@@ -222,26 +259,23 @@ def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
         curves.append(fit_lane_curve(columns, rows))
     curves.sort(key=lambda curve: x_at_row(curve, reference))
     cuts = [x_at_row(curve, reference) for curve in curves]
-    sheet = Sheet(4.25, "Lanes are numbered where they cross the reference row")
-    wide = 6.0
-    outside = max(0.0, -min(cuts), max(cuts) - width + 1)
-    scale = wide / (width + 2 * outside)
-    x0, y0 = 0.2 + outside * scale, 0.68
+    left, right = max(0.0, -min(cuts)), max(0.0, max(cuts) - width + 1)  # a lane may leave the picture above the row
+    scale = min(7.2 / (width + left + right), 2.9 / height)
+    sheet = Sheet(1.35 + height * scale, "Lanes are numbered where they cross the reference row")
+    x0, y0 = 4.0 + (left - right - width) * scale / 2, 0.65
     tall = sheet.image(image, x0, y0, width * scale)
     row = y0 + reference * scale
-    sheet.line([0.1, 0.3 + wide], [row, row], INK, lw=2, ls="--", zorder=6)
+    ends = (x0 - left * scale - 0.3, x0 + (width + right) * scale + 0.3)
+    sheet.line(ends, [row, row], INK, lw=2, ls="--", zorder=6)
     for number, (curve, cut) in enumerate(zip(curves, cuts, strict=True), start=1):
         color = COLORS[(number - 1) % len(COLORS)]
-        sheet.line(x0 + curve[:, 0] * scale, y0 + curve[:, 1] * scale, color, lw=3.4, zorder=5)
+        sheet.line(x0 + curve[:, 0] * scale, y0 + curve[:, 1] * scale, color, lw=3.6, zorder=5)
         end = curve[-1]
         if end[1] < reference:
-            sheet.line([x0 + end[0] * scale, x0 + cut * scale], [y0 + end[1] * scale, row], color, ls=":", zorder=5)
-        spot = (x0 + cut * scale, row)
-        sheet.circle(spot, 0.17, "white", fc=color, zorder=7, lw=1.5)
-        sheet.text(*spot, str(number), color="white", weight="bold", zorder=8)
-    sheet.text(6.45, row, f"row {config.reference_row:g}\nof the height", ha="left")
-    sheet.arrow((x0 + 0.3, y0 + tall + 0.22), (x0 + width * scale - 0.3, y0 + tall + 0.22), GREY)
-    sheet.text(6.45, y0 + tall + 0.22, "left to right", color=GREY, ha="left")
+            sheet.line([x0 + end[0] * scale, x0 + cut * scale], [y0 + end[1] * scale, row], color, lw=3, ls=":")
+        sheet.badge((x0 + cut * scale, row), str(number), color)
+    y = y0 + tall + 0.33
+    sheet.text(4.0, y, f"dashed: the reference row, {config.reference_row:g} of the height; dotted: continued")
     return sheet.figure
 
 
@@ -262,8 +296,8 @@ def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.nd
 
 
 @drawing(
-    "Left a mask with lane lines and two crossings; its pixels are split by class into two groups; above, the lines are "
-    "separated and numbered from left to right; below, the crossings are separated and numbered from near to far."
+    "Left a mask with lane lines and two crossings; its pixels are split by class into two groups; above, the lines "
+    "are separated and numbered from left to right; below, the crossings are separated and numbered from near to far."
 )
 def crossing_groups() -> Figure:
     """Lanes and crossings are clustered apart."""
@@ -281,13 +315,13 @@ def crossing_groups() -> Figure:
                 own = palette[LANE_MARKING if number == 1 else LANE_BOUNDARY] if k == 0 else COLORS[number]
                 sheet.line(*line.T, own, lw=4.5, zorder=4)
                 if k == 1:
-                    _badge(sheet, line[0] + 0.85 * (line[1] - line[0]), str(number + 1), own)
+                    sheet.badge(line[0] + 0.85 * (line[1] - line[0]), str(number + 1), own)
         if k != 1:
             for number, crossing in enumerate(crossings):
                 own = palette[CROSSWALK] if k == 0 else COLORS[3 + number]
                 sheet.polygon(crossing, own, fc=own, lw=0)
                 if k == 2:
-                    _badge(sheet, crossing.mean(axis=0), f"C{number + 1}", own)
+                    sheet.badge(crossing.mean(axis=0), f"C{number + 1}", own)
     for y, words, order, color in (
         (1.42, "lane classes", "left to right", ORANGE), (3.32, "crosswalk class", "near to far", PURPLE),
     ):  # fmt: skip
@@ -296,8 +330,3 @@ def crossing_groups() -> Figure:
         sheet.arrow((4.6, y), (5.03, y), GREY)
         sheet.text(7.42, y, order.replace(" to ", "\nto "), ha="left", size=SMALL)
     return sheet.figure
-
-
-def _badge(sheet: Sheet, spot: np.ndarray, words: str, color: str) -> None:
-    sheet.circle(spot, 0.17, "white", fc=color, zorder=7, lw=1.5)
-    sheet.text(*spot, words, SMALL, "white", weight="bold", zorder=8)

@@ -1,13 +1,27 @@
 """Drawings of notebook 5: the order of a step, number formats, loss scaling, accumulation, Muon."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.schematics._canvas import (
-    BLUE, COLORS, FAINT, GREEN, GREY, INK, ORANGE, PURPLE, RED, SMALL, TITLE, Sheet, drawing, tint,
-)  # fmt: skip
+    BLUE,
+    COLORS,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    SMALL,
+    TITLE,
+    Sheet,
+    drawing,
+    tint,
+)
 from roadtopo_lib.training.optimizer import orthogonalized
 
 STEP_CALLS = (
@@ -77,7 +91,7 @@ def training_step(config: LaneSegmentationConfig | None = None) -> Figure:
 )
 def mixed_precision() -> Figure:
     """Which numbers of a step have 32 bits, and which 16."""
-    sheet = Sheet(3.4, "Mixed precision: short on the way, long where kept")
+    sheet = Sheet(3.4, "Mixed precision: 16 bit on the way, 32 bit where kept")
     for y, words, color in ((0.7, "32 bit", BLUE), (2.1, "16 bit", ORANGE)):
         sheet.rectangle(0.1, y, 7.8, 1.15, color, fc=tint(color, 0.12), lw=0, zorder=1)
         sheet.text(0.2, y + 0.58, words, color=color, weight="bold", ha="left", rotation=0)
@@ -89,9 +103,9 @@ def mixed_precision() -> Figure:
     places = []
     for left, (name, low) in zip(lefts, steps, strict=True):
         y = 2.35 if low else 0.95
-        sheet.box(left, y, wide, 0.65, name, ORANGE if low else BLUE, fill="white", size=SMALL)
+        sheet.box(left, y, wide, 0.65, name, ORANGE if low else BLUE, fill="white", size=11.5)
         places.append((left, y))
-    for (x0, y0), (x1, y1) in zip(places[:-1], places[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(places):
         if y0 == y1:
             sheet.arrow((x0 + wide, y0 + 0.32), (x1, y1 + 0.32), GREY)
         else:
@@ -110,7 +124,7 @@ def loss_scaling() -> Figure:
     """What the factor of a ``GradScaler`` does to small gradients."""
     factor = first_scale()
     sheet = Sheet(3.7, "Scaling the loss lifts small gradients into float16’s range")
-    low, high, left, right = -12.0, 6.0, 1.45, 7.75
+    low, high, left, right = -12.0, 6.0, 1.5, 7.65
 
     def at(exponent: float) -> float:
         return left + (right - left) * (np.clip(exponent, low, high) - low) / (high - low)
@@ -120,6 +134,9 @@ def loss_scaling() -> Figure:
         smallest = np.log10(info.smallest_normal * info.eps)  # the last step before zero
         y = 2.0 + 0.36 * k
         sheet.rectangle(at(smallest), y - 0.12, at(np.log10(info.max)) - at(smallest), 0.24, color, fc=tint(color, 0.5))
+        for limit, end, tip in ((smallest, at(low), -0.16), (np.log10(info.max), at(high), 0.16)):
+            if not low <= limit <= high:  # the range goes on beyond the picture
+                sheet.polygon([(end, y - 0.12), (end + tip, y), (end, y + 0.12)], color, fc=tint(color, 0.5))
         sheet.text(0.15, y, kind, color=color, weight="bold", ha="left")
     sheet.arrow((left - 0.05, 3.05), (right + 0.15, 3.05), mutation_scale=10)
     for exponent in range(int(low), int(high) + 1, 3):
@@ -135,14 +152,14 @@ def loss_scaling() -> Figure:
     sheet.text(at(-8.0), 0.74, "gradients", color=GREY, weight="bold")
     sheet.text(at(-8.0 + np.log10(factor)), 0.74, f"gradients × {factor}", color=RED, weight="bold")
     edge = at(np.log10(torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps))
-    sheet.line([edge, edge], [0.85, 1.85], ORANGE, lw=1.4, ls="--")
+    sheet.line([edge, edge], [0.9, 1.85], ORANGE, lw=1.4, ls="--")
     sheet.text(edge - 0.1, 1.55, "becomes 0", SMALL, ORANGE, ha="right", weight="bold")
     return sheet.figure
 
 
 @drawing(
-    "Small batches in a row, each with its own forward and backward pass; each adds its part to the same gradient, drawn "
-    "as a bar that grows from batch to batch, and one optimiser step follows the last."
+    "Small batches in a row, each with its own forward and backward pass; each adds its part to the same gradient, "
+    "drawn as a bar that grows from batch to batch, and one optimiser step follows the last."
 )
 def accumulation(batches: int = 4) -> Figure:
     """Several batches share one step.
