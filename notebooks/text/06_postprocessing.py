@@ -70,8 +70,13 @@ from roadtopo_lib.course import frame, render_frame, reveal, samples, schematics
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons import postprocessing as lesson
 from roadtopo_lib.course.lessons.postprocessing_pictures import (
-    COLORS, dark, pixels_and_cells, roads, scatter, truth_and_found,
-)  # fmt: skip
+    COLORS,
+    dark,
+    pixels_and_cells,
+    roads,
+    scatter,
+    truth_and_found,
+)
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.playground import FrameMoments
 from roadtopo_lib.course.schematics.postprocessing import toy_points
@@ -564,7 +569,7 @@ for k, (center, curve) in enumerate(zip(result["lane_centers"], result["lane_pol
     rows, columns = np.nonzero(result["lane_instances"] == k)
     np.testing.assert_allclose(center, [x_at_row(curve, rows.mean()), rows.mean()], atol=1e-6)
     print(
-        f"lane {k}: the mean of its pixels is {abs(columns.mean() - center[0]):.0f} px beside its centre"
+        f"lane {k}: its pixels' mean is {abs(columns.mean() - center[0]):.0f} px beside its centre"
     )
 
 # %% [markdown]
@@ -708,7 +713,7 @@ axes[0, 0].plot(*robust.T, color="C0", lw=3, label="fit_lane_curve")
 axes[0, 0].legend(fontsize="small", labelcolor="white", loc="upper left")
 show(
     figure,
-    "The frame's first line and a stray patch; a dashed curve leaves the line, a solid one follows it.",
+    "The frame's first line, a stray patch, and two curves: one leaves the line, one follows it.",
 )
 
 # %% [markdown]
@@ -865,7 +870,7 @@ print("components:", connected_components(street, min_pixels=0)["crosswalk_count
 for name, changed in {"split": split, "merged": merged}.items():
     of_toy = LanePostProcessor(min_pixels=2, road_model=False).process(street, changed)
     print(
-        f"{name}: {of_toy['crosswalk_count']}, the far one's id: {of_toy['crosswalk_instances'][1, 5]},",
+        f"{name}: {of_toy['crosswalk_count']}, far one's id {of_toy['crosswalk_instances'][1, 5]},",
         "centres (x, y):",
         of_toy["crosswalk_centers"].round(1).tolist(),
     )
@@ -908,9 +913,7 @@ for seed in SEEDS:
     )
 gaps = np.array([gap for gap, _ in crossings])
 one_only = sum(result["crosswalk_count"] == 1 for _, result in crossings)
-print(
-    f"distances of the means: {gaps.round(1)}\nscenes in which both are one: {one_only} of {len(SEEDS)}"
-)
+print(f"distances of the means: {gaps.round(1)}\nboth are one in {one_only} of {len(SEEDS)} scenes")
 assert gaps.max() < 2.5 and np.median(gaps) < 1.7 and one_only >= 9
 
 # %% tags=["answer", "nbval-ignore-output"]
@@ -1081,7 +1084,7 @@ noise = [
 ]
 print("distances of the means:", pdist(means_of).round(1))
 print(
-    f"within δ_var: {within:.0%} of the pixels; noise: {noise[0]:.0%} of the pixels, {noise[1]:.0%} of the cells"
+    f"within δ_var: {within:.0%}; noise: {noise[0]:.0%} of the pixels, {noise[1]:.0%} of the cells"
 )
 assert 0.4 < within < 0.98 and noise[0] + 0.05 < noise[1]
 
@@ -1144,7 +1147,7 @@ for scene in scenes:
 # %% tags=["nbval-ignore-output"]
 print(f"nearest means of {len(nearest)} scenes: {min(nearest):.1f} to {max(nearest):.1f} apart,")
 print(
-    f"{sum(d < 3 for d in nearest)} of them below 3; safe radii end at {min(nearest) - 2 * delta_var:.1f}"
+    f"{sum(d < 3 for d in nearest)} below 3; safe radii end at {min(nearest) - 2 * delta_var:.1f}"
 )
 assert min(nearest) - 2 * delta_var < 1.5 and 3 < sum(d < 3 for d in nearest) < len(nearest) / 2
 
@@ -1264,9 +1267,7 @@ span = {}
 for better, other in PAIRS:
     draws = [f1_of(counts[way][drawn].sum(axis=1)) for way in (better, other)]  # (1000,) each
     span[better, other] = low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
-    print(
-        f"{better} minus {other}: {value[better] - value[other]:+.3f}, 95 % within {low:+.3f} … {high:+.3f}"
-    )
+    print(f"{better} minus {other}: 95 % within {low:+.3f} … {high:+.3f}")
 assert span[PAIRS[0]][0] > 0.05 and span[PAIRS[1]][0] > 0 and -0.03 < span[PAIRS[2]][0] < 0.08
 
 # %% [markdown]
@@ -1351,7 +1352,7 @@ for ax, outline in zip(axes.flat, lane_of_row):
     ax.contour(outline, [0.5], colors="white", linewidths=1)
 show(
     figure,
-    "Three scenes: the true lanes, and beside them what was found, with one lane outlined in white.",
+    "Three scenes: the true lanes, and what was found, with one lane outlined in white.",
 )
 
 # %% [markdown]
@@ -1655,9 +1656,7 @@ from_mean = np.linalg.norm(trained - trained.mean(axis=0), axis=1)
 assert (
     value_pull.item() < 1e-3 and np.mean(from_mean > 0.45) > 0.5 and kurtosis(trained).mean() < -1
 )
-print(
-    "more than half of the pixels lie on the rim; a Gaussian has excess kurtosis 0, this one below -1"
-)
+print("most pixels lie on the rim; a Gaussian has excess kurtosis 0, this one below -1")
 
 # %% tags=["folded"]
 #@title Measured: the listing of the guide, line by line, with everything defined that it defines
