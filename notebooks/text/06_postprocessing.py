@@ -66,6 +66,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from roadtopo_lib.course import frame, render_frame, reveal, schematics, show
 from roadtopo_lib.course.exercises import check
+from roadtopo_lib.course.lessons import lane_audit as audit
 from roadtopo_lib.course.lessons import postprocessing as lesson
 from roadtopo_lib.course.lessons import postprocessing_pictures as picture
 from roadtopo_lib.course.parts import keep
@@ -74,27 +75,23 @@ from roadtopo_lib.course.strip import shipped_segmenter
 from roadtopo_lib.course.widgets import FrameEmbeddings, PostProcessingBench
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.inference.baselines import connected_components
-from roadtopo_lib.labels import CROSSWALK, LANE_CLASS_IDS, LANE_MARKING, ROAD
+from roadtopo_lib.labels import CROSSWALK, LANE_MARKING, ROAD
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.metrics import LaneF1
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import (
-    MIN_CONFIDENCE,
-    MIN_PIXELS_SHARE,
     LanePostProcessor,
     all_instances,
     cluster_embeddings,
     clustering,
-    collect_instances,
     curves_of_road,
     fit_lane_curve,
     fit_road,
     order_left_to_right,
     radius_from_margins,
     x_at_row,
-)
+)  # fmt: skip
 from roadtopo_lib.postprocess.curves import row_medians
-from roadtopo_lib.postprocess.road import SUPPORT
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.segformer import upsample_to
 
@@ -128,19 +125,19 @@ print(semantic)
 # close together, means of lanes 3 apart.
 
 # %%
-rng = np.random.default_rng(0)
 means = np.array([[0.0, 0.0], [3.0, 0.0], [1.5, 2.6]])
 embeddings = np.zeros((2, 6, 11))
-noise = rng.normal(0, 0.15, (18, 2))
+noise = np.random.default_rng(0).normal(0, 0.15, (18, 2))
 embeddings[:, true_lane > 0] = (means[true_lane[true_lane > 0] - 1] + noise).T
 x = embeddings[:, semantic == LANE_MARKING].T  # (2, 6, 11) → (18, 2): lane pixels only
 
 # %% [markdown]
 # ## From clumps to labels: a ball around a mean
 #
-# To find the clumps is called *clustering*. A clump found is a *cluster*, and each pixel gets the
-# number of its cluster as its *label*. The simplest method takes a pixel that nobody has claimed.
-# It gathers all within a *radius*, moves to their mean, and gathers again. What is gathered is a
+# To find the clumps is called *clustering*. A clump found is a *[cluster](GLOSSARY.md#cluster)*,
+# and each pixel gets the number of its cluster as its *[label](GLOSSARY.md#label)*. The simplest
+# method takes a pixel that nobody has claimed. It gathers all within a
+# *[radius](GLOSSARY.md#radius)*, moves to their mean, and gathers again. What is gathered is a
 # lane. A pixel's place in the image plays no part.
 
 # %%
@@ -162,9 +159,9 @@ def greedy_clusters(x, radius):
 
 # %% [markdown]
 # Nobody asks for the number of lanes. The library's `cluster_embeddings` finds the same partition.
-# Labels are names: what counts is which pixels share one. The *adjusted Rand index* (ARI) asks of
-# every pair of pixels whether two labellings agree on "together" or "apart". It is 1 for the same
-# partition and about 0 for chance.
+# Labels are names: what counts is which pixels share one. The *[adjusted Rand
+# index](GLOSSARY.md#adjusted-rand-index)* (ARI) asks of every pair of pixels whether two labellings
+# agree on "together" or "apart". It is 1 for the same partition and about 0 for chance.
 
 # %%
 labels, by_library = greedy_clusters(x, radius=1.5), cluster_embeddings(x, radius=1.5)
@@ -225,12 +222,13 @@ show(figure, "ARI over the radius; the safe radii are a grey band.")
 # %% [markdown]
 # ### Two methods from the shelf
 #
-# **MeanShift** moves a window from every pixel to the mean of the pixels inside, until it rests.
-# Windows that rest in one place are one cluster. The window's radius is its *bandwidth*.
+# **[MeanShift](GLOSSARY.md#meanshift)** moves a window from every pixel to the mean of the pixels
+# inside, until it rests. Windows that rest in one place are one cluster. The window's radius is its
+# *[bandwidth](GLOSSARY.md#bandwidth)*.
 #
-# **DBSCAN** walks. A pixel with at least `min_samples` pixels within `eps`, itself included, is a
-# *core point*. From a core point the walk goes on to all pixels within `eps`. What no walk reaches
-# is *noise*, label −1.
+# **[DBSCAN](GLOSSARY.md#dbscan)** walks. A pixel with at least `min_samples` pixels within `eps`,
+# itself included, is a *[core point](GLOSSARY.md#core-point)*. From a core point the walk goes on
+# to all pixels within `eps`. What no walk reaches is *[noise](GLOSSARY.md#noise)*, label −1.
 #
 # A safe radius serves both, as bandwidth and as `eps`: it holds a lane and nothing else. Now a
 # radius chosen by taste, below the safe ones: 0.3.
@@ -296,7 +294,8 @@ show(schematics.clustering(), schematics.ALT["clustering"])
 # %% [markdown]
 # **Step 1: sample.** Look at 192 pixels only, spread evenly over all. A pixel is dense if its
 # eighth neighbour is near. A pixel with no denser one nearby is a peak, and the mean around it a
-# *mode*. "Nearby" is $\sqrt{2}\,r$: so far apart are two pixels of one ball at right angles.
+# *[mode](GLOSSARY.md#mode)*. "Nearby" is $\sqrt{2}\,r$: so far apart are two pixels of one ball at
+# right angles.
 
 
 # %%
@@ -322,8 +321,8 @@ print(modes.round(1))
 #
 # **Step 4: join.** Long thin lanes consist of several modes now. Take two modes nearer than two
 # radii, and the line through both. Count pixels at one mode, half-way, and at the other, in windows
-# of equal width. If half-way holds at least half of what the lower peak has, there is no *valley*,
-# and the two modes are joined.
+# of equal width. If half-way holds at least half of what the lower peak has, there is no
+# *[valley](GLOSSARY.md#valley)*, and the two modes are joined.
 
 
 # %%
@@ -335,18 +334,10 @@ def has_valley(a, b):
     return halfway < 0.5 * min(at_a, at_b)
 
 
-# %%
-assert has_valley(modes[0], modes[1])  # two lanes, with a bridge
-assert not has_valley(modes[2], modes[3])  # two modes of the long thin lane
-
 # %% [markdown]
-# A pixel farther than $\sqrt{2}\,r$ from every mode gets −1. The four steps together, as drawn, and
-# the library's give the same partition.
-
-# %%
-drawn_toy = clustering_steps(points, radius)["lanes"]
-assert adjusted_rand_score(drawn_toy, cluster_embeddings(points, radius)) == 1
-print("lanes:", len(set(drawn_toy) - {-1}), "pixels with −1:", np.count_nonzero(drawn_toy < 0))
+# Between the first two modes printed above lies a valley, between the next two none. A pixel
+# farther than $\sqrt{2}\,r$ from every mode gets −1. The four steps, as drawn, and the library's
+# give the same partition.
 
 # %% [markdown]
 # ### A thin bridge
@@ -431,20 +422,18 @@ result = LanePostProcessor(min_pixels=3, road_model=False).process(semantic, emb
 kept = LanePostProcessor(min_pixels=0, road_model=False).process(semantic, embeddings)
 assert (result["lane_instances"] == true_lane).all()  # the stray pixel is gone, ids run 1, 2, 3
 print("lanes with min_pixels=3:", result["lane_count"], "and with 0:", kept["lane_count"])
-print("keys:", *result)
 
 # %% [markdown]
-# The result is a dictionary. A *polyline* is a curve as a list of points (x, y). A frame without
-# lanes gives empty arrays of the usual shapes, so no caller needs an `if`.
+# The result is a dictionary. A *[polyline](GLOSSARY.md#polyline)* is a curve as a list of points
+# (x, y). A frame without lanes gives empty arrays of the usual shapes, so no caller needs an `if`.
 #
 # **Where is a lane's centre?** It is the point of the lane's curve at the mean row of its pixels.
 # The mean of the pixels is another point: on a bend it lies beside the paint.
 
 # %% tags=["nbval-ignore-output"]
 result = segmenter(image)  # the frame
-for k, curve in enumerate(result["lane_polylines"], start=1):
+for k, (curve, center) in enumerate(zip(result["lane_polylines"], result["lane_centers"]), 1):
     rows, columns = np.nonzero(result["lane_instances"] == k)
-    center = result["lane_centers"][k - 1]
     np.testing.assert_allclose(center, [x_at_row(curve, rows.mean()), rows.mean()], atol=1e-6)
     print(
         f"lane {k}: its pixels' mean is {abs(columns.mean() - center[0]):.0f} px beside its centre"
@@ -454,7 +443,7 @@ for k, curve in enumerate(result["lane_polylines"], start=1):
 # ## Left to right
 #
 # Which lane is the leftmost? What counts for a driver is where it meets a row near the bumper, the
-# *reference row*: by default at 0.9 of the image height.
+# *[reference row](GLOSSARY.md#reference-row)*: by default at 0.9 of the image height.
 
 # %%
 show(schematics.numbering(), schematics.ALT["numbering"])
@@ -474,9 +463,9 @@ by_mean = np.argsort([np.mean(pixels % width) for pixels in lanes])
 print("order by mean x:", by_mean)
 
 # %% [markdown]
-# **Why.** Lines run towards a *vanishing point*, where all parallels of the road meet in the image.
-# A line of which only the far part shows has its mean near the middle of the image, wherever it
-# comes from.
+# **Why.** Lines run towards a *[vanishing point](GLOSSARY.md#vanishing-point)*, where all parallels
+# of the road meet in the image. A line of which only the far part shows has its mean near the
+# middle of the image, wherever it comes from.
 #
 # **Mended.** Fit a curve, follow it down to the reference row, and order by that x. Where a curve
 # ends above the row, it is continued straight (dashed in the figure).
@@ -525,25 +514,20 @@ assert (both := wrong["visible"] + wrong["whole"])["row, one road"] < both["row,
 # %% [markdown]
 # ## Curves
 #
-# One lane first. `np.polyfit` puts a polynomial $x(y)$ through all pixels by *least squares*: it
-# makes the sum of the squared *residuals* smallest, the distances that remain. What lies far off
-# counts most. `fit_lane_curve` is *robust*: it takes the median of each row, then fits several
-# times, and rows far off the last curve lose their weight in the next. We give a stray patch of
-# 40 × 24 pixels the number of the frame's first line, and measure how far both curves leave it.
-
-# %%
-y, x = np.nonzero(true_instances == 1)
-patch_y, patch_x = np.mgrid[330:370, 700:724]
-y, x = np.append(y, patch_y), np.append(x, patch_x)
-plain, robust = np.polyfit(y, x, deg=2), fit_lane_curve(x, y)
+# One lane first. `np.polyfit` puts a polynomial $x(y)$ through all pixels by *[least
+# squares](GLOSSARY.md#least-squares)*: it makes the sum of the squared
+# *[residuals](GLOSSARY.md#residual)* smallest, the distances that remain. What lies far off counts
+# most. `fit_lane_curve` is *[robust](GLOSSARY.md#robust)*: it takes the median of each row, then
+# fits several times, and rows far off the last curve lose their weight in the next. We give a stray
+# patch of 40 × 24 pixels the number of the frame's first line, and measure how far both curves
+# leave it.
 
 # %% tags=["nbval-ignore-output"]
-true_curves = render_frame().lanes
-true_x = np.interp(robust[:, 1], true_curves[0][:, 1], true_curves[0][:, 0])
-off_plain = np.abs(np.polyval(plain, robust[:, 1]) - true_x).max()
-off_robust = np.abs(robust[:, 0] - true_x).max()
-assert off_robust < 15 < 40 < off_plain
-print(f"np.polyfit: up to {off_plain:.0f} px off; fit_lane_curve: {off_robust:.0f} px")
+y, x = lesson.with_stray_patch(true_instances == 1)
+curves = {"np.polyfit": np.polyfit(y, x, deg=2), "fit_lane_curve": fit_lane_curve(x, y)}
+off = lesson.farthest_from(render_frame().lanes[0], *curves.values())
+assert off[1] < 15 < 40 < off[0]
+print("at most off:", dict(zip(curves, off.round())), "px")
 
 # %% [markdown]
 # ### All lines share one road
@@ -559,9 +543,9 @@ show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"])
 #
 # $$x(y) = a + \frac{b}{y - h} + s\,(y - h)$$
 #
-# Heading $a$, curvature $b$ and *horizon* $h$, the row where flat ground ends, are common to all
-# lines. Only the slope $s$ belongs to a line. For a given $h$ that is linear least squares, over
-# all lines at once. So we try many $h$ and keep the best.
+# Heading $a$, curvature $b$ and *[horizon](GLOSSARY.md#horizon)* $h$, the row where flat ground
+# ends, are common to all lines. Only the slope $s$ belongs to a line. For a given $h$ that is
+# linear least squares, over all lines at once. So we try many $h$ and keep the best.
 
 # %%
 height, width = true_instances.shape
@@ -571,7 +555,6 @@ lanes[0] = lanes[0][rows <= rows.min() + 0.25 * np.ptp(rows)]  # the farthest qu
 lines = [row_medians(pixels // width, pixels % width) for pixels in lanes]  # rows, median x, counts
 
 
-# %%
 def fit_given_horizon(h):
     below = [y - h for y, _, _ in lines]
     own_slope = [np.outer(d, np.eye(4)[k]) for k, d in enumerate(below)]
@@ -588,7 +571,7 @@ def fit_given_horizon(h):
 # %% tags=["nbval-ignore-output"]
 h = min(range(180, 249), key=lambda h: fit_given_horizon(h)[1])
 a, b, slope, *_ = fit_given_horizon(h)[0]
-x_end, y_end = true_curves[0][-1]
+x_end, y_end = render_frame().lanes[0][-1]
 road = fit_road(lines, (height, width))
 own = x_at_row(fit_lane_curve(lanes[0] % width, lanes[0] // width), y_end)
 ends = [own, a + b / (y_end - h) + slope * (y_end - h), road.x(0, np.array([y_end]))[0]]
@@ -600,19 +583,10 @@ print("px off: own curve {:.0f}, our road {:.0f}, fit_road {:.0f}".format(*off))
 # `curves_of_road` uses this for all lanes that the network found. One rule more: a line that spans
 # less than a fifth of its curve, from its first pixel to its last, is no line. We call it the 20 %
 # rule. It drops a patch on the asphalt; the gaps of a dashed line do it no harm.
-
-# %%
-patch = (np.arange(420, 444)[:, None] * width + np.arange(600, 640)).ravel()  # 24 × 40 pixels
-dashed = lesson.lane_pixels(render_frame().instance_visible, 4)  # line 3 is dashed
-for groups in ([*lanes, patch], dashed):
-    curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in groups]
-    members, _ = curves_of_road(groups, curves, (height, width))
-    assert sorted(k for lane in members for k in lane) == [0, 1, 2, 3]
-
-# %% [markdown]
+#
 # The rule has a price: it drops a lane of which only the far end shows. So `LanePostProcessor`
-# applies it only where it knows the network's *confidence*, a pixel's probability of being a lane.
-# A mask without one is taken at its word.
+# applies it only where it knows the network's *[confidence](GLOSSARY.md#confidence)*, a pixel's
+# probability of being a lane. A mask without one is taken at its word.
 
 # %% [markdown]
 # ## Crossings
@@ -631,29 +605,22 @@ show(schematics.crossing_groups(), schematics.ALT["crossing_groups"])
 # lane.
 
 # %%
-street = np.full((8, 11), ROAD)
-street[[[2], [3], [4], [5], [7]], [2, 5, 8]] = LANE_MARKING
-street[1, 3:8] = street[6, [0, 1, 9, 10]] = CROSSWALK
-vectors = np.zeros((2, 8, 11))
-vectors[:, :, [2, 5, 8]] = means.T[:, None]  # the lanes' means, as above
-vectors[:, 1, 3:8] = means[1][:, None]  # far crossing: lane 2's embedding
-vectors[:, 6] = means[0][:, None]  # near crossing: lane 1's
+street, vectors = lesson.toy_street(means)
+print(street)
 
 # %%
-toy = LanePostProcessor(min_pixels=3, road_model=False)
-result = toy.process(street, vectors)
-assert (result["lane_count"], result["crosswalk_count"]) == (3, 2)
-assert not result["lane_instances"][street == CROSSWALK].any()  # no crossing counts as a lane
-assert result["crosswalk_instances"][6].tolist() == [1, 1, *7 * [0], 1, 1]  # near first, whole
-assert (result["crosswalk_instances"][1, 3:8] == 2).all()
-assert result["crosswalk_centers"].tolist() == [[5, 6], [5, 1]]  # (x, y)
+of_toy = LanePostProcessor(min_pixels=3, road_model=False).process(street, vectors)
+near_first = np.select([street != CROSSWALK, np.arange(8)[:, None] > 3], [0, 1], 2)
+assert (of_toy["crosswalk_instances"] == near_first).all()  # two, the near one in one piece
+assert of_toy["lane_count"] == 3 and not of_toy["lane_instances"][street == CROSSWALK].any()
+assert of_toy["crosswalk_centers"].tolist() == [[5, 6], [5, 1]]  # (x, y)
 
 # %% [markdown]
 # On disk one mask holds both groups. Lanes come first, and the ids of crossings continue after
 # theirs. `instances_by_role` reads such a mask and gives the ids of the lanes alone.
 
 # %%
-joined_mask = all_instances(result)
+joined_mask = all_instances(of_toy)
 assert [joined_mask[2, column] for column in (2, 5, 8)] == [1, 2, 3]
 assert joined_mask[6, 0] == 4 and joined_mask[1, 3] == 5  # near, far
 assert instances_by_role(street, joined_mask) == [1, 2, 3]
@@ -661,16 +628,16 @@ assert instances_by_role(true_semantic, true_instances) == [1, 2, 3, 4]  # 5 is 
 print(joined_mask)
 
 # %% [markdown]
-# Pixels that touch would not do: *connected components*, the pieces of a mask that hang together,
-# count the hidden crossing twice. Nor is a cluster always right. We let it split, as a radius below
-# the safe ones does, and we let it merge.
+# Pixels that touch would not do: *[connected components](GLOSSARY.md#connected-components)*, the
+# pieces of a mask that hang together, count the hidden crossing twice. Nor is a cluster always
+# right. We let it split, as a radius below the safe ones does, and we let it merge.
 
 # %%
+toy = LanePostProcessor(min_pixels=2, road_model=False)
 split, merged = vectors.copy(), vectors.copy()
 split[:, 6, 9:] += 3  # the right piece of the near crossing
 merged[:, 1, 3:8] = means[0][:, None]  # the far crossing looks like the near one
 print("components:", connected_components(street, min_pixels=2)["crosswalk_count"], "crossings")
-toy = LanePostProcessor(min_pixels=2, road_model=False)
 for changed in (split, merged):
     of_toy = toy.process(street, changed)
     print(of_toy["crosswalk_count"], "centres:", of_toy["crosswalk_centers"].round(1).tolist())
@@ -688,7 +655,7 @@ for changed in (split, merged):
 # %%
 scene = render_scene(6351, preset="day")
 figure, _ = picture.roads(
-    [[(picture.shades(scene.image), "Two crossings, both partly hidden")]], (6, 3.2)
+    [[(picture.shades(scene.image), "Two crossings, both partly hidden")]], (5, 2.7)
 )
 show(figure, "A street with a crossing near the camera and a second one behind it.")
 
@@ -706,12 +673,11 @@ reveal(my_guess, found["crosswalk_count"], "crossings")
 # with two crossings.
 
 # %% tags=["answer", "nbval-ignore-output"]
-SEEDS = [6351, 1182, 1691, 2697, 2725, 2937, 3346, 3518, 3985, 4119, 4309]
-gaps, crossings = lesson.two_crossings(segmenter, SEEDS)
+gaps, crossings = lesson.two_crossings(segmenter, lesson.TWO_CROSSINGS)
 one_only = sum(result["crosswalk_count"] == 1 for result in crossings)
 with_two = lesson.samples_with_two_crossings()
 assert gaps.max() < 2.5 and np.median(gaps) < 1.7 and one_only >= 9 and with_two <= 2
-print(f"distances of the means: {gaps.round(1)}\nboth are one in {one_only} of {len(SEEDS)} scenes")
+print(f"distances of the means: {gaps.round(1)}\nboth are one in {one_only} of 11 scenes")
 print("training samples with two crossings:", with_two, "of 48")
 
 # %% [markdown]
@@ -729,7 +695,7 @@ print("training samples with two crossings:", with_two, "of 48")
 # number the pieces from the bottom up.
 
 
-# %%
+# %% tags=["trap:mended", "answer", "nbval-ignore-output"]
 def split_at_empty_rows(mask, min_pixels=131):
     filled = (mask > 0).sum(axis=1) > 3  # rows with more than three pixels
     block = np.cumsum(np.diff(filled, prepend=False) & filled)  # 1, 2, … from the top
@@ -738,14 +704,13 @@ def split_at_empty_rows(mask, min_pixels=131):
     return [piece for piece in pieces if np.count_nonzero(piece) >= min_pixels]
 
 
-# %% tags=["trap:mended", "answer", "nbval-ignore-output"]
 parts = split_at_empty_rows(found["crosswalk_instances"])
 owners = [np.bincount(scene.instance_amodal[part])[1:].argmax() + 1 for part in parts]
 assert found["crosswalk_count"] == 1  # the symptom
 assert owners == [len(scene.lanes) + 1, len(scene.lanes) + 2]  # the mend: two, near first
 mended = sum(len(split_at_empty_rows(r["crosswalk_instances"])) == 2 for r in crossings)
 assert mended >= 9
-print(f"two crossings after the cut in {mended} of {len(SEEDS)} scenes")
+print(f"two crossings after the cut in {mended} of 11 scenes")
 
 # %% [markdown]
 # The cut is a rule for straight roads. On a steep bend two crossings share rows, and it cuts
@@ -755,16 +720,8 @@ print(f"two crossings after the cut in {mended} of {len(SEEDS)} scenes")
 # ## The frame through a trained model
 #
 # `segmenter.predict` gives what the network says of an image, and `postprocessor.process` turns
-# that into the result. `segmenter(image)` does both.
-
-# %%
-result, whole = segmenter.postprocessor.process(**prediction), segmenter(image)
-assert (result["lane_instances"] == whole["lane_instances"]).mean() > 0.999
-assert (result["lane_count"], result["crosswalk_count"]) == (4, 1)
-print(result["lane_count"], "lanes,", result["crosswalk_count"], "crossing")
-
-# %% [markdown]
-# The strip at the end shows the result, and that of your photograph.
+# that into the result. `segmenter(image)` does both. The strip at the end shows the result of the
+# frame, and that of your photograph.
 #
 # **Which mode is the model in?** `LaneSegmenter` sets evaluation mode once, when it is made.
 # `predict` leaves the mode as it is. Whoever trains the model on must set evaluation mode again: in
@@ -786,27 +743,18 @@ copied.model.eval()
 assert np.abs(copied.predict(image)["embeddings"] - before).max() > 0.01  # the model has changed
 
 # %% [markdown]
-# The embeddings cover the image below the sky at a coarse resolution, one vector for a *cell* of
-# the map. `process` reads a lane pixel's embedding between the four cells around it. That equals
-# upsampling the whole map and then picking, at a fraction of the memory:
-
-# %%
-pixels = np.flatnonzero(np.isin(prediction["semantic_pred"], LANE_CLASS_IDS))
-rows, columns, first = pixels // width, pixels % width, prediction["first_row"]
-cells = torch.from_numpy(prediction["embeddings"])[None]
-big_map = upsample_to(cells, (height - first, width))[0]  # (32, rows, columns): to be avoided
-read = torch.from_numpy(lesson.embeddings_at(prediction, pixels))
-torch.testing.assert_close(read, big_map[:, rows - first, columns].T, atol=1e-3, rtol=1e-3)
-assert 5 * read.numel() < big_map.numel()
-
-# %% [markdown]
+# The embeddings cover the image below the sky at a coarse resolution, one vector for a
+# *[cell](GLOSSARY.md#cell)* of the map. `process` reads a lane pixel's embedding between the four
+# cells around it. That equals upsampling the whole map and then picking, at a fraction of the
+# memory.
+#
 # Does the trained model keep the promises of the loss? How far apart are the means of the frame's
 # lanes, and how many pixels lie within $\delta_\text{var}$ of theirs?
 
 # %% tags=["nbval-ignore-output"]
-of_pixel = result["lane_instances"].ravel()[pixels]
-vectors_of = [read[of_pixel == lane].numpy() for lane in range(1, 5)]
-apart = pdist([vectors.mean(axis=0) for vectors in vectors_of])
+lanes = lesson.lane_pixels(result["lane_instances"], 4)
+vectors_of = [lesson.embeddings_at(prediction, pixels) for pixels in lanes]
+apart = pdist([v.mean(axis=0) for v in vectors_of])
 inside = [np.linalg.norm(v - v.mean(axis=0), axis=1) < delta_var for v in vectors_of]
 within = np.concatenate(inside).mean()
 print(f"distances of the means: {apart.round(1)}; within δ_var: {within:.0%} of the pixels")
@@ -857,19 +805,14 @@ board
 
 # %% tags=["nbval-ignore-output"]
 SPLITS = [("train", 24), ("val", 12), ("test", 12)]
-scenes = [scene for split, n in SPLITS for scene in lesson.inspect_scenes(segmenter, split, n)]
-nearest = lesson.nearest_means(scenes)
-assert min(nearest) - 2 * delta_var < 1.5 and 3 < sum(d < 3 for d in nearest) < len(nearest) / 2
-print(f"nearest means of {len(nearest)} scenes: {min(nearest):.1f} to {max(nearest):.1f} apart")
-
-# %% tags=["nbval-ignore-output"]
+scenes = [scene for part, n in SPLITS for scene in audit.inspect_scenes(segmenter, part, n)]
+nearest = audit.nearest_means(scenes)
 real_radii = [0.3, 0.5, 1, 1.5, 2, 2.5, 3]
-by_radius = np.mean([
-    [adjusted_rand_score(scene.lanes, cluster_embeddings(scene.vectors, r)) for r in real_radii]
-    for scene in scenes[-12:]
-], axis=0)  # fmt: skip
+by_radius = audit.mean_ari(scenes[-12:], real_radii)
+assert min(nearest) - 2 * delta_var < 1.5 < 3 < sum(d < 3 for d in nearest) < len(nearest) / 2
 assert by_radius[3] > 0.97 and by_radius[3] > by_radius.max() - 0.02  # 1.5 is near the top
 assert max(by_radius[0], by_radius[-1]) < by_radius[3] - 0.05  # it ends on both sides
+print(f"nearest means of {len(nearest)} scenes: {min(nearest):.1f} to {max(nearest):.1f} apart")
 print("mean ARI:", dict(zip(real_radii, by_radius.round(2).tolist())))
 
 # %% [markdown]
@@ -884,24 +827,7 @@ print("mean ARI:", dict(zip(real_radii, by_radius.round(2).tolist())))
 # nothing. We compare five ways on the 48 scenes, with and without embeddings, with and without the
 # road's geometry. The last way lets only *sure* pixels, with a confidence of at least 0.7, draw the
 # curves, and drops a lane without enough of those.
-
-
-# %%
-def ways(scene):
-    semantic, bare = scene.prediction["semantic_pred"], {**scene.prediction, "confidence": None}
-    lanes, none = np.isin(semantic, LANE_CLASS_IDS), np.empty(0, dtype=np.int64)
-    pieces = cv2.connectedComponents(lanes.astype(np.uint8))[1][lanes] - 1
-    in_pieces = np.flatnonzero(lanes), pieces
-    return {
-        "components": connected_components(semantic),
-        "components + road": collect_instances(semantic, in_pieces, (none, none)),
-        "embeddings": LanePostProcessor(road_model=False).process(**bare),
-        "embeddings + road": LanePostProcessor().process(**bare),
-        "all": LanePostProcessor().process(**scene.prediction),  # and sure pixels
-    }
-
-
-# %% [markdown]
+#
 # *Lane F1* draws found and true curves as wide lines and pairs them. A pair counts as found if the
 # drawings' IoU is above 0.5. The score is 2 · found pairs / (lanes found + true lanes); 1 is
 # perfect.
@@ -911,9 +837,9 @@ def ways(scene):
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
-found = [ways(scene) for scene in scenes]
-counts = {way: lesson.lane_counts(scenes, [results[way] for results in found]) for way in found[0]}
-value = {way: float(lesson.f1_of(of_scenes.sum(axis=0))) for way, of_scenes in counts.items()}
+found = [audit.ways(scene) for scene in scenes]
+counts = {way: audit.lane_counts(scenes, [results[way] for results in found]) for way in found[0]}
+value = {way: float(audit.f1_of(of_scenes.sum(axis=0))) for way, of_scenes in counts.items()}
 assert value["components"] < min(value["embeddings"], value["components + road"])
 assert max(value["embeddings"], value["components + road"]) < value["all"]
 reveal(my_guess, 100 * value["components"] / value["embeddings"], "%")
@@ -923,20 +849,16 @@ figure = picture.bars(
 show(figure, "Lane F1 of five ways to separate lanes, as bars.")
 
 # %% [markdown]
-# Are these differences more than chance? The *bootstrap* draws 48 of our scenes with replacement,
-# scores both ways on the *same* draw, and repeats that. What makes a scene hard is then in both
-# scores, and drops out of their difference. We print what 95 % of the draws give.
+# Are these differences more than chance? The *[bootstrap](GLOSSARY.md#bootstrap)* draws 48 of our
+# scenes with replacement, scores both ways on the *same* draw, and repeats that. What makes a scene
+# hard is then in both scores, and drops out of their difference. We print what 95 % of the draws
+# give.
 
 # %% tags=["answer", "nbval-ignore-output"]
 drawn = np.random.default_rng(0).integers(len(scenes), size=(1000, len(scenes)))
-PAIRS = [
-    ("embeddings", "components"),
-    ("embeddings", "components + road"),
-    ("all", "embeddings + road"),
-]
 lows = []
-for better, other in PAIRS:
-    draws = [lesson.f1_of(counts[way][drawn].sum(axis=1)) for way in (better, other)]  # (1000,)
+for better, other in audit.PAIRS:
+    draws = [audit.f1_of(counts[way][drawn].sum(axis=1)) for way in (better, other)]  # (1000,)
     low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
     lows.append(low)
     print(f"{better} minus {other}: 95 % within {low:+.3f} … {high:+.3f}")
@@ -965,29 +887,16 @@ assert lows[0] > 0.05 and lows[1] > 0 and -0.03 < lows[2] < 0.08
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
-audits = lesson.audit_scenes(scenes, found)
-table = {way: lesson.tally(happened) for way, happened in audits.items()}
-of_all, of_pieces = table["all"], table["components"]
+audits = audit.audit_scenes(scenes, found)
+table = {way: audit.tally(happened) for way, happened in audits.items()}
 more = {
-    kind: of_pieces[row] - of_all[row]
-    for kind, row in {"pixels": "not in the class mask", "curve": "found, curve off"}.items()
+    kind: table["components"][row] - table["all"][row] for kind, row in audit.LOST_OR_BENT.items()
 }
 assert more["curve"] > 10 > more["pixels"]
 reveal(my_guess, max(more, key=more.get))
-for row in ("", *lesson.FATES, *lesson.FALSE_RESULTS):
+for row in ("", *audit.FATES, *audit.FALSE_RESULTS):
     print(f"{row:24s}", *(f"{counted[row] if row else way:>12}" for way, counted in table.items()))
-
-# %% tags=["answer", "nbval-ignore-output"]
-large = of_all["found, curve off"] + of_all["not in the class mask"]
-assert large > 3 * sum(of_all[row] for row in lesson.FATES[1:6])  # what all other stages lose
-assert of_pieces["result on no lane"] > 2 * of_all["result on no lane"]
-assert of_pieces["lane in pieces"] > 2 > of_all["lane in pieces"]
-KINDS = [
-    ("all", "not in the class mask"),
-    ("all", "found, curve off"),
-    ("components", "lane in pieces"),
-]
-figure = picture.failures([lesson.first_case(scenes, found, audits, *kind) for kind in KINDS])
+figure = picture.failures(audit.failure_cases(scenes, found, audits))
 show(figure, "Three scenes: the true lanes, and what was found, with one lane outlined in white.")
 
 # %% [markdown]
@@ -1212,15 +1121,24 @@ lane0 = x32[truth32 == 0]
 across, pairs = cdist(lane0, x32[truth32 == 1]), pdist(lane0)
 assert abs(np.median(across) - np.sqrt(3**2 + 0.5**2 + 0.5**2)) < 0.05  # nearly at right angles
 assert abs(np.median(pairs) - 0.71) < 0.05 and pairs.min() > 0.3
-assert len(points) == 863 and np.count_nonzero(drawn_toy < 0) == 3
+assert len(points) == 863
+assert has_valley(modes[0], modes[1])  # two lanes, with a bridge
+assert not has_valley(modes[2], modes[3])  # two modes of the long thin lane
+drawn_toy = clustering_steps(points, radius)["lanes"]
+assert len(set(drawn_toy) - {-1}) == np.count_nonzero(drawn_toy < 0) == 3
+assert adjusted_rand_score(drawn_toy, cluster_embeddings(points, radius)) == 1
 big, truth = lesson.lanes_at_the_margin(5000)
 uneven = big[(truth > 0) | (np.arange(5000) < 200)]  # four lanes of 1,000 pixels, one of 40
 found_in = [cluster_embeddings(uneven, 1.5), lesson.dbscan_on_a_sample(uneven, 1.5)]
 assert [len(set(labels) - {-1}) for labels in found_in] == [5, 4]
 assert (clustering.SAMPLE_SIZE, clustering.NEIGHBOURS, clustering.MIN_POINTS) == (192, 8, 10)
-assert (clustering.VALLEY, clustering.WINDOW, SUPPORT) == (0.5, 1 / 3, 0.2)
-assert (MIN_PIXELS_SHARE, MIN_CONFIDENCE, LanePostProcessor().reference_row) == (0.001, 0.7, 0.9)
-assert LaneF1().iou_threshold == 0.5 and len(board.moments.steps) == 8 and len(scenes) == 48
+assert (clustering.VALLEY, clustering.WINDOW) == (0.5, 1 / 3)
+assert (LanePostProcessor().reference_row, LaneF1().iou_threshold) == (0.9, 0.5)
+assert len(board.moments.steps) == 8 and len(scenes) == 48
+large = table["all"]["found, curve off"] + table["all"]["not in the class mask"]
+assert large > 3 * sum(table["all"][row] for row in audit.FATES[1:6])  # what all other stages lose
+assert table["components"]["result on no lane"] > 2 * table["all"]["result on no lane"]
+assert table["components"]["lane in pieces"] > 2 > table["all"]["lane in pieces"]
 
 # %% tags=["folded"]
 #@title Claims of this notebook, asserted: rules that other rules would break
@@ -1235,7 +1153,26 @@ assert in_three["crosswalk_instances"][1, 5] == 3  # the far one's number after 
 column, row = in_one["crosswalk_centers"][0].round().astype(int)
 assert street[row, column] != CROSSWALK  # the merged centre lies on no crossing
 assert connected_components(street, min_pixels=2)["crosswalk_count"] == 3
-rows, columns = np.nonzero(result["crosswalk_instances"] == 1)  # of the frame
+patch = (np.arange(420, 444)[:, None] * width + np.arange(600, 640)).ravel()  # 24 × 40 pixels
+dashed = lesson.lane_pixels(render_frame().instance_visible, 4)  # line 3 is dashed
+for groups in ([*lesson.lane_pixels(true_instances, 4), patch], dashed):  # the 20 % rule
+    curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in groups]
+    members, _ = curves_of_road(groups, curves, (height, width))
+    assert sorted(k for lane in members for k in lane) == [0, 1, 2, 3]
+
+# %% tags=["folded"]
+#@title Claims of this notebook, asserted: the trained model
+assert (result["lane_count"], result["crosswalk_count"]) == (4, 1)  # of the frame
+again = segmenter.postprocessor.process(**prediction)
+assert (again["lane_instances"] == result["lane_instances"]).mean() > 0.999
+pixels = np.concatenate(lanes)
+rows, columns, first = pixels // width, pixels % width, prediction["first_row"]
+cells = torch.from_numpy(prediction["embeddings"])[None]
+big_map = upsample_to(cells, (height - first, width))[0]  # (32, rows, columns): to be avoided
+read = torch.from_numpy(np.concatenate(vectors_of))
+torch.testing.assert_close(read, big_map[:, rows - first, columns].T, atol=1e-3, rtol=1e-3)
+assert 5 * read.numel() < big_map.numel()
+rows, columns = np.nonzero(result["crosswalk_instances"] == 1)
 np.testing.assert_allclose(result["crosswalk_centers"][0], [columns.mean(), rows.mean()], atol=1e-6)
 of_lane_4 = np.nonzero(result["lane_instances"] == 4)[1].mean()
 assert abs(of_lane_4 - result["lane_centers"][3][0]) > 10  # px: the pixels' mean is not the centre

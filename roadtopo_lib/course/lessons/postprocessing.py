@@ -1,22 +1,18 @@
-"""Notebook 6: embeddings made to measure, scenes looked at, and where in the chain a lane is lost."""
+"""Notebook 6: embeddings made to measure, orders of lanes, and scenes with two crossings."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from scipy.spatial.distance import pdist
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
 from roadtopo_lib.course.data import samples
-from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset
-from roadtopo_lib.labels import CROSSWALK, LANE_CLASS_IDS
+from roadtopo_lib.labels import CROSSWALK, LANE_MARKING, ROAD
 from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.metrics import LaneF1, polylines_from_instances
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import (
     MIN_PIXELS_SHARE,
@@ -31,44 +27,9 @@ from roadtopo_lib.postprocess.clustering import MIN_POINTS, SAMPLE_SIZE, spread,
 from roadtopo_lib.postprocess.curves import row_medians
 from roadtopo_lib.scenes import Scene, render_scene
 
-LOST_BELOW = 0.2
-"""A lane is lost at the first stage that keeps less than this share of its pixels."""
-
-ON_LANES = 0.3
-"""A result with a smaller share of its pixels on true lanes lies on no lane."""
-
-A_PIECE = 0.25
-"""A lane that two results cover by more than this share each is in pieces."""
-
-FATES = (
-    "not in the class mask", "in no cluster (−1)", "below min_pixels", "too few sure pixels", "20 % rule",
-    "given to another lane", "found, curve off", "found",
-)  # fmt: skip
-"""What can become of a true lane, in the order of the stages."""
-
-FALSE_RESULTS = ("result on no lane", "lane in pieces", "wrong order")
-"""What a result can be besides."""
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """One labelled scene, what the network says of it, and the true lanes' embeddings.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        true: (H, W) ids of the true lanes, 0 elsewhere; crossings are left out.
-        curves: the true lanes' polylines, ascending by id.
-        prediction: of ``LaneSegmenter.predict``.
-        vectors: (N, D) embeddings of the pixels that network and truth both call lane.
-        lanes: (N,) true lane of each.
-    """
-
-    image: np.ndarray
-    true: np.ndarray
-    curves: list[np.ndarray]
-    prediction: dict
-    vectors: np.ndarray
-    lanes: np.ndarray
+TWO_CROSSINGS = (6351, 1182, 1691, 2697, 2725, 2937, 3346, 3518, 3985, 4119, 4309)
+"""Seeds of rendered scenes with two crossings that the shipped network sees: one with vehicles before both, and the
+first ten from 1000."""
 
 
 def lanes_at_the_margin(
@@ -82,12 +43,6 @@ def lanes_at_the_margin(
     distance = delta_var * rng.random((n, 1)) ** (1 / dim)  # even in volume
     means = np.eye(lanes, dim) * 2 * delta_dist / np.sqrt(2)
     return (means[truth] + distance * direction).astype(np.float32), truth
-
-
-def lane_pixels(mask: np.ndarray, lanes: int, min_pixels: int = 1) -> list[np.ndarray]:
-    """Flat indices of the pixels of lanes 1..``lanes`` in an instance mask, without lanes below ``min_pixels``."""
-    groups = [np.flatnonzero(mask == k) for k in range(1, lanes + 1)]
-    return [pixels for pixels in groups if len(pixels) >= min_pixels]
 
 
 def dbscan_on_a_sample(x: np.ndarray, radius: float) -> np.ndarray:
@@ -121,6 +76,26 @@ def time_at_the_margin(method: Callable[[np.ndarray], np.ndarray], pixels: int, 
     if adjusted_rand_score(truth, labels) != 1:
         raise AssertionError(f"the method finds {len(set(labels))} labels, expected those of the five lanes")
     return min(seconds)
+
+
+def lane_pixels(mask: np.ndarray, lanes: int, min_pixels: int = 1) -> list[np.ndarray]:
+    """Flat indices of the pixels of lanes 1..``lanes`` in an instance mask, without lanes below ``min_pixels``."""
+    groups = [np.flatnonzero(mask == k) for k in range(1, lanes + 1)]
+    return [pixels for pixels in groups if len(pixels) >= min_pixels]
+
+
+def with_stray_patch(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of a mask's pixels and of 40 × 24 more, far off, in the frame's size."""
+    rows, columns = np.nonzero(mask)
+    patch_rows, patch_columns = np.mgrid[330:370, 700:724]
+    return np.append(rows, patch_rows), np.append(columns, patch_columns)
+
+
+def farthest_from(truth: np.ndarray, coefficients: np.ndarray, polyline: np.ndarray) -> np.ndarray:
+    """How far a polynomial x(y) and a polyline (M, 2) leave a true curve (K, 2), along rows, at the polyline's rows."""
+    rows = polyline[:, 1]
+    true_x = np.interp(rows, truth[:, 1], truth[:, 0])
+    return np.array([np.abs(x - true_x).max() for x in (np.polyval(coefficients, rows), polyline[:, 0])])
 
 
 def wrong_orders(seeds: Iterable[int]) -> dict[str, Counter]:
@@ -175,160 +150,19 @@ def embeddings_at(prediction: dict, pixels: np.ndarray) -> np.ndarray:
     return gather_embeddings(embeddings, torch.zeros_like(rows), rows, columns, (height - first, width)).numpy()
 
 
-def inspect_scenes(segmenter: LaneSegmenter, split: str, count: int) -> list[Inspected]:
-    """The first scenes of a split of the sample data, each with the network's outputs."""
-    dataset = LaneInstanceDataset(samples(), split)
-    return [_inspect(segmenter, *dataset.read(index)) for index in range(count)]
-
-
-def _inspect(segmenter: LaneSegmenter, image: np.ndarray, semantic: np.ndarray, instances: np.ndarray) -> Inspected:
-    ids = instances_by_role(semantic, instances)
-    true = np.where(np.isin(instances, ids), instances, 0).astype(int)
-    prediction = segmenter.predict(image)
-    both = np.isin(prediction["semantic_pred"], LANE_CLASS_IDS) & (true > 0)
-    both[: prediction["first_row"]] = False
-    pixels = np.flatnonzero(both)
-    curves = polylines_from_instances(true, ids)
-    return Inspected(image, true, curves, prediction, embeddings_at(prediction, pixels), true.ravel()[pixels])
-
-
-def nearest_means(scenes: Iterable[Inspected]) -> list[float]:
-    """Distance of the nearest two lane means of each scene that has two lanes of the smallest size or more."""
-    nearest = []
-    for scene in scenes:
-        ids, counts = np.unique(scene.lanes, return_counts=True)
-        ids = ids[counts >= round(MIN_PIXELS_SHARE * scene.true.size)]
-        means = [scene.vectors[scene.lanes == k].mean(axis=0) for k in ids]
-        if len(means) > 1:
-            nearest.append(float(pdist(means).min()))
-    return nearest
-
-
-def lane_counts(scenes: Sequence[Inspected], results: Sequence[LaneResult]) -> np.ndarray:
-    """Found pairs, false lanes and missed lanes of each scene: (scenes, 3)."""
-    counts = []
-    for scene, result in zip(scenes, results, strict=True):
-        score = LaneF1()
-        score.update(result["lane_polylines"], scene.curves, scene.true.shape)
-        counts.append((score.tp, score.fp, score.fn))
-    return np.array(counts)
-
-
-def f1_of(counts: np.ndarray) -> np.ndarray:
-    """Lane F1 of counts (…, 3) as ``lane_counts`` gives them: (…,)."""
-    tp, fp, fn = np.moveaxis(counts, -1, 0)
-    return 2 * tp / (2 * tp + fp + fn)
-
-
-def fate(masks: dict[str, np.ndarray], true: np.ndarray, lane: int) -> str:
-    """What became of a true lane: the first stage that lost it, else whether the result over it is its own.
+def toy_street(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Three lanes and two crossings, the near one in two pieces beside a car: (8, 11) classes, (D, 8, 11) embeddings.
 
     Args:
-        masks: (H, W) masks after each stage, in order; the last holds the results' ids.
-        true: (H, W) true ids.
-        lane: the lane asked about.
+        means: (3, D) of the lanes from left to right. The far crossing has that of lane 2, the near one of lane 1.
     """
-    for stage, mask in masks.items():
-        if np.mean(mask[true == lane] > 0) < LOST_BELOW:
-            return stage
-    result = np.bincount(mask[true == lane])[1:].argmax() + 1  # of the last stage
-    owner = np.bincount(true[mask == result])[1:].argmax() + 1  # the lane that has most of its pixels
-    return "found" if owner == lane else "given to another lane"
-
-
-def stages(scene: Inspected, results: dict[str, LaneResult]) -> dict[str, dict[str, np.ndarray]]:
-    """Masks after each stage of the library's chain and of connected components.
-
-    In the chain, each mask is of a call with the later stages switched off.
-
-    Args:
-        scene: with the network's outputs.
-        results: "components", "embeddings" (without road model and confidence) and "all" (with both).
-
-    Returns:
-        Masks by stage, in order, for "all" and "components".
-    """
-    bare = {**scene.prediction, "confidence": None}
-    in_mask = {"not in the class mask": np.isin(scene.prediction["semantic_pred"], LANE_CLASS_IDS)}
-    every = LanePostProcessor(road_model=False, min_pixels=0).process(**bare)
-    sure = LanePostProcessor(road_model=False).process(**scene.prediction)
-    library = {
-        "in no cluster (−1)": every["lane_instances"],
-        "below min_pixels": results["embeddings"]["lane_instances"],
-        "too few sure pixels": sure["lane_instances"],
-        "20 % rule": results["all"]["lane_instances"],
-    }
-    components = {"below min_pixels": results["components"]["lane_instances"]}
-    return {"all": in_mask | library, "components": in_mask | components}
-
-
-def audit(masks: dict[str, np.ndarray], scene: Inspected, polylines: list[np.ndarray]) -> list[tuple[str, int]]:
-    """What happened in a scene, each with the true lane's id (0 where it is about a result or the scene).
-
-    Args:
-        masks: of one way in ``stages``; the last holds the results' ids.
-        scene: with the truth.
-        polylines: of the results.
-
-    Returns:
-        One of ``FATES`` for each true lane, and what of ``FALSE_RESULTS`` there is.
-    """
-    true, last = scene.true, [*masks.values()][-1]
-    lanes = np.unique(true[true > 0])
-    columns = int(max(true.max(), 1)) + 1
-    counts = np.array([np.bincount(true[last == p], minlength=columns) for p in range(1, last.max() + 1)])
-    counts = counts.reshape(-1, columns)  # (results, true ids)
-    on_lane = 1 - counts[:, 0] / counts.sum(axis=1)
-    owners = counts[on_lane >= ON_LANES, 1:].argmax(axis=1)
-    iou = LaneF1().iou_matrix(polylines, scene.curves, true.shape)  # (results, true lanes)
-    rows = []
-    for k, lane in enumerate(lanes):
-        what = fate(masks, true, lane)
-        off = what == "found" and iou[counts[:, lane].argmax(), k] <= LaneF1().iou_threshold
-        rows.append(("found, curve off" if off else what, int(lane)))
-        if np.sum(counts[:, lane] > A_PIECE * (true == lane).sum()) > 1:
-            rows.append(("lane in pieces", int(lane)))
-    rows += [("result on no lane", 0)] * np.count_nonzero(on_lane < ON_LANES)
-    return rows + [("wrong order", 0)] * (list(owners) != sorted(owners))
-
-
-def tally(audits: list[list[tuple[str, int]]]) -> Counter:
-    """How often each thing happened in all scenes."""
-    return Counter(what for rows in audits for what, _ in rows)
-
-
-def crossing_gap(scene: Scene, prediction: dict) -> float:
-    """Distance between the mean embeddings of a scene's first two crossings, on pixels that the network calls so."""
-    first = len(scene.lanes) + 1
-    called = prediction["semantic_pred"] == CROSSWALK
-    called[: prediction["first_row"]] = False
-    pixels = [np.flatnonzero(called & (scene.instance_amodal == k)) for k in (first, first + 1)]
-    near, far = (embeddings_at(prediction, p).mean(axis=0) for p in pixels)
-    return float(np.linalg.norm(near - far))
-
-
-def audit_scenes(scenes: Sequence[Inspected], found: Sequence[dict[str, LaneResult]]) -> dict[str, list]:
-    """``audit`` of every scene, by way: "all" and "components".
-
-    Args:
-        scenes: with the truth.
-        found: each scene's results, as ``stages`` takes them.
-    """
-    audits: dict[str, list] = {"all": [], "components": []}
-    for scene, results in zip(scenes, found, strict=True):
-        for way, masks in stages(scene, results).items():
-            audits[way].append(audit(masks, scene, results[way]["lane_polylines"]))
-    return audits
-
-
-def first_case(
-    scenes: Sequence[Inspected], found: Sequence[dict[str, LaneResult]], audits: dict[str, list], way: str, what: str
-) -> tuple[str, np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], int]:
-    """The first scene in which it happened: title, image, true ids, ids found, polylines found, the true lane's id."""
-    k = next(k for k, happened in enumerate(audits[way]) if what in dict(happened))
-    result = found[k][way]
-    ids, polylines = result["lane_instances"], result["lane_polylines"]
-    return f"{way}: {what}", scenes[k].image, scenes[k].true, ids, polylines, dict(audits[way][k])[what]
+    street = np.full((8, 11), ROAD)
+    street[[[2], [3], [4], [5], [7]], [2, 5, 8]] = LANE_MARKING
+    street[1, 3:8] = street[6, [0, 1, 9, 10]] = CROSSWALK
+    embeddings = np.zeros((means.shape[1], 8, 11))
+    embeddings[:, :, [2, 5, 8]] = means.T[:, None]
+    embeddings[:, 1, 3:8], embeddings[:, 6] = means[1][:, None], means[0][:, None]
+    return street, embeddings
 
 
 def two_crossings(segmenter: LaneSegmenter, seeds: Iterable[int]) -> tuple[np.ndarray, list[LaneResult]]:
@@ -340,6 +174,16 @@ def two_crossings(segmenter: LaneSegmenter, seeds: Iterable[int]) -> tuple[np.nd
         gaps.append(crossing_gap(scene, prediction))
         results.append(segmenter.postprocessor.process(**prediction))
     return np.array(gaps), results
+
+
+def crossing_gap(scene: Scene, prediction: dict) -> float:
+    """Distance between the mean embeddings of a scene's first two crossings, on pixels that the network calls so."""
+    first = len(scene.lanes) + 1
+    called = prediction["semantic_pred"] == CROSSWALK
+    called[: prediction["first_row"]] = False
+    pixels = [np.flatnonzero(called & (scene.instance_amodal == k)) for k in (first, first + 1)]
+    near, far = (embeddings_at(prediction, p).mean(axis=0) for p in pixels)
+    return float(np.linalg.norm(near - far))
 
 
 def samples_with_two_crossings() -> int:

@@ -110,7 +110,7 @@ def seed_and_gather(config: LaneSegmentationConfig | None = None) -> Figure:
         sheet.text(x, y - 0.18, name, weight="bold", ha="left")
         sheet.rectangle(x, y, wide, tall, FAINT, fc="white", lw=1.2, zorder=1)
         for number, lane in enumerate(lanes):
-            sheet.dots(middle + lane * scale, COLORS[number] if number < (k > 0) else "#AAAAAA", 12)
+            sheet.dots(middle + lane * scale, COLORS[number] if number < (k > 0) else "#AAAAAA", 12, antialiased=False)
         centre = (lanes[0, 0], lanes[0].mean(axis=0), lanes[1, 0])[k]
         color = COLORS[1] if k == 2 else COLORS[0]
         sheet.circle(middle + centre * scale, radius * scale, color, lw=2)
