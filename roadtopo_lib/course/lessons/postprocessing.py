@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from sklearn.cluster import DBSCAN
+from sklearn.cluster import DBSCAN, MeanShift
 from sklearn.metrics import adjusted_rand_score
 
 from roadtopo_lib.course.data import samples
@@ -18,6 +18,7 @@ from roadtopo_lib.postprocess import (
     MIN_PIXELS_SHARE,
     LanePostProcessor,
     LaneResult,
+    cluster_embeddings,
     fit_lane_curve,
     fit_road,
     order_by_mean_x,
@@ -76,6 +77,18 @@ def time_at_the_margin(method: Callable[[np.ndarray], np.ndarray], pixels: int, 
     if adjusted_rand_score(truth, labels) != 1:
         raise AssertionError(f"the method finds {len(set(labels))} labels, expected those of the five lanes")
     return min(seconds)
+
+
+def time_methods(radius: float = 1.5) -> dict[str, dict[int, float]]:
+    """``time_at_the_margin`` of four methods, by method and number of pixels."""
+    dbscan, meanshift = DBSCAN(eps=radius, min_samples=MIN_POINTS), MeanShift(bandwidth=radius)
+    methods = {
+        "fast": (lambda x: cluster_embeddings(x, radius), (500, 2000, 5000, 20_000)),
+        "DBSCAN on a sample": (lambda x: dbscan_on_a_sample(x, radius), (500, 2000, 5000, 20_000)),
+        "DBSCAN": (dbscan.fit_predict, (500, 2000, 5000)),
+        "MeanShift": (meanshift.fit_predict, (250, 500, 1000)),
+    }
+    return {name: {n: time_at_the_margin(method, n) for n in sizes} for name, (method, sizes) in methods.items()}
 
 
 def lane_pixels(mask: np.ndarray, lanes: int, min_pixels: int = 1) -> list[np.ndarray]:
