@@ -787,7 +787,7 @@ board
 # %% [markdown]
 # ### What nearer means do to the plateau
 #
-# If two means are only $d$ apart, pixels of the two lanes may be as near as $d -
+# If two means are a distance $d$ apart, pixels of both may be as near as $d -
 # 2\,\delta_\text{var}$. The safe radii end there. How near do means come? We read 48 scenes that
 # this model has not seen. Of each we keep the embeddings of pixels that model and truth both call
 # lane. The sweep over the radius takes the 12 scenes of the test split.
