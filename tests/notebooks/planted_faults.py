@@ -114,27 +114,6 @@ FAULTS = [
         "06_postprocessing",
     ),
     Fault(
-        "crossings are numbered from far to near",
-        "postprocess/__init__.py",
-        "np.argsort(-crossing_centers[:, 1]",
-        "np.argsort(crossing_centers[:, 1]",
-        "06_postprocessing",
-    ),
-    Fault(
-        "ids of crossings begin at 1 in the joined mask",
-        "postprocess/__init__.py",
-        'crosswalks + result["lane_count"], 0)',
-        "crosswalks, 0)",
-        "06_postprocessing",
-    ),
-    Fault(
-        "a lane's centre is the mean of its pixels",
-        "postprocess/curves.py",
-        "return np.array([np.interp(y.mean(), rows, columns), np.clip(y.mean(), rows[0], rows[-1])])",
-        "return np.array([x.mean(), y.mean()])",
-        "06_postprocessing",
-    ),
-    Fault(
         "the model is left in training mode",
         "pipeline.py",
         "self.model = model.to(self.device).eval()",
