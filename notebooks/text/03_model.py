@@ -5,7 +5,7 @@
 # what each part does.
 
 # %% tags=["set-up"]
-#@title Set-up: run this cell first
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -52,7 +52,7 @@ strip(3, photo=PHOTO)
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
-#@title Imports
+# @title Imports
 import copy
 import json
 import math
@@ -207,7 +207,7 @@ assert scores[1] < scores[0] - 0.15
 # every pixel.
 
 # %% tags=["folded"]
-#@title Drawing: one encoder, two heads
+# @title Drawing: one encoder, two heads
 show(schematics.two_heads(), schematics.ALT["two_heads"], colors=32)
 
 # %% [markdown]
@@ -252,7 +252,7 @@ print("both heads:", tuple(small.shape), tuple(trained.embedding_head(maps).shap
 # by 3.
 
 # %% tags=["folded"]
-#@title Drawing: windows become tokens
+# @title Drawing: windows become tokens
 show(schematics.patch_embedding(), schematics.ALT["patch_embedding"], colors=32)
 
 # %% [markdown]
@@ -298,7 +298,7 @@ print(tuple(tokens.shape), "on a grid of", height, "×", width)
 # the token looks for, the [key](GLOSSARY.md#key) what it offers, the value what it hands over.
 
 # %% tags=["folded"]
-#@title Drawing: query, key and value
+# @title Drawing: query, key and value
 show(schematics.attention_qkv(), schematics.ALT["attention_qkv"], colors=32)
 
 # %% [markdown]
@@ -318,7 +318,7 @@ v = torch.tensor([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0], [0.0, 0.0]])
 # add up to 1.
 
 # %% tags=["folded"]
-#@title Drawing: scores and weights
+# @title Drawing: scores and weights
 show(schematics.attention_weights(), schematics.ALT["attention_weights"], colors=32)
 
 # %% [markdown]
@@ -338,7 +338,7 @@ print(weights_toy)
 # ### Step 3: the weights mix the values
 
 # %% tags=["folded"]
-#@title Drawing: the weighted mean
+# @title Drawing: the weighted mean
 show(schematics.attention_mix(), schematics.ALT["attention_mix"], colors=32)
 
 # %% [markdown]
@@ -390,7 +390,7 @@ assert 4 < gigabytes < 5
 # `sr_ratio` says how much smaller, in height and in width.
 
 # %% tags=["folded"]
-#@title Drawing: sequence reduction
+# @title Drawing: sequence reduction
 show(schematics.attention_reduction(), schematics.ALT["attention_reduction"], colors=32)
 
 # %% [markdown]
@@ -407,7 +407,7 @@ print(grid[0, 0], thinned[0, 0], sep="\n")
 # pixels, with and without thinning. The ratios of the four stages are 8, 4, 2 and 1.
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
-#@title Drawing: memory of the scores
+# @title Drawing: memory of the scores
 ratios = np.array(SegformerConfig().sr_ratios)
 full = np.array([(512 // s) * (1024 // s) for s in (4, 8, 16, 32)]) ** 2 * 4 / 1e6  # MB
 figure, ax = plt.subplots(figsize=(8, 2.8))
@@ -453,7 +453,7 @@ assert_close(attention.o_proj(mixed), attention(x, height, width)[0], atol=1e-4,
 # double yellow line; the coloured squares are the places that it looks at, the stronger the more.
 
 # %% tags=["folded"]
-#@title Drawing: where one token looks
+# @title Drawing: where one token looks
 line, place = 3, 7  # row and column of the token
 figure, axes = plt.subplots(1, 3, figsize=(9, 1.5))
 for number, ax in enumerate(axes):
@@ -502,7 +502,7 @@ assert gap < 1e-3
 # neighbours of a token.
 
 # %% tags=["folded"]
-#@title Drawing: the Mix-FFN
+# @title Drawing: the Mix-FFN
 show(schematics.mix_ffn(), schematics.ALT["mix_ffn"], colors=32)
 
 # %% [markdown]
@@ -558,7 +558,7 @@ assert_close(by_hand, maps[0], atol=1e-3, rtol=1e-3)
 # it without attention.
 
 # %% tags=["folded"]
-#@title Drawing: the head
+# @title Drawing: the head
 show(schematics.fusion(), schematics.ALT["fusion"], colors=32)
 
 # %% [markdown]
@@ -637,7 +637,7 @@ for name, network in networks.items():
 # > normalisation, is the lane IoU "better", "same" or "worse"?
 
 # %% tags=["folded"]
-#@title Twelve pictures of the validation split, and a model without normalisation
+# @title Twelve pictures of the validation split, and a model without normalisation
 tiny = LaneSegmentationConfig.preset("tiny")
 val = LaneInstanceDataset(samples(), "val", build_transform(tiny, train=False))
 photos = torch.stack([val[i]["image"] for i in range(len(val))])  # (12, 3, 96, 256)
@@ -656,7 +656,7 @@ assert iou_bare < iou_inside - 0.05
 # Here is the frame, through both:
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
-#@title Drawing: the frame with and without normalisation
+# @title Drawing: the frame with and without normalisation
 found = {"with": trained.predict(pixels), "without": bare.predict(pixels)}
 classes = {n: color_semantic(o["semantic"][0].numpy()) for n, o in found.items()}
 pictures = {f"{n} normalisation": picture for n, picture in classes.items()}
@@ -719,7 +719,7 @@ assert share["SegFormer"][0] > 0.99 and share["CNN"][0] < 0.01 and share["CNN"][
 # logarithmic scale; black is zero.
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
-#@title Drawing: where the gradient comes from
+# @title Drawing: where the gradient comes from
 pictures = {
     f"{name}, stage {number}: sees {share[name][number - 1]:.1%}": glow(found[number - 1])
     for name, found in fields.items()
@@ -767,7 +767,7 @@ def line_strips(pairs, generator):
 
 
 # %% tags=["folded"]
-#@title Drawing: two test strips
+# @title Drawing: two test strips
 test_images, test_yellow = line_strips(32, torch.Generator().manual_seed(1000))
 figure, axes = plt.subplots(2, 1, figsize=(6, 1.5))
 for ax, strip_image, name in zip(axes, test_images, ("white", "yellow")):
@@ -825,7 +825,7 @@ assert far["SegFormer"] > 0.9 and max(far["CNN"], far["no attention"]) < 0.6
 # beginning.
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
-#@title Drawing: right answers along the line
+# @title Drawing: right answers along the line
 figure, ax = plt.subplots(figsize=(9, 3))
 for (kind, found), color in zip(curves.items(), ("C0", "C1", "C2")):
     ax.plot(4 * np.arange(96) + 2, 100 * found.T, color=color, alpha=0.7)
@@ -1238,7 +1238,7 @@ keep(fuse)
 # The statements of this notebook, asserted where no cell above has done so.
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted
+# @title Claims of this notebook, asserted
 assert (
     trained.activation == "relu" and SegFormerModel("tiny", pretrained=False).activation == "gelu"
 )
@@ -1288,7 +1288,7 @@ for order, notices in ((torch.randperm(256), True), (moved_windows, False)):
     assert (((after - before[:, order]).abs().max() / before.abs().max()).item() > 1e-3) == notices
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted: sizes and far cues
+# @title Claims of this notebook, asserted: sizes and far cues
 counted = [millions(networks[name]) for name in names]
 assert np.allclose(counted, [3.72, 13.68, 27.35, 47.23, 64.00, 84.60], atol=0.01)
 assert [len(s.blocks) for s in networks["b5"].segformer.stages] == [3, 6, 40, 3]
@@ -1348,7 +1348,7 @@ print("[OK] every claim of this notebook holds")
 # </details>
 
 # %% tags=["folded"]
-#@title Measured for the table: outputs, softmax, randn
+# @title Measured for the table: outputs, softmax, randn
 network = SegformerForSemanticSegmentation(
     SegformerConfig(**ARCHITECTURES["tiny"], num_labels=6)
 ).eval()
@@ -1380,7 +1380,7 @@ assert not [name for name in cityscapes if "lane" in name or "cross" in name]
 print("[OK] outputs, softmax, randn, Cityscapes")
 
 # %% tags=["folded"]
-#@title Measured for the table: parameters
+# @title Measured for the table: parameters
 guide = [3.7, 13.2, 24.7, 47.3, 62.0, 84.7]
 totals = {
     "encoder alone": [millions(networks[name].segformer) for name in names],
@@ -1403,7 +1403,7 @@ assert [len(s.blocks) for s in networks["b4"].segformer.stages] == [3, 8, 27, 3]
 assert 0.5 < millions(networks["b5"].segformer.stages[0]) < 1.5
 
 # %% tags=["folded", "nbval-ignore-output"]
-#@title Measured for the table: operations and time
+# @title Measured for the table: operations and time
 plain = SegFormerModel("tiny", pretrained=False).eval()
 costs = {"SegFormer": cost(plain.encode, large[..., ::2, ::2])}
 plain.encoder = conv_encoder().eval()
