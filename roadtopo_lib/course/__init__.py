@@ -21,6 +21,7 @@ from roadtopo_lib.viz import INSTANCE_COLORS
 __all__ = [
     "colab_cell",
     "frame",
+    "progress",
     "render_frame",
     "repository_address",
     "reveal",
@@ -129,6 +130,13 @@ def _number(guess: object, percent: bool, truth: float) -> float | None:
     if percent and "%" not in str(guess) and abs(number) < 1:
         return min(number, 100 * number, key=lambda meant: abs(meant - truth))
     return number
+
+
+def progress() -> None:
+    """Prints how far the learner is: exercises solved and parts of their own detector kept."""
+    from roadtopo_lib.course import parts  # loads all exercises, which the first cell of a notebook should not wait for
+
+    print(parts.progress())
 
 
 def repository_address(pyproject: str | Path) -> str:
