@@ -6,7 +6,6 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -67,9 +66,7 @@ def train_head(
         after_step: called with the number of the step and the head.
     """
     torch.manual_seed(seed)
-    head = nn.Sequential(
-        nn.Conv2d(features.maps.shape[1], HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, NUM_CLASSES, 1)
-    )
+    head = nn.Sequential(nn.Conv2d(features.maps.shape[1], HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, NUM_CLASSES, 1))
     optimizer = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
     for step in range(1, steps + 1):
         batch = torch.arange(BATCH) + BATCH * (step % (len(features.maps) // BATCH))
@@ -135,8 +132,8 @@ def draw_cost(image: np.ndarray, cost: Tensor, title: str, label: str) -> Figure
         title: of the figure.
         label: of the colour bar: quantity and unit.
     """
-    figure, ax = plt.subplots(figsize=(9, 3.7))
-    ax.imshow(image.mean(axis=2) * 0.6 + 70, cmap="gray", vmin=0, vmax=255)
+    figure, ax = plt.subplots(figsize=(7.2, 2.75))
+    ax.imshow(image.mean(axis=2) * 0.6 + 90, cmap="gray", vmin=0, vmax=255)
     top = float(cost.flatten().float().quantile(0.998))
     strength = (cost / top).clamp(0, 1).numpy()
     shown = ax.imshow(cost, cmap="inferno", vmin=0, vmax=top, alpha=np.minimum(1, 2.5 * strength))
@@ -169,10 +166,20 @@ def lost_to_noise(state: State, noise: float = 0.3, draws: int = 20, seed: int =
     return float((nearest != state.lanes).mean())
 
 
-def draw_layout(ax: Axes, state: State, title: str, delta_var: float) -> None:
-    """Points of each lane, and a dashed circle of δ_var around their mean."""
-    for lane, mean in enumerate(state.means):
-        color = f"C{lane}"
-        ax.scatter(*state.points[state.lanes == lane].T, s=14, color=color, marker="os^"[lane])
-        ax.add_patch(plt.Circle(mean, delta_var, fill=False, color=color, linestyle="--"))
-    ax.set(title=title, aspect="equal", xlabel="dimension 1")
+def draw_layouts(states: dict[tuple[float, float], State]) -> Figure:
+    """Layouts side by side: points of each lane, and a dashed circle of δ_var around their mean.
+
+    Args:
+        states: (δ_var, δ_dist) → state in two dimensions.
+    """
+    figure, axes = plt.subplots(1, len(states), figsize=(10, 2.6), sharex=True, sharey=True, squeeze=False)
+    for ax, ((delta_var, delta_dist), state) in zip(axes[0], states.items(), strict=True):
+        points = state.points - state.means.mean(axis=0)
+        for lane in range(len(state.means)):
+            mine = points[state.lanes == lane]
+            ax.scatter(*mine.T, s=10, color=f"C{lane}", marker="os^"[lane])
+            ax.add_patch(plt.Circle(mine.mean(axis=0), delta_var, fill=False, color=f"C{lane}", linestyle="--"))
+        ax.set(title=f"δ_var {delta_var}, δ_dist {delta_dist}", aspect="equal", xlabel="dimension 1")
+    axes[0, 0].set_ylabel("dimension 2")
+    figure.suptitle("δ_dist sets the distance of the means, δ_var the size of the blobs", fontweight="bold")
+    return figure
