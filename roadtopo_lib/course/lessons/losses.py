@@ -19,6 +19,8 @@ from roadtopo_lib.segformer import SegFormerModel, upsample_to
 BATCH, LEARNING_RATE, HIDDEN = 8, 1e-2, 32
 SEEDS, LOOKS = range(3), (15, 60)
 """Of the contest: where the heads start, and after how many steps they are scored."""
+GREY_STEP = 9
+"""Between the grey levels behind a glow: few levels make a small picture."""
 HATCHES = ("", "//", "..", "xx")
 
 
@@ -132,8 +134,9 @@ def draw_cost(image: np.ndarray, cost: Tensor, title: str, label: str) -> Figure
         title: of the figure.
         label: of the colour bar: quantity and unit.
     """
-    figure, ax = plt.subplots(figsize=(7.2, 2.75))
-    ax.imshow(image.mean(axis=2) * 0.6 + 90, cmap="gray", vmin=0, vmax=255)
+    figure, ax = plt.subplots(figsize=(6.0, 2.3))
+    grey = np.round((image.mean(axis=2) * 0.45 + 120) / GREY_STEP) * GREY_STEP
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
     top = float(cost.flatten().float().quantile(0.998))
     strength = (cost / top).clamp(0, 1).numpy()
     shown = ax.imshow(cost, cmap="inferno", vmin=0, vmax=top, alpha=np.minimum(1, 2.5 * strength))
@@ -167,19 +170,20 @@ def lost_to_noise(state: State, noise: float = 0.3, draws: int = 20, seed: int =
 
 
 def draw_layouts(states: dict[tuple[float, float], State]) -> Figure:
-    """Layouts side by side: points of each lane, and a dashed circle of δ_var around their mean.
+    """Layouts in two rows: points of each lane, and a dashed circle of δ_var around their mean.
 
     Args:
         states: (δ_var, δ_dist) → state in two dimensions.
     """
-    figure, axes = plt.subplots(1, len(states), figsize=(10, 2.6), sharex=True, sharey=True, squeeze=False)
-    for ax, ((delta_var, delta_dist), state) in zip(axes[0], states.items(), strict=True):
+    figure, axes = plt.subplots(2, -(-len(states) // 2), figsize=(7.2, 3.6), sharex=True, sharey=True, squeeze=False)
+    for ax, ((delta_var, delta_dist), state) in zip(axes.flat, states.items(), strict=True):
         points = state.points - state.means.mean(axis=0)
         for lane in range(len(state.means)):
             mine = points[state.lanes == lane]
             ax.scatter(*mine.T, s=10, color=f"C{lane}", marker="os^"[lane])
             ax.add_patch(plt.Circle(mine.mean(axis=0), delta_var, fill=False, color=f"C{lane}", linestyle="--"))
-        ax.set(title=f"δ_var {delta_var}, δ_dist {delta_dist}", aspect="equal", xlabel="dimension 1")
-    axes[0, 0].set_ylabel("dimension 2")
+        ax.set(title=f"δ_var {delta_var}, δ_dist {delta_dist}", aspect="equal")
+    figure.supxlabel("dimension 1", fontsize="medium")
+    figure.supylabel("dimension 2", fontsize="medium")
     figure.suptitle("δ_dist sets the distance of the means, δ_var the size of the blobs", fontweight="bold")
     return figure

@@ -288,7 +288,7 @@ class Board:
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, object], dict[str, object]]:
         """The live widget where a kernel runs, the still picture elsewhere; and what a viewer may tell of it."""
         photo = any(panel.kind == "photo" for panel in self.panels)
-        mime, data = encoded(self.still(), "photo" if photo else "plot")
+        mime, data = encoded(self.still(), "photo" if photo else "plot", compression=9)
         alt = f"{self.title}: {' '.join(f'{panel.alt}.' for panel in self.panels)}"
         return {
             "text/plain": f"[{self.title}: run this cell to move it]",
@@ -297,8 +297,14 @@ class Board:
         }, {mime: {"alt": alt}}
 
 
-def encoded(pixels: np.ndarray, kind: str) -> tuple[str, bytes]:
-    """(H, W, 3) uint8 RGB as its media type and bytes: JPEG for a "photo", PNG for a "plot" or a "flat" picture."""
+def encoded(pixels: np.ndarray, kind: str, compression: int = 1) -> tuple[str, bytes]:
+    """(H, W, 3) uint8 RGB as its media type and bytes: JPEG for a "photo", PNG for a "plot" or a "flat" picture.
+
+    Args:
+        pixels: the picture.
+        kind: "photo", "plot" or "flat".
+        compression: of a plot's PNG, 1 (quick, for what moves) to 9 (small, for what is stored).
+    """
     if kind != "plot":
         ending, options = {
             "photo": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY,
@@ -312,7 +318,7 @@ def encoded(pixels: np.ndarray, kind: str) -> tuple[str, bytes]:
     palette[(palette >= 250).all(axis=1)] = 255  # the quantiser's white is a mean of near whites
     picture.putpalette(palette.ravel().tobytes())
     file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
+    picture.save(file, "PNG", compress_level=compression)
     return "image/png", file.getvalue()
 
 
