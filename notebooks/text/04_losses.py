@@ -5,7 +5,7 @@
 # the frame which pixels cost most.
 
 # %% tags=["set-up"]
-#@title Set-up: run this cell first
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -52,7 +52,7 @@ strip(4, photo=PHOTO)
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
-#@title Imports
+# @title Imports
 import math
 
 import cv2
@@ -380,8 +380,8 @@ LossShaper()
 # are: focal γ, Tversky α and β, and in Part II the term weights α, β and γ.
 
 # %% [markdown]
-# *[Focal loss](GLOSSARY.md#focal-loss)* multiplies the cross-entropy of a pixel by $(1 -
-# p)^\gamma$. A pixel that is already right then costs next to nothing. With focal γ = 0 it is
+# *[Focal loss](GLOSSARY.md#focal-loss)* multiplies cross-entropy by $(1 - p)^\gamma$, pixel by
+# pixel. A pixel that is already right then costs next to nothing. With focal γ = 0 it is
 # cross-entropy. The slider *focal gamma* above shows the difference.
 
 
@@ -611,8 +611,8 @@ figure = draw_cost(image, pulled, "The crossing pays most where lines meet it", 
 show(figure, "The frame in grey; the crossing glows where lines meet it, lines weakly.", colors=48)
 
 # %% [markdown]
-# The crossing pays most where lines meet it. Of the lines, the left edge pays most, behind the
-# parked cars: the labels continue there, the paint cannot be seen.
+# Where a line meets the crossing, both heads' labels change within a few pixels. Of the lines, the
+# left edge pays most, behind the parked cars: the labels continue there, but nobody sees the paint.
 
 # %% [markdown]
 # ### Distance: keep apart
@@ -1055,7 +1055,7 @@ keep(discriminative)
 # What the text says in words:
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted: classes
+# @title Claims of this notebook, asserted: classes
 assert 0.15 < float(p_true[0, 0, 1]) < 0.25  # "a fifth"
 edge = (F.max_pool2d(logits.new_tensor(semantic)[None, None], 3, 1, 1)[0, 0] != target[0]).byte()
 from_edge = cv2.distanceTransform((1 - edge).numpy(), cv2.DIST_L2, 5)
@@ -1080,7 +1080,7 @@ effective = weights_from_counts(counts, "effective_number")
 assert effective.sub(1).abs().max() < 0.2 < sqrt_inverse.sub(1).abs().max()
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted: the contest
+# @title Claims of this notebook, asserted: the contest
 default = LaneSegmentationConfig()
 assert default.class_weights is None
 for each in (default, config):
@@ -1101,7 +1101,7 @@ painted = classes_of(weighted_head, val.maps, val.masks.shape[1:])
 assert (painted > ROAD).float().mean() > 1.15 * (val.masks > ROAD).float().mean()  # "too many"
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted: instances
+# @title Claims of this notebook, asserted: instances
 assert (default.semantic_weight, default.instance_weight) == (1.0, 0.5)
 assert (config.semantic_weight, config.instance_weight) == (1.0, 0.1)
 assert (config.alpha, config.beta, config.gamma) == (1.0, 1.0, 0.001)
@@ -1158,7 +1158,7 @@ print("[OK] every claim of this notebook holds")
 # </details>
 
 # %% tags=["folded"]
-#@title Measured for the table: Dice's gradient, focal factors, weighted Dice
+# @title Measured for the table: Dice's gradient, focal factors, weighted Dice
 span = {name: small.pull[name].max() / small.pull[name][:21].min() for name in LOSSES}
 assert span["Dice"] > 5 * span["cross-entropy"]  # from p = 0.01 to 0.5
 assert_close((1 - torch.tensor([0.9, 0.5, 0.1])) ** 2, torch.tensor([0.01, 0.25, 0.81]))
@@ -1174,7 +1174,7 @@ assert round(float(costs.sum() / votes.sum()), 3) == 0.109
 assert round(float(costs[0] / costs.sum()), 1) == 0.9
 
 # %% tags=["folded"]
-#@title Measured for the table: examples of the hinge, sums and means
+# @title Measured for the table: examples of the hinge, sums and means
 example = torch.tensor([[0.2, 0.3], [0.6, 0.4]]).norm(dim=1)
 assert [round(d, 2) for d in example.tolist()] == [0.36, 0.72]
 two_means = torch.tensor([[0.0, 2.0], [0.0, 0.0]])[None, :, None]  # (1, D=2, 1, 2)

@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
 
 from conftest import BROWSER_OPTIONS, Lab, Notebook, browser_path
-
 from roadtopo_lib.course.playground import EmbeddingPlayground
 
 PLAY_SECONDS = 10
@@ -24,14 +23,12 @@ PLAYED = ("EmbeddingSeparation()", "EmbeddingSeparation(lanes=5, points=200)", "
 MOVED = (
     ("EmbeddingSeparation()", "spread (units)"),
     ("MarginsExplorer()", "delta_dist (units)"),
-    ("MarginsExplorer()", "radius (units)"),
+    ("MarginsExplorer()", "delta_var (units)"),
     ("FrameEmbeddings()", "steps trained"),
-    ("FrameEmbeddings()", "radius (units)"),
     ("LossShaper()", "probability"),
     ("LossShaper()", "focal gamma"),
     ("AugmentationInStep()", "crop side (%)"),
     ("PostProcessingBench()", "reference row (%)"),
-    ("PostProcessingBench()", "radius (units)"),
 )
 WILD = (
     ("EmbeddingSeparation()", "points per lane", None),
@@ -102,7 +99,7 @@ def rest_after_wild_drag(notebook: Notebook, label: str) -> float:
     notebook.settle()
     board.wait_until_computed(60)
     notebook.settle()
-    return max(0.0, *(came - released for came in board.picture_times()))
+    return max([0.0, *(came - released for came in board.picture_times())])
 
 
 def main() -> None:

@@ -366,7 +366,7 @@ def test_every_control_has_a_label_and_is_reached_by_the_keyboard(lab, open_note
     for _ in range(10):
         board.watch()
         began = board.page.evaluate("performance.now()")
-        board.press("radius (units)", "ArrowLeft")
+        board.press("delta_dist (units)", "ArrowLeft")
         deadline = time.monotonic() + 5
         while not board.picture_times():
             assert time.monotonic() < deadline

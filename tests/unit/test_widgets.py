@@ -585,7 +585,7 @@ class TestSlowMethods:
         assert calls == [(1.1, method)]
         assert "computes" not in board.words
         assert method in board.words
-        assert ("on 300 of the" in board.words) == (method == "meanshift")
+        assert ("on 200 of the" in board.words) == (method == "meanshift")
         assert board.ask.disabled is True
         board.ask.click()  # as a second view of the same widget does
         assert len(calls) == 1
@@ -611,7 +611,7 @@ class TestSlowMethods:
         lanes = np.repeat(np.arange(3), 250)
         x = 3 * np.eye(3, 8)[lanes] + 0.1 * random.standard_normal((750, 8))
         labels, used = cluster_quickly(x, 1.5, "meanshift")
-        assert used == 300
+        assert used == 200
         assert [len(np.unique(labels[lanes == lane])) for lane in range(3)] == [1, 1, 1]
         assert len(np.unique(labels)) == 3
         few, all_of_them = cluster_quickly(x[::5], 1.5, "meanshift")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS
 from roadtopo_lib.losses.discriminative import gather_embeddings
@@ -16,7 +17,7 @@ from roadtopo_lib.postprocess.clustering import spread, squared_distances
 SLOW_METHODS = ("meanshift", "dbscan")
 """Methods of ``cluster_embeddings`` that take longer than a hand waits, on all pixels of a frame."""
 
-MEANSHIFT_PIXELS = 300
+MEANSHIFT_PIXELS = 200
 """Pixels that mean shift gets: it takes seconds for the thousands of a frame, a fraction of one for these."""
 
 
@@ -46,11 +47,15 @@ def cluster_quickly(x: np.ndarray, radius: float, method: str) -> tuple[np.ndarr
     Returns:
         (N,) labels, -1 = none, and how many of the embeddings were clustered themselves.
     """
-    if method != "meanshift" or len(x) <= MEANSHIFT_PIXELS:
+    if method not in SLOW_METHODS:
         return cluster_embeddings(x, radius, method), len(x)
-    some = x[spread(len(x), MEANSHIFT_PIXELS)]
-    nearest = squared_distances(x, some).argmin(axis=1)  # (N, D), (S, D) → (N,)
-    return cluster_embeddings(some, radius, method)[nearest], len(some)
+    # On a busy machine scikit-learn's threads wait for each other, up to ten times as long as one needs alone.
+    with threadpool_limits(1):
+        if method != "meanshift" or len(x) <= MEANSHIFT_PIXELS:
+            return cluster_embeddings(x, radius, method), len(x)
+        some = x[spread(len(x), MEANSHIFT_PIXELS)]
+        nearest = squared_distances(x, some).argmin(axis=1)  # (N, D), (S, D) → (N,)
+        return cluster_embeddings(some, radius, method)[nearest], len(some)
 
 
 def separate(

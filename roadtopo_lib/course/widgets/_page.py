@@ -45,7 +45,14 @@ if (root && !root.dataset.named) {
   const put = (element, name, value) => {
     if (element && element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
   };
-  let due = null, timer = null;
+  let due = null, timer = null, held = false;
+  const ask = () => {  // not while a handle is held: there are more moves to come
+    clearTimeout(timer);
+    if (due && !held) timer = setTimeout(() => root.querySelector('.rt-compute').click(), WAIT);
+  };
+  root.addEventListener('pointerdown', () => { held = true; }, true);
+  for (const end of ['pointerup', 'pointercancel'])
+    window.addEventListener(end, () => { if (held) { held = false; ask(); } }, true);
   const name = () => {
     // On what has the focus: JupyterLab asks the element itself first whether a shortcut is meant.
     root.querySelectorAll('button, select, input, [tabindex], [contenteditable]').forEach((element) => {
@@ -90,8 +97,7 @@ if (root && !root.dataset.named) {
     const asked = (status && status.dataset.due) || null;
     if (asked !== due) {
       due = asked;
-      clearTimeout(timer);
-      if (due) timer = setTimeout(() => { const ask = root.querySelector('.rt-compute'); if (ask) ask.click(); }, WAIT);
+      ask();
     }
   };
   new MutationObserver(name).observe(root, {

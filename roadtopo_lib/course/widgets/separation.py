@@ -151,7 +151,7 @@ class TermsPanel(Panel):
         for artist in (self._floor, self._floor_name):
             artist.set_visible(floor > 0)
         largest = max(TERM_COLORS, key=history[-1].get)
-        self.finding.set_text(f"{largest} is the largest term")
+        self.finding.set_text(f"{largest.capitalize()} is the largest term")
         # Limits grow tenfold, so that a new background is rarely needed.
         right = 10 ** max(2, math.ceil(math.log10(max(1, len(history)))))
         top = _round_up(max(most, floor))
