@@ -16,15 +16,18 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    around = (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir())
+    root = next(around, None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit("No clone here: write your fork's address into REPOSITORY.")
+            clone = ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)]
+            subprocess.run(clone, check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)]
+        subprocess.run(install, check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -516,6 +519,7 @@ show(figure, "Bars of IoU by class and loss after 15 and after 60 steps, whisker
 #
 # **Broken.** The same head, with background left out of the loss, paints the frame:
 
+
 # %% tags=["trap:broken"]
 def painted_background(ignore_index):
     head = train_head(train, CombinedLoss(ignore_index=ignore_index))
@@ -611,8 +615,8 @@ figure = draw_cost(image, pulled, "The crossing pays most where lines meet it", 
 show(figure, "The frame in grey; the crossing glows where lines meet it, lines weakly.", colors=48)
 
 # %% [markdown]
-# Where a line meets the crossing, both heads' labels change within a few pixels. Of the lines, the
-# left edge pays most, behind the parked cars: the labels continue there, but nobody sees the paint.
+# The crossing pays more than half of its pull within 20 pixels of a line. Of the lines, the left
+# edge pays most, behind the parked cars: the labels continue there, the paint cannot be seen.
 
 # %% [markdown]
 # ### Distance: keep apart
@@ -785,6 +789,7 @@ MarginsExplorer()
 #
 # **Broken.** An annotation tool numbers the background 1 and the lines from 2 on. The frame in such
 # numbers:
+
 
 # %% tags=["trap:broken"]
 def background_force(instance_mask):
