@@ -5,7 +5,6 @@ sheet is 8 inches wide. Shown 420 pixels wide, text of 12 points is then 9 pixel
 printed smaller only adds to the picture.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -13,11 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from roadtopo_lib import course
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course.data import frame, render_frame
 from roadtopo_lib.data.samples import Sample
-from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
-from roadtopo_lib.scenes.camera import Camera
+from roadtopo_lib.dataset import build_transform
+from roadtopo_lib.scenes import Scene
 from roadtopo_lib.viz import INSTANCE_COLORS
 
 WIDTH = 8.0
@@ -54,9 +53,19 @@ def tint(color: str, share: float = 0.2) -> tuple[float, float, float]:
 @cache
 def frame_sample() -> Sample:
     """The frame of the course: image, semantic mask, instance mask."""
-    if hasattr(course, "frame"):
-        return course.frame()
-    return LaneInstanceDataset(course.samples(), "val").read(7)
+    return frame()
+
+
+@cache
+def frame_scene() -> Scene:
+    """The frame rendered again: its camera and its exact lanes."""
+    return render_frame()
+
+
+@cache
+def network_sample() -> Sample:
+    """The frame as the network of preset ``tiny`` sees it: cut, then shrunk to ``image_size``."""
+    return build_transform(LaneSegmentationConfig.preset("tiny"), train=False)(*frame_sample(), 0)
 
 
 class Sheet:
@@ -198,20 +207,6 @@ class Sheet:
         ]
         for face, part in ((top, 0.6 * share), (side, 1.6 * share), (front, share)):
             self.polygon(face, color, fc=tint(color, min(part, 1.0)), lw=1.1)
-
-
-@cache
-def frame_camera() -> Camera:
-    """The camera of the frame."""
-    data = json.loads((course.samples() / "meta.json").read_text(encoding="utf-8"))
-    found = next(row for row in data["images"] if row["name"] == "val_00007")
-    return Camera(**found["camera"], size=tuple(data["size"]))
-
-
-@cache
-def network_sample() -> Sample:
-    """The frame as the network of preset ``tiny`` sees it: cut, then shrunk to ``image_size``."""
-    return build_transform(LaneSegmentationConfig.preset("tiny"), train=False)(*frame_sample(), 0)
 
 
 def clumps(

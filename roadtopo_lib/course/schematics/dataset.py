@@ -70,7 +70,7 @@ def flip_together() -> Figure:
     sheet = Sheet(4.55, "One draw moves the image and both masks alike")
     wide, gap, first, second = 2.4, 0.2, 0.98, 3.1
     row = int(0.85 * instance.shape[0])
-    spot = float(np.flatnonzero(instance[row] == 1).mean()) / instance.shape[1]
+    spot = float(np.flatnonzero(instance[row] == 2).mean()) / instance.shape[1]
     for k, (picture, name) in enumerate(zip(pictures, ("image", "classes", "instances"), strict=True)):
         x = 0.2 + k * (wide + gap)
         sheet.text(x + wide / 2, 0.78, name, weight="bold")

@@ -14,14 +14,13 @@ from roadtopo_lib.course.schematics._canvas import (
     WIDTH,
     Sheet,
     drawing,
-    frame_camera,
     frame_sample,
+    frame_scene,
     tint,
 )
 from roadtopo_lib.course.schematics.losses import two_lines
-from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.metrics.instances import match_by_iou
-from roadtopo_lib.metrics.lanes import LaneF1, polylines_from_instances
+from roadtopo_lib.metrics.lanes import LaneF1, interpolate_lane
 from roadtopo_lib.scenes.camera import Camera
 
 
@@ -77,27 +76,35 @@ def lane_matching(
             widths it lies beside it.
         threshold: IoU that a pair must exceed.
     """
-    image, semantic, instance = frame_sample()
-    height, width = instance.shape
-    score = LaneF1(iou_threshold=threshold)
-    true = polylines_from_instances(instance, instances_by_role(semantic, instance))[:3]
+    scene, score = frame_scene(), LaneF1(iou_threshold=threshold)
+    height, width = scene.image.shape[:2]
+    true = [np.asarray(line, dtype=float) for line in scene.lanes[:3]]
     unit = score.width * width
     predicted = [_beside(true[lane], shift * unit) for lane, shift in predictions]
-    iou = score.iou_matrix(predicted, true, instance.shape)
-    score.update(predicted, true, instance.shape)
+    iou = score.iou_matrix(predicted, true, (height, width))
+    score.update(predicted, true, (height, width))
     sheet = Sheet(4.0, "Lane F1 draws lines wide, then pairs them one to one")
-    wide = 4.3
-    scale = wide / width
-    sheet.image((0.4 * image + 0.6 * 255).astype(np.uint8), 0.15, 0.68, wide)
-    box = (0.15, 0.15 + wide, 0.68, 0.68 + height * scale)
-    for lines, color, style in ((true, BLUE, {"alpha": 0.45}), (predicted, RED, {"alpha": 0.45})):
+    wide, part = 4.3, 0.7  # of the picture, the lower part with these lanes is shown
+    rows, columns = round(part * height), round(part * width)
+    left, top = (
+        int(np.clip(np.mean([line[:, 0].mean() for line in true]) - columns / 2, 0, width - columns)),
+        height - rows,
+    )
+    scale, corner = wide / columns, np.array([0.15, 0.68])
+    shown = 0.4 * scene.image[top:, left : left + columns] + 0.6 * 255
+    box = (0.15, 0.15 + wide, 0.68, 0.68 + sheet.image(shown.astype(np.uint8), *corner, wide))
+    for lines, color in ((true, BLUE), (predicted, RED)):
         for line in lines:
-            inside = (line[:, 0] >= 0) & (line[:, 0] < width) & (line[:, 1] < height)
-            xs, ys = box[0] + line[inside, 0] * scale, box[2] + line[inside, 1] * scale
-            sheet.line(xs, ys, color, lw=unit * scale * 72, solid_capstyle="butt", **style)
-    for number, line in enumerate(true, start=1):
-        inside = line[(line[:, 0] > 0.05 * width) & (line[:, 0] < 0.95 * width)]
-        sheet.badge(box[0::2] + inside[3 * len(inside) // 4] * scale, str(number), BLUE)
+            drawn = interpolate_lane(line) - (left, top)
+            drawn = drawn[(drawn >= 0).all(axis=1) & (drawn < (columns, rows)).all(axis=1)] * scale + corner
+            sheet.line(*drawn.T, color, lw=unit * scale * 72, solid_capstyle="butt", alpha=0.5)
+    for number, line in enumerate(true):
+        places = (line - (left, top)) / (columns, rows)
+        inside = line[(places[:, 0] > 0.05) & (places[:, 0] < 0.95) & (places[:, 1] < 0.9)]
+        sheet.badge(corner + (inside[-1] - (left, top)) * scale, str(number + 1), BLUE)
+        alike = [str(k + 1) for k, (lane, _) in enumerate(predictions) if lane == number]
+        x, y = corner + (inside[0] - (left, top)) * scale
+        sheet.text(x, y - 0.17, ", ".join(alike), color=RED, weight="bold", zorder=8)
     sheet.text(0.15, box[3] + 0.24, "true lanes", color=BLUE, weight="bold", ha="left")
     sheet.text(box[1], box[3] + 0.24, "predicted lanes", color=RED, weight="bold", ha="right")
     side, left, top = 0.56, 5.75, 1.22
@@ -140,7 +147,7 @@ def metres_from_pixels(camera: Camera | None = None, distances: tuple[float, ...
         camera: default that of the frame; its roll is left out.
         distances: metres ahead of the three points that are drawn, ascending.
     """
-    camera = camera or frame_camera()
+    camera = camera or frame_scene().camera
     pixels, depth = camera.project(np.array([[0.0, 0.0, z] for z in distances]))
     assert (depth > 0).all(), "the points lie before the camera"
     image = frame_sample()[0]

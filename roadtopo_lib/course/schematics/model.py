@@ -64,9 +64,9 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
     channels, rows, columns = maps(config)[0]
     size, stride = PUBLISHED.patch_sizes[0], PUBLISHED.strides[0]
     image, _, instance = network_sample()
-    sheet = Sheet(4.0, f"Each window of {size} × {size} pixels becomes one token")
+    sheet = Sheet(4.1, f"Each window of {size} × {size} pixels becomes one token")
     high, wide, side = size + 4, size + stride + 4, 0.172
-    spots = np.argwhere(instance == 1)  # (row, column)
+    spots = np.argwhere(instance == 2)  # (row, column)
     place = np.clip(spots[len(spots) // 2] // stride, 2, (rows - 3, columns - 4))  # of the first token on the map
     top, left = place * stride - size // 2 - 2
     sheet.image(image, 0.2, 0.75, 2.6)
@@ -91,8 +91,8 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
         sheet.dots(spot, color, 40, zorder=8, edgecolors="white", linewidths=0.8)
     sheet.text(4.04, y + 0.79, f"{channels} numbers each", weight="bold")
     sheet.text(grid_x + 1.4, 0.75, f"{rows} × {columns} tokens", weight="bold")
-    sheet.text(3.2, 3.48, f"a window every {stride} pixels,", ha="left")
-    sheet.text(3.2, 3.76, f"so neighbours share {size - stride} columns", ha="left")
+    sheet.text(3.2, 3.55, f"a window every {stride} pixels,", ha="left")
+    sheet.text(3.2, 3.83, f"so neighbours share {size - stride} columns", ha="left")
     return sheet.figure
 
 
@@ -231,11 +231,9 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
         sheet.line([asks[0], spot[0]], [asks[1], spot[1]], ORANGE, lw=0.6, zorder=6, alpha=0.8)
         sheet.dots(spot, ORANGE, 14, zorder=7)
     sheet.dots(asks, ORANGE, 110, marker="*", zorder=8, edgecolors=INK, linewidths=0.7)
-    window = (few[1] // 4, few[0] - 1)
-    sheet.rectangle(
-        left + window[0] * ratio * cell, top + window[1] * ratio * cell, ratio * cell, ratio * cell, BLUE, lw=2.4
-    )
-    sheet.rectangle(right + window[0] * side, top + window[1] * side, side, side, BLUE, lw=2.4, zorder=7)
+    column, row, large = few[1] // 4, few[0] - 1, ratio * cell
+    sheet.rectangle(left + column * large, top + row * large, large, large, BLUE, lw=2.4, zorder=7)
+    sheet.rectangle(right + column * side, top + row * side, side, side, BLUE, lw=2.4, zorder=7)
     sheet.text(left + wide / 2, 0.8, f"{rows * columns} tokens ask", weight="bold")
     sheet.text(right + 1.6, 0.8, f"{few[0] * few[1]} answer, by key and value", weight="bold")
     sheet.text(left, 2.75, f"a window of {ratio} × {ratio} tokens", color=BLUE, weight="bold", ha="left")

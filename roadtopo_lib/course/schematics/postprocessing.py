@@ -19,7 +19,7 @@ from roadtopo_lib.course.schematics._canvas import (
     frame_sample,
 )
 from roadtopo_lib.data.samples import instances_by_role
-from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING
+from roadtopo_lib.labels import BACKGROUND, CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
 from roadtopo_lib.postprocess import fit_lane_curve, fit_road, radius_from_margins, x_at_row
 from roadtopo_lib.postprocess.clustering import (
     MIN_POINTS,
@@ -31,6 +31,9 @@ from roadtopo_lib.postprocess.clustering import (
     squared_distances,
 )
 from roadtopo_lib.postprocess.curves import row_medians
+
+LABEL = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1.5}
+"""Behind words on a photograph."""
 
 
 def toy_points() -> np.ndarray:
@@ -205,7 +208,7 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
                 sheet.line(x0 + x[part] * scale, y0 + y[part] * scale, COLORS[number], zorder=6, **style)
     level = 0.95 + horizon * scale
     sheet.line([0.29 + wide, 0.29 + 2 * wide], [level, level], INK, lw=1.4, ls="--", zorder=5)
-    sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7)
+    sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7, bbox=LABEL)
     y = 0.95 + size[0] * scale + 0.25
     sheet.text(0.15, y, "solid: seen, dashed: continued,", ha="left")
     sheet.text(0.15, y + 0.3, "white: where the line truly runs", ha="left")
@@ -310,6 +313,9 @@ def crossing_groups() -> Figure:
         if name:
             sheet.text(x + wide / 2, y - 0.2, name, weight="bold")
         lines, crossings = _road_view(x, y, wide, tall)
+        if k == 0:
+            sheet.rectangle(x, y, wide, tall, GREY, fc=palette[BACKGROUND], lw=1, zorder=1)
+            sheet.polygon([*lines[0], *lines[-1][::-1]], palette[ROAD], fc=palette[ROAD], lw=0, zorder=1.5)
         if k != 2:
             for number, line in enumerate(lines):
                 own = palette[LANE_MARKING if number == 1 else LANE_BOUNDARY] if k == 0 else COLORS[number]
