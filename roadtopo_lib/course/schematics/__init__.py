@@ -1,0 +1,70 @@
+"""Drawings that stand before the formulas of the course.
+
+Each function returns a matplotlib ``Figure`` that pyplot does not know, and ``ALT`` holds a sentence for each that
+describes it to those who do not see it::
+
+    show(schematics.patch_embedding(), alt=schematics.ALT["patch_embedding"])
+"""
+
+from roadtopo_lib.course.schematics._canvas import ALT
+from roadtopo_lib.course.schematics.config import boxes, schedule
+from roadtopo_lib.course.schematics.dataset import flip_together, nearest_and_bilinear, sample_files
+from roadtopo_lib.course.schematics.end_to_end import iou_drawing, lane_matching, metres_from_pixels
+from roadtopo_lib.course.schematics.losses import cross_entropy_pixel, dice_overlap, loss_terms
+from roadtopo_lib.course.schematics.model import (
+    attention_mix,
+    attention_qkv,
+    attention_reduction,
+    attention_weights,
+    fusion,
+    mix_ffn,
+    patch_embedding,
+    two_heads,
+)
+from roadtopo_lib.course.schematics.postprocessing import (
+    clustering,
+    crossing_groups,
+    curves_of_one_road,
+    numbering,
+    seed_and_gather,
+)
+from roadtopo_lib.course.schematics.training import (
+    accumulation,
+    loss_scaling,
+    mixed_precision,
+    muon_step,
+    training_step,
+)
+
+__all__ = [
+    "ALT",
+    "accumulation",
+    "attention_mix",
+    "attention_qkv",
+    "attention_reduction",
+    "attention_weights",
+    "boxes",
+    "clustering",
+    "cross_entropy_pixel",
+    "crossing_groups",
+    "curves_of_one_road",
+    "dice_overlap",
+    "flip_together",
+    "fusion",
+    "iou_drawing",
+    "lane_matching",
+    "loss_scaling",
+    "loss_terms",
+    "metres_from_pixels",
+    "mix_ffn",
+    "mixed_precision",
+    "muon_step",
+    "nearest_and_bilinear",
+    "numbering",
+    "patch_embedding",
+    "sample_files",
+    "schedule",
+    "seed_and_gather",
+    "training_step",
+    "two_heads",
+]
