@@ -37,8 +37,14 @@ METADATA = {
 }
 FILTERS = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "tags,-all"}
 """A text holds no metadata but the cells' tags."""
-# What CI sets, too: one thread gives the same last digit everywhere, and no cell may need the model hub.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# What CI sets, too: one thread gives the same last digit everywhere, no cell may need the model hub, and none may see
+# what a learner has kept.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "ROADTOPO_LEARNER": "",
+}
 
 
 def main() -> int:

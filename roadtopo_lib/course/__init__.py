@@ -131,6 +131,13 @@ def _number(guess: object, percent: bool, truth: float) -> float | None:
     return number
 
 
+def progress() -> None:
+    """Prints how far the learner is: exercises solved and parts of their own detector kept."""
+    from roadtopo_lib.course import parts  # loads all exercises, which the first cell of a notebook should not wait for
+
+    print(parts.progress())
+
+
 def repository_address(pyproject: str | Path) -> str:
     """The address under ``[tool.road-topology] repository``, the one place where it stands; "" while it is unset."""
     with open(pyproject, "rb") as file:

@@ -5,6 +5,7 @@ learner mends one thing at a time.
 """
 
 from roadtopo_lib.course.exercises._base import EXERCISES, Hint, NotTried, is_stub, reason_of, time_limit
+from roadtopo_lib.course.learner import record
 
 from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importing a chapter registers its exercises
     config,
@@ -12,6 +13,8 @@ from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importin
     end_to_end,
     losses,
     model,
+    parts,
+    parts_of_training,
     postprocessing,
     training,
 )
@@ -24,7 +27,7 @@ SECONDS = 30
 
 
 def check(name: str, answer: object) -> None:
-    """Tests an answer and prints ``[OK]``, ``[not tried yet]`` or the first hint.
+    """Tests an answer, prints ``[OK]``, ``[not tried yet]`` or the first hint, and records what is solved.
 
     Args:
         name: of the exercise, as the notebook gives it.
@@ -35,11 +38,17 @@ def check(name: str, answer: object) -> None:
     """
     hint = hint_for(name, answer)
     if hint is None:
-        print(f"[OK] {name}")
-    elif hint == NOT_TRIED:
-        print(f"[{NOT_TRIED}] {name}")
-    else:
-        print(f"[not yet] {name}: {hint}")
+        record(name)
+    print(verdict(name, hint))
+
+
+def verdict(name: str, hint: str | None) -> str:
+    """The line that the learner reads for what ``hint_for`` gave."""
+    if hint is None:
+        return f"[OK] {name}"
+    if hint == NOT_TRIED:
+        return f"[{NOT_TRIED}] {name}"
+    return f"[not yet] {name}: {hint}"
 
 
 def hint_for(name: str, answer: object) -> str | None:
