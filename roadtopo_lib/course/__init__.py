@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from roadtopo_lib.course.data import frame, render_frame, samples
+from roadtopo_lib.course.photo import my_photo
 from roadtopo_lib.course.pictures import show
 from roadtopo_lib.models import choose_device
 from roadtopo_lib.viz import INSTANCE_COLORS
@@ -21,6 +22,8 @@ from roadtopo_lib.viz import INSTANCE_COLORS
 __all__ = [
     "colab_cell",
     "frame",
+    "my_photo",
+    "progress",
     "render_frame",
     "repository_address",
     "reveal",

@@ -69,11 +69,11 @@ class Detector:
 
     def __init__(self, parts: Mapping[str, Callable], seed: int = 0) -> None:
         self.parts = dict(parts)
-        shipped, info = load_with_info(samples() / "tiny.safetensors")
-        self.config = LaneSegmentationConfig.from_dict(info["training"])
         with torch.random.fork_rng(devices=[]):
+            shipped, info = load_with_info(samples() / "tiny.safetensors")
+            self.config = LaneSegmentationConfig.from_dict(info["training"])
             torch.manual_seed(seed)
-            self.model = SmallModel(shipped.requires_grad_(False), self.parts["fuse"])
+            self.model = SmallModel(shipped, self.parts["fuse"])
         self.generator = torch.Generator().manual_seed(seed)
         self._segmenter = LaneSegmenter(self.model, self.config, device="cpu", tta=False)
 
@@ -89,7 +89,7 @@ class Detector:
         """
         images, semantic, instance = (torch.stack(group) for group in zip(*self._read_split("train"), strict=True))
         criterion = self._criterion()
-        optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         losses: list[float] = []
         order: list[int] = []
         self.model.train()

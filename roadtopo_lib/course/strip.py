@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.data import frame, samples
+from roadtopo_lib.course.photo import my_photo
 from roadtopo_lib.course.pictures import show
-from roadtopo_lib.data.images import read_image
 from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.models import load_with_info
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -56,14 +56,15 @@ def strip(
     Args:
         chapter: number of the notebook: its boxes are framed, those of later notebooks are grey. Notebook 1 shows all.
         closing: the notebook ends: its boxes are filled, too.
-        photo: path of a photograph of the learner's own.
-        image: (H, W, 3) uint8 RGB in place of the frame.
+        photo: path of a photograph of the learner's own; later notebooks remember it, see ``my_photo``.
+        image: (H, W, 3) uint8 RGB in place of frame and photograph.
         segmenter: a model in place of the shipped one.
         settings: settings of the config to change, such as ``clustering="dbscan"``.
     """
     images = [frame()[0] if image is None else image]
-    if photo is not None:
-        images.append(read_image(photo))
+    photograph = my_photo(photo)
+    if photograph is not None and image is None:
+        images.append(photograph)
     segmenter = shipped_segmenter(**settings) if segmenter is None else segmenter
     rows = [boxes_of(picture, segmenter) for picture in images]
     show(draw_strip(rows, chapter, closing), alt_text(rows[0], chapter, closing))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadtopo_lib.course import data, frame, pictures, render_frame, samples, show
+from roadtopo_lib.course import data, frame, my_photo, pictures, render_frame, samples, show
 from roadtopo_lib.course.strip import (
     BOXES,
     CHAPTER_BOXES,
@@ -135,15 +135,37 @@ def test_every_box_is_opened_by_a_notebook(boxes):
     assert all(name in alt_text(boxes, 2, False) for name in BOXES[:4])
 
 
-def test_the_strip_shows_a_photograph_below_the_frame(shown, tmp_path):
+def test_the_strip_shows_a_photograph_below_the_frame_and_remembers_it(shown, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROADTOPO_LEARNER", str(tmp_path / "learner"))
     path = tmp_path / "mine.png"
     Image.fromarray(np.full((90, 120, 3), 90, np.uint8)).save(path)
-    strip(1, photo=path)
-    strip(1)
-    with_photo, without = (decoded(bundle) for bundle, _ in shown)
-    assert with_photo.shape[0] > 1.5 * without.shape[0]
+    strip(2)
+    strip(2, photo=path)
+    path.unlink()
+    strip(3)
+    without, with_photo, remembered = (decoded(bundle).shape[0] for bundle, _ in shown)
+    assert remembered == with_photo > 1.5 * without
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         strip(1, photo=tmp_path / "none.png")
+
+
+def test_another_photograph_takes_the_place_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROADTOPO_LEARNER", str(tmp_path / "learner"))
+    assert my_photo() is None
+    for name, grey in (("a.png", 10), ("b.jpg", 200), ("c.JPG", 90)):
+        Image.fromarray(np.full((8, 8, 3), grey, np.uint8)).save(tmp_path / name)
+        assert abs(int(my_photo(tmp_path / name)[0, 0, 0]) - grey) < 3
+        assert abs(int(my_photo()[0, 0, 0]) - grey) < 3
+    with pytest.raises(ValueError, match="upload works on Colab only"):
+        my_photo("upload")
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_the_memory(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("ROADTOPO_LEARNER", str(tmp_path / "file" / "learner"))
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    assert my_photo(tmp_path / "a.png").shape == (8, 8, 3)
+    assert my_photo() is None
 
 
 def masks_figure():

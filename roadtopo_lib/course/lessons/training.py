@@ -29,16 +29,29 @@ def dataset(config: LaneSegmentationConfig, split: str, train: bool = False) -> 
     return LaneInstanceDataset(samples(), split, build_transform(config, train=train))
 
 
-def weights_after(
+def path_of(
     optimizer_class: Callable, start: Tensor, gradients: Iterable[Tensor], matrices: bool = False, **settings: float
 ) -> Tensor:
-    """Where an optimiser takes a tensor that gets these gradients, one a step; ``matrices`` asks Muon for its rule."""
+    """Where an optimiser takes a tensor that gets these gradients, one a step.
+
+    Args:
+        optimizer_class: AdamW, Muon and the like.
+        start: where it begins.
+        gradients: as many as steps, each shaped as ``start``.
+        matrices: ask ``Muon`` for its own rule; other optimisers ignore it.
+        settings: of the optimiser.
+
+    Returns:
+        (steps + 1, *start.shape), the start first.
+    """
     weight = nn.Parameter(start.clone())
     optimizer = optimizer_class([{"params": [weight], "matrices": matrices}], **settings)
+    places = [start.clone()]
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()
-    return weight.detach()
+        places.append(weight.detach().clone())
+    return torch.stack(places)
 
 
 def after_outlier(optimizer_class: Callable, max_norm: float, after: int = 20) -> tuple[float, float]:
@@ -48,15 +61,10 @@ def after_outlier(optimizer_class: Callable, max_norm: float, after: int = 20) -
         Its length in lengths of a step before the outlier, and its cosine to that step.
     """
     usual, outlier = (m / m.norm() for m in torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)))
-    weight = nn.Parameter(torch.zeros(8, 8))
-    optimizer = optimizer_class([{"params": [weight], "matrices": True}], lr=0.01, weight_decay=0.0)
-    places = [weight.detach().clone()]
-    for step in range(51 + after):
-        weight.grad = (1000 * outlier if step == 50 else usual).clone()
-        nn.utils.clip_grad_norm_([weight], max_norm)
-        optimizer.step()
-        places.append(weight.detach().clone())
-    steps = -torch.stack(places).diff(dim=0).flatten(1)
+    gradients = [1000 * outlier if step == 50 else usual for step in range(51 + after)]
+    clipped = [g * min(1.0, max_norm / float(g.norm())) for g in gradients]
+    places = path_of(optimizer_class, torch.zeros(8, 8), clipped, matrices=True, lr=0.01, weight_decay=0.0)
+    steps = -places.diff(dim=0).flatten(1)
     length = steps[-1].norm() / steps[49].norm()
     return float(length), float(torch.cosine_similarity(steps[-1], steps[49], dim=0))
 

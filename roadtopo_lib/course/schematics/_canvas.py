@@ -8,6 +8,7 @@ printed smaller only adds to the picture.
 from collections.abc import Callable, Sequence
 from functools import cache
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
@@ -144,13 +145,23 @@ class Sheet:
         """A filled polygon."""
         self.axes.add_patch(Polygon(points, **{"fc": tint(color), "ec": color, "lw": 1.4, "zorder": 2, **style}))
 
-    def image(self, pixels: np.ndarray, x: float, y: float, width: float, height: float | None = None) -> float:
-        """A picture with its upper left corner at (x, y); returns its height, by default that of square pixels."""
+    def image(
+        self,
+        pixels: np.ndarray,
+        x: float,
+        y: float,
+        width: float,
+        height: float | None = None,
+        smooth: bool = True,
+    ) -> float:
+        """A picture with its upper left corner at (x, y); returns its height, by default that of square pixels.
+
+        Without ``smooth`` each pixel is a square of one colour.
+        """
         if height is None:
             height = width * pixels.shape[0] / pixels.shape[1]
-        self.axes.imshow(
-            pixels, extent=(x, x + width, y + height, y), aspect="auto", interpolation="antialiased", zorder=3
-        )
+        how = {"interpolation": "antialiased" if smooth else "nearest", "aspect": "auto", "zorder": 3}
+        self.axes.imshow(pixels, extent=(x, x + width, y + height, y), **how)
         self.axes.set(xlim=(0, WIDTH), ylim=(self.height, 0))  # imshow moves them
         self.rectangle(x, y, width, height, GREY, lw=0.8)
         return height
@@ -207,6 +218,24 @@ class Sheet:
         ]
         for face, part in ((top, 0.6 * share), (side, 1.6 * share), (front, share)):
             self.polygon(face, color, fc=tint(color, min(part, 1.0)), lw=1.1)
+
+
+def backdrop(image: np.ndarray, columns: int = 512) -> np.ndarray:
+    """A photograph in few pale greys: lines drawn over it stand out, and the stored picture stays small.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        columns: of the result, at most.
+    """
+    small = min(columns, image.shape[1])
+    image = cv2.resize(image, (small, round(small * image.shape[0] / image.shape[1])), interpolation=cv2.INTER_AREA)
+    grey = 255 - 0.38 * (255 - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    return np.repeat((np.round(grey / 9) * 9).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def averaged(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Mean colour of each of (rows, columns) equal parts of an image: (rows, columns, 3) uint8."""
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def clumps(

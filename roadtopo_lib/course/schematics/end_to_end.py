@@ -13,6 +13,7 @@ from roadtopo_lib.course.schematics._canvas import (
     RED,
     WIDTH,
     Sheet,
+    backdrop,
     drawing,
     frame_sample,
     frame_scene,
@@ -91,8 +92,8 @@ def lane_matching(
         height - rows,
     )
     scale, corner = wide / columns, np.array([0.15, 0.68])
-    shown = 0.4 * scene.image[top:, left : left + columns] + 0.6 * 255
-    box = (0.15, 0.15 + wide, 0.68, 0.68 + sheet.image(shown.astype(np.uint8), *corner, wide))
+    shown = backdrop(scene.image[top:, left : left + columns])
+    box = (0.15, 0.15 + wide, 0.68, 0.68 + sheet.image(shown, *corner, wide, smooth=False))
     for lines, color in ((true, BLUE), (predicted, RED)):
         for line in lines:
             drawn = interpolate_lane(line) - (left, top)
@@ -166,7 +167,7 @@ def metres_from_pixels(camera: Camera | None = None, distances: tuple[float, ...
     sheet.text(0.45, 1.95, f"{camera.height:.2f} m", ha="left", weight="bold")
     x0, y0, wide = 0.2, 2.92, 3.9
     pixel = wide / width
-    sheet.image(image, x0, y0, wide)
+    sheet.image(backdrop(image), x0, y0, wide, smooth=False)
     level = y0 + horizon * pixel
     sheet.line([x0, x0 + wide], [level, level], "white", lw=3.2, zorder=6)
     sheet.line([x0, x0 + wide + 0.1], [level, level], INK, lw=1.6, ls="--", zorder=6)

@@ -18,6 +18,7 @@ from roadtopo_lib.course.schematics._canvas import (
     SMALL,
     TITLE,
     Sheet,
+    averaged,
     clumps,
     drawing,
     network_sample,
@@ -77,7 +78,7 @@ def patch_embedding(backbone: str = "tiny") -> Figure:
     for share, corner in ((left, x), (left + wide, x + wide * side)):
         sheet.line([0.2 + share * unit, corner], [0.75 + (top + high) * unit, y], ORANGE, lw=1.2, zorder=6)
     grid_x, grid_y, cell = 5.05, 0.95, 2.75 / columns
-    sheet.image(image, grid_x, grid_y, columns * cell, rows * cell)
+    sheet.image(averaged(image, rows, columns), grid_x, grid_y, columns * cell, rows * cell, False)
     sheet.mesh(grid_x, grid_y, rows, columns, cell)
     for k, color in enumerate((BLUE, RED)):
         corner = x + (2 + k * stride) * side
@@ -215,11 +216,11 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
     ratio = PUBLISHED.sr_ratios[stage]
     image = network_sample()[0]
     few = (rows // ratio, columns // ratio)
-    blocks = image.reshape(few[0], len(image) // few[0], few[1], image.shape[1] // few[1], 3).mean(axis=(1, 3))
+    blocks = averaged(image, *few)
     sheet = Sheet(3.1, "All tokens ask, a thinned set answers")
     left, top, wide = 0.2, 1.05, 3.6
     cell = wide / columns
-    sheet.image(image, left, top, wide)
+    sheet.image(averaged(image, rows, columns), left, top, wide, smooth=False)
     sheet.mesh(left, top, rows, columns, cell)
     right, side = 4.6, 3.2 / few[1]
     for row, column in np.ndindex(few):

@@ -15,6 +15,7 @@ from roadtopo_lib.course.schematics._canvas import (
     PURPLE,
     SMALL,
     Sheet,
+    backdrop,
     drawing,
     frame_sample,
 )
@@ -194,13 +195,14 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     sheet = Sheet(3.75, "What one line does not show, its neighbours know")
     wide = 3.78
     scale = wide / size[1]
-    pale = (0.55 * image + 0.45 * 255).astype(np.uint8)
+    pale = backdrop(image)
     for k, (name, curves) in enumerate((("each line alone", own), ("one road", of_road))):
         x0, y0 = 0.15 + k * (wide + 0.14), 0.95
         sheet.text(x0, y0 - 0.18, name, weight="bold", ha="left")
-        sheet.image(pale, x0, y0, wide)
+        sheet.image(pale, x0, y0, wide, smooth=False)
         rows, columns, _ = row_medians(*lines[short])
-        sheet.line(x0 + columns * scale, y0 + rows * scale, "white", lw=7, zorder=4)
+        for color, thick in ((INK, 8.5), ("white", 6.5)):
+            sheet.line(x0 + columns * scale, y0 + rows * scale, color, lw=thick, zorder=4)
         for number, (x, y, known) in enumerate(curves):
             inside = (x >= 0) & (x <= size[1] - 1)
             for part, style in ((known, {"lw": 3.6}), (~known, {"lw": 2.4, "ls": (0, (2, 1.2))})):
@@ -266,7 +268,7 @@ def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
     scale = min(7.2 / (width + left + right), 2.9 / height)
     sheet = Sheet(1.35 + height * scale, "Lanes are numbered where they cross the reference row")
     x0, y0 = 4.0 + (left - right - width) * scale / 2, 0.65
-    tall = sheet.image(image, x0, y0, width * scale)
+    tall = sheet.image(backdrop(image), x0, y0, width * scale, smooth=False)
     row = y0 + reference * scale
     ends = (x0 - left * scale - 0.3, x0 + (width + right) * scale + 0.3)
     sheet.line(ends, [row, row], INK, lw=2, ls="--", zorder=6)
