@@ -59,7 +59,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import nn
@@ -448,7 +447,7 @@ def gradient_through(dtype, scale=1.0):
 
 
 for dtype, scale in ((torch.float16, 1), (torch.float16, 65536), (torch.bfloat16, 1)):
-    print(f"{str(dtype):15s} loss × {scale:5d}: gradient {gradient_through(dtype, scale):.1e}")
+    print(f"{dtype!s:15s} loss × {scale:5d}: gradient {gradient_through(dtype, scale):.1e}")
 
 # %% [markdown]
 # With bfloat16 there is nothing to rescue. In float16, a factor that is too large makes gradients
@@ -876,7 +875,7 @@ trainer = LaneSegmentationTrainer(
 )
 trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-20)
 trainer.scheduler = build_scheduler(trainer.optimizer, total_steps=40, warmup_fraction=0.1)
-trainer.train_epoch(DataLoader([one_scene] * 4, batch_size=1))
+trainer.train_epoch(DataLoader(four_scenes, batch_size=1))
 steps_made = {int(state["step"]) for state in trainer.optimizer.state.values()}
 print("batches: 4, steps made:", steps_made, "place:", trainer.scheduler.last_epoch)
 assert steps_made == {3} == {trainer.scheduler.last_epoch}
@@ -1193,8 +1192,8 @@ try:
 except FloatingPointError as error:
     stopped = str(error)
 print(" ".join(Path(word).name for word in stopped.split()))
-for weight, start in zip(trainer.model.parameters(), start_model.parameters()):
-    assert torch.equal(weight, start)
+for kept, start_weight in zip(trainer.model.parameters(), start_model.parameters()):
+    assert torch.equal(kept, start_weight)
 
 # %% [markdown]
 # ### Early stopping
@@ -1255,7 +1254,7 @@ assert all(rate_of[p] == config.lr for p in start_model.semantic_head.parameters
 # ### Does a tenth protect?
 #
 # The shipped model moves to a new camera whose images are negatives, bright where they were dark.
-# 24 steps of AdamW, two rates, two scales of the encoder, two seeds.
+# 12 steps of AdamW, two rates, two scales of the encoder, two seeds.
 #
 # * **Kept** is what the loss on normal images tells: did it stay low?
 # * **Gained** is what the loss on negatives tells: did it fall?
@@ -1279,7 +1278,7 @@ before, outcome = old_and_new(unchanged), {}
 for lr, scale, seed in [(lr, s, seed) for lr in (5e-4, 2e-3) for s in (0.1, 1.0) for seed in (0, 1)]:
     settings = small.replace(lr=lr, encoder_lr_scale=scale, seed=seed)
     model = SegFormerModel.load(checkpoint)
-    tuned = lesson.fine_tuned(model, new_train, settings, device, epochs=2)
+    tuned = lesson.fine_tuned(model, new_train, settings, device, epochs=1)
     outcome[lr, scale, seed] = old_and_new(tuned)
 settings = dict.fromkeys((lr, scale) for lr, scale, _ in outcome)
 means = {s: np.mean([outcome[*s, seed] for seed in (0, 1)], axis=0) for s in settings}
@@ -1516,7 +1515,7 @@ forgotten = [value[0] for value in means.values()]
 crossed = np.abs(means[2e-3, 0.1] - means[5e-4, 1.0])
 assert crossed[1] < 0.5 * (before[1] - means[5e-4, 1.0][1])  # "close together"
 assert crossed[0] < 0.6 * (max(forgotten) - min(forgotten))
-assert 2 * len(build_loader(new_train, small, shuffle=True)) == 24
+assert len(build_loader(new_train, small, shuffle=True)) == 12
 print("[OK] every claim of this notebook holds")
 
 # %% [markdown]
@@ -1539,7 +1538,7 @@ print("[OK] every claim of this notebook holds")
 # | a loop of `train_epoch` and `validate` | "All lines in their order" | works, without schedule, early stopping and best weights |
 # | the best weights go to a file, the last stay in the model | "Early stopping" | ours restores the best |
 # | 0.1 × for the encoder: no forgetting | "Does a tenth protect?" | right: at either rate it forgets less |
-# | …, faster convergence and higher accuracy | third cell below | from random weights it is slower |
+# | …, faster convergence and higher accuracy | "Does a tenth protect?" | not shown: at the low rate it gains less in the same steps |
 #
 # </details>
 
@@ -1564,19 +1563,6 @@ for images, height, width in [(1, 512, 512), (1, 512, 1024), (4, 512, 1024)]:
 assert b5_gb[1, 512] > 1.5 and math.isclose(b5_gb[4, 1024], 4 * b5_gb[1, 1024], rel_tol=0.01)
 everything = b5_gb[4, 1024] + 4 * b5_weights / 1000
 assert 0.3 < (1 - amp_share) * b5_gb[4, 1024] / everything < 0.5  # the guide's 30 to 40 % saved
-
-# %% tags=["folded", "nbval-ignore-output"]
-#@title Measured: 0.1 × from random weights
-scores = {}
-for seed in (0, 1):
-    for scale in (0.1, 1.0):
-        torch.manual_seed(seed)
-        model = SegFormerModel("tiny", pretrained=False)
-        settings = small.replace(encoder_lr_scale=scale, seed=seed)
-        tuned = lesson.fine_tuned(model, small_train, settings, device, epochs=1)
-        scores[seed, scale] = lesson.validation_loss(tuned, small_val)
-    print(f"seed {seed}: 0.1 × {scores[seed, 0.1]:.2f}, 1 × {scores[seed, 1.0]:.2f}")
-    assert scores[seed, 1.0] < scores[seed, 0.1]
 
 # %% [markdown]
 # ## Next
