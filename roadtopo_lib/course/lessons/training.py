@@ -1,7 +1,6 @@
 """Notebook 5: counts what graphs keep alive, acts like a GPU, interrupts a save, makes the runs that are compared."""
 
 import copy
-import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -192,22 +191,47 @@ def sgd_step(
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def blind_losses(train_masks: Tensor, val_masks: Tensor, classes: int) -> dict[str, float]:
-    """Cross-entropy on ``val_masks`` of two answers that never look at the image.
-
-    Args:
-        train_masks: (N, H, W) class ids.
-        val_masks: (M, H, W) class ids.
-        classes: how many there are.
-    """
-    one_hot = nn.functional.one_hot(train_masks, classes).float()  # (N, H, W, C)
+def blind_losses(config: LaneSegmentationConfig) -> dict[str, float]:
+    """Cross-entropy on the validation set of two answers that never look at the image."""
+    train_masks, val_masks = (_stacked(dataset(config, split), "semantic_mask") for split in ("train", "val"))
+    one_hot = nn.functional.one_hot(train_masks, config.num_classes).float()  # (N, H, W, C)
     class_prior = one_hot.mean(dim=(0, 1, 2))  # (C,)
     mean_picture = (one_hot.sum(dim=0) + class_prior) / (len(train_masks) + 1)  # (H, W, C), no frequency is zero
     losses = {}
     for name, frequencies in (("class prior", class_prior), ("mean picture", mean_picture)):
         of_true_class = frequencies.expand(*val_masks.shape, -1).gather(-1, val_masks[..., None])
-        losses[name] = float(-of_true_class.log().mean())
+        losses[name] = round(float(-of_true_class.log().mean()), 2)
     return losses
+
+
+def judged(model: SegFormerModel, config: LaneSegmentationConfig) -> tuple[float, float, np.ndarray]:
+    """A model on the validation set.
+
+    Returns:
+        Cross-entropy, share of the pixels at which all images get the same class, classes (N, H, W).
+    """
+    val_set = dataset(config, "val")
+    answers = model.predict(_stacked(val_set, "image"))
+    loss = nn.functional.cross_entropy(answers["logits"].cpu(), _stacked(val_set, "semantic_mask"))
+    classes = answers["semantic"].cpu().numpy()
+    return float(loss), float((classes == classes[0]).all(axis=0).mean()), classes
+
+
+def _stacked(images: LaneInstanceDataset, name: str) -> Tensor:
+    return torch.stack([sample[name] for sample in images])
+
+
+def new_trainer(config: LaneSegmentationConfig, device: str | torch.device = "cpu") -> LaneSegmentationTrainer:
+    """A trainer with a tiny model of the random weights that seed 0 gives."""
+    torch.manual_seed(0)
+    model = SegFormerModel("tiny", pretrained=False)
+    return LaneSegmentationTrainer(model, config, device=device, progress=False)
+
+
+def loaders(config: LaneSegmentationConfig) -> tuple[DataLoader, DataLoader]:
+    """Batches of the sample data's training and validation sets."""
+    train_set, val_set = dataset(config, "train", train=True), dataset(config, "val")
+    return build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False)
 
 
 class ScriptedTrainer(LaneSegmentationTrainer):
@@ -234,28 +258,37 @@ class Negative(LaneInstanceDataset):
         return {**sample, "image": 1 - sample["image"]}
 
 
-def fine_tuned(
-    model: SegFormerModel,
-    train_set: LaneInstanceDataset,
-    config: LaneSegmentationConfig,
-    device: torch.device,
-    epochs: int,
-) -> LaneSegmentationTrainer:
-    """A trainer after some epochs on a whole schedule, without validation."""
-    trainer = LaneSegmentationTrainer(model, config, device=device, progress=False)
-    loader = build_loader(train_set, config, shuffle=True)
-    trainer.scheduler = build_scheduler(trainer.optimizer, epochs * len(loader), config.warmup_fraction)
-    for _ in range(epochs):
-        trainer.train_epoch(loader)
-    return trainer
+def fine_tunings(
+    config: LaneSegmentationConfig, device: torch.device
+) -> tuple[np.ndarray, dict[tuple[float, float, int], np.ndarray]]:
+    """The shipped model moves to negatives for an epoch, at two rates, two scales of the encoder, with two seeds.
 
+    Returns:
+        Its semantic losses on normal images and on negatives before, and the same after, by (rate, scale, seed).
+    """
+    train_set, val_set = (
+        Negative(samples(), split, build_transform(config, split == "train")) for split in ("train", "val")
+    )
+    old, new = (build_loader(images, config, shuffle=False) for images in (dataset(config, "val"), val_set))
 
-def validation_loss(trainer: LaneSegmentationTrainer, val_set: LaneInstanceDataset) -> float:
-    """The semantic loss on a validation set."""
-    trainer.validate(build_loader(val_set, trainer.config, shuffle=False))
-    return trainer.val_metrics["semantic"]
+    def trainer_of(settings: LaneSegmentationConfig) -> LaneSegmentationTrainer:
+        model = SegFormerModel.load(samples() / "tiny.safetensors")
+        return LaneSegmentationTrainer(model, settings, device=device, progress=False)
 
+    def losses(trainer: LaneSegmentationTrainer) -> np.ndarray:
+        found = []
+        for loader in (old, new):
+            trainer.validate(loader)
+            found.append(trainer.val_metrics["semantic"])
+        return np.array(found)
 
-def is_finite(model: nn.Module) -> bool:
-    """Whether every weight is a number."""
-    return all(math.isfinite(p.detach().sum()) for p in model.parameters())
+    outcome = {}
+    for lr in (5e-4, 2e-3):
+        for scale in (0.1, 1.0):
+            for seed in (0, 1):
+                settings = config.replace(lr=lr, encoder_lr_scale=scale, seed=seed)
+                trainer, loader = trainer_of(settings), build_loader(train_set, settings, shuffle=True)
+                trainer.scheduler = build_scheduler(trainer.optimizer, len(loader), settings.warmup_fraction)
+                trainer.train_epoch(loader)
+                outcome[lr, scale, seed] = losses(trainer)
+    return losses(trainer_of(config)), outcome

@@ -6,31 +6,41 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course.lessons.training import dataset
+from roadtopo_lib.training.optimizer import NEWTON_SCHULZ
+from roadtopo_lib.viz import color_semantic
+
 STYLES = ("C0-", "C1--", "C2:", "C5-.")
 
 
-def gradient_and_step(gradients: np.ndarray, means: np.ndarray, roots: np.ndarray, steps: np.ndarray) -> Figure:
-    """One weight: its gradients with Adam's two running means, and the steps that they make; all (n,)."""
+def gradient_and_step() -> Figure:
+    """One weight whose gradients grow tenfold: Adam's two running means, and the steps that they make."""
+    gradients = np.random.default_rng(0).normal(1, 0.2, 100) * np.where(np.arange(100) < 50, 1, 10)
+    betas, means = np.array([0.9, 0.8]), np.zeros((101, 2))
+    for t, gradient in enumerate(gradients):
+        means[t + 1] = betas * means[t] + (1 - betas) * [gradient, gradient**2]
+    means = means[1:] / (1 - betas ** np.arange(1, 101)[:, None])  # (100, 2): of the gradient, of its square
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
     left.plot(gradients, ".", color="0.6", label="gradient")
-    left.plot(means, "C0-", label="its running mean")
-    left.plot(roots, "C1--", label="root of the mean square")
-    left.axvline(50, color="0.6", linestyle=":")
-    right.plot(steps, "C0-")
-    right.axvline(50, color="0.6", linestyle=":")
+    left.plot(means[:, 0], "C0-", label="its running mean")
+    left.plot(np.sqrt(means[:, 1]), "C1--", label="root of the mean square")
+    right.plot(means[:, 0] / np.sqrt(means[:, 1]), "C0-")
     left.set(title="Gradients ten times as large …", xlabel="step", ylabel="gradient")
     right.set(title="… make steps of the same length", xlabel="step", ylabel="step (learning rates)", ylim=(0, 1.6))
     left.legend()
     return figure
 
 
-def lifted_singular_values(round_of: Callable[[np.ndarray], np.ndarray], rounds: Sequence[int]) -> Figure:
-    """What one round does to a singular value, done again and again."""
+def lifted_singular_values() -> Figure:
+    """What Newton-Schulz rounds make of a singular value."""
+    a, b, c = NEWTON_SCHULZ
+    rounds = (1, 3, 5)
     figure, ax = plt.subplots(figsize=(7, 2.9))
     start = np.linspace(0, 1, 500)
     values = start
     for done in range(1, max(rounds) + 1):
-        values = round_of(values)
+        values = a * values + b * values**3 + c * values**5
         if done in rounds:
             ax.plot(start, values, STYLES[rounds.index(done)], label=f"{done} round{'s' if done > 1 else ''}")
     ax.axhline(1, color="0.4", linewidth=0.8)
@@ -95,6 +105,13 @@ def picture_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], he
             ax.imshow(picture)
             ax.set(title=title if line is axes[0] else "", xticks=[], yticks=[])
     return figure
+
+
+def two_answers(config: LaneSegmentationConfig, sound: np.ndarray, fast: np.ndarray) -> Figure:
+    """The first two validation images with the classes (N, H, W) that two runs found."""
+    images = [dataset(config, "val")[k]["image"].permute(1, 2, 0) for k in (0, 1)]
+    rows = [[images[k], color_semantic(sound[k]), color_semantic(fast[k])] for k in (0, 1)]
+    return picture_grid(rows, ["two images", "lr 0.002: two answers", "lr 0.2: nearly one answer"])
 
 
 def forgotten_and_gained(
