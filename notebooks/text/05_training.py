@@ -186,7 +186,7 @@ print("after five steps:", w.numpy().round(3))
 my_guess = None
 build_optimizer(model, config).step()
 moved = [(p - q).abs().max() for p, q in zip(model.parameters(), start_model.parameters())]
-reveal(my_guess, float(max(moved)))
+reveal(my_guess, max(moved).item())
 assert 0.95 * config.lr < max(moved) < 1.05 * config.lr
 
 # %% [markdown]
@@ -765,7 +765,7 @@ for step in range(40):
     assert math.isclose(scheduler.get_last_lr()[0], rate(step, 40, 4), abs_tol=1e-9)
     sgd.step()
     scheduler.step()
-trainer = lesson.new_trainer(config)
+trainer = lesson.new_trainer(config.replace(semantic_weight=1000.0))  # long gradients overflow
 trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-20)
 trainer.scheduler = build_scheduler(trainer.optimizer, total_steps=40, warmup_fraction=0.1)
 trainer.train_epoch(DataLoader(four_scenes, batch_size=1))
@@ -856,8 +856,7 @@ assert not by_adamw.model.training
 # %% tags=["folded"]
 #@title Checked: the comparison above would notice; in training mode the running means move
 twin = copy.deepcopy(by_adamw.model).train()
-with torch.no_grad():
-    twin(next(iter(val_loader))["image"].to(device))
+twin(next(iter(val_loader))["image"].to(device))
 changed = [name for name, t in twin.state_dict().items() if not torch.equal(t, before[name])]
 assert any(name.endswith("running_mean") for name in changed)
 
@@ -883,7 +882,6 @@ assert first_half.state.epoch == 2 and len(in_one_go.history) == len(second_half
 for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
     assert_close(a, b)
 assert_close(in_one_go.history[-1]["val_loss"], second_half.history[-1]["val_loss"])
-assert not torch.allclose(b, list(first_half.model.parameters())[-1])  # two epochs were not enough
 
 # %% [markdown]
 # ### A save that is interrupted
