@@ -27,8 +27,10 @@ def gradient_and_step() -> Figure:
     left.plot(np.sqrt(means[:, 1]), "C1--", label="root of the mean square")
     right.plot(means[:, 0] / np.sqrt(means[:, 1]), "C0-")
     left.set(title="Gradients ten times as large …", xlabel="step", ylabel="gradient")
-    right.set(title="… make steps of the same length", xlabel="step", ylabel="step (learning rates)", ylim=(0, 1.6))
-    left.legend()
+    right.set(
+        title="… soon make steps of the same length", xlabel="step", ylabel="step (learning rates)", ylim=(0, 1.6)
+    )
+    left.legend(loc="lower right")
     return figure
 
 
@@ -44,7 +46,7 @@ def lifted_singular_values() -> Figure:
         if done in rounds:
             ax.plot(start, values, STYLES[rounds.index(done)], label=f"{done} round{'s' if done > 1 else ''}")
     ax.axhline(1, color="0.4", linewidth=0.8)
-    ax.set(title="Five rounds lift small and large values to about 1", ylabel="singular value after")
+    ax.set(title="Five rounds bring nearly every value to between 0.7 and 1.2", ylabel="singular value after")
     ax.set(xlabel="singular value before (largest possible: 1)", ylim=(0, 1.4))
     ax.legend(loc="lower right")
     return figure
@@ -100,17 +102,18 @@ def losses_and_norms(runs: Mapping[float, np.ndarray], max_norm: float) -> Figur
 def picture_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], height: float = 2.8) -> Figure:
     """Pictures in rows, a title over each column."""
     figure, axes = plt.subplots(len(rows), len(titles), figsize=(10, height), squeeze=False)
-    for line, pictures in zip(axes, rows, strict=True):
-        for ax, picture, title in zip(line, pictures, titles, strict=True):
+    for row, pictures in enumerate(rows):
+        for ax, picture, title in zip(axes[row], pictures, titles, strict=True):
             ax.imshow(picture)
-            ax.set(title=title if line is axes[0] else "", xticks=[], yticks=[])
+            ax.set(title=title if row == 0 else "", xticks=[], yticks=[])
     return figure
 
 
 def two_answers(config: LaneSegmentationConfig, sound: np.ndarray, fast: np.ndarray) -> Figure:
-    """The first two validation images with the classes (N, H, W) that two runs found."""
-    images = [dataset(config, "val")[k]["image"].permute(1, 2, 0) for k in (0, 1)]
-    rows = [[images[k], color_semantic(sound[k]), color_semantic(fast[k])] for k in (0, 1)]
+    """The two brightest validation images with the classes (N, H, W) that two runs found."""
+    images = [sample["image"].permute(1, 2, 0).numpy() for sample in dataset(config, "val")]
+    brightest = np.argsort([image.mean() for image in images])[-2:]
+    rows = [[images[k], color_semantic(sound[k]), color_semantic(fast[k])] for k in brightest]
     return picture_grid(rows, ["two images", "lr 0.002: two answers", "lr 0.2: nearly one answer"])
 
 
