@@ -27,9 +27,8 @@ def gradient_and_step() -> Figure:
     left.plot(np.sqrt(means[:, 1]), "C1--", label="root of the mean square")
     right.plot(means[:, 0] / np.sqrt(means[:, 1]), "C0-")
     left.set(title="Gradients ten times as large …", xlabel="step", ylabel="gradient")
-    right.set(
-        title="… soon make steps of the same length", xlabel="step", ylabel="step (learning rates)", ylim=(0, 1.6)
-    )
+    right.set(title="… soon make steps of the same length", xlabel="step", ylabel="length of the step")
+    right.set(ylim=(0, 1.6), yticks=[])  # its length in learning rates is a question to the learner
     left.legend(loc="lower right")
     return figure
 
