@@ -67,11 +67,12 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course import frame, reveal, samples, schematics, show
+from roadtopo_lib.course import frame, my_photo, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons import training as lesson
 from roadtopo_lib.course.lessons import training_pictures as pictures
 from roadtopo_lib.course.parts import keep
+from roadtopo_lib.course.strip import boxes_of, shipped_segmenter
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.losses import LaneCriterion
 from roadtopo_lib.models import upsample_to
@@ -215,17 +216,12 @@ show(schematics.muon_step(), schematics.ALT["muon_step"])
 #
 # A round leaves $U$ and $V$ alone and turns each singular value $s$ into $as + bs^3 + cs^5$.
 
-# %% tags=["folded"]
-#@title Picture: what the rounds do to a singular value
-show(pictures.lifted_singular_values(), "Singular values after 1, 3 and 5 rounds.")
-
 
 # %%
 def newton_schulz(matrix, rounds=5, a=3.4445, b=-4.7750, c=2.0315):
     x = matrix / matrix.norm()  # now no singular value exceeds 1
     for _ in range(rounds):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
     return x
 
 
@@ -742,19 +738,28 @@ def rate(step, total, warmup):
 
 
 # %% [markdown]
-# The schedule counts optimiser steps, not batches and not epochs. The picture shows two ways to
-# count wrongly. In the first, four batches share a step, and the schedule moves on at every batch.
-# In the second, the scaler skips the first three steps, and the schedule does not wait.
+# The schedule counts optimiser steps, not batches and not epochs. Two ways to count wrongly: four
+# batches share a step, and the schedule moves on at every batch; or the scaler skips the first three
+# steps, and the schedule does not wait.
+#
+# > **Predict first.** A run of 40 steps, four batches to a step, the schedule counted in batches: at
+# > which step does the rate reach zero?
 
-# %% tags=["folded"]
-#@title Picture: schedules that count wrongly
-picture = pictures.miscounted_schedules(rate)
-show(picture, "Three schedules over the steps that really happen; two of them are counted wrongly.")
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+first_zero = next(step for step in range(40) if rate(4 * step, 40, 4) == 0)
+reveal(my_guess, first_zero)
+show(pictures.miscounted_schedules(rate), "Three schedules; two of them are counted wrongly.")
+assert first_zero == 10
 
 # %% [markdown]
-# Counted in batches, the rate is zero from step 10 on. With skipped steps counted, the first real
-# step already has the full rate. The trainer waits: after four batches, of which the scaler skipped
-# the first, it stands at step 3.
+# <details><summary>What happened</summary>
+#
+# At step 10: three quarters of the run change nothing. With skipped steps counted (the dotted line),
+# the first real step already has the full rate.
+# </details>
+#
+# The trainer waits: after four batches, of which the scaler skipped the first, it stands at step 3.
 
 # %% tags=["folded"]
 #@title Checked: the library's rates, and a trainer whose first step is skipped
@@ -796,7 +801,9 @@ trainer = train_lane_model(settings, samples(), folder / "run", device)
 first, *_, last = history = trainer.history
 assert last["train_loss"] < 0.6 * first["train_loss"] and last["val_loss"] < first["val_loss"]
 assert last["val_miou"] < 0.5 and last["lr_heads"] < 1e-9
-show(training_curve(history), "Left training and validation loss, right mIoU, over four epochs.")
+figure = training_curve(history)
+figure.set_size_inches(8, 2.6)
+show(figure, "Left training and validation loss, right mIoU, over four epochs.")
 
 # %% [markdown]
 # * **Both losses fall.** Validation may begin below training: it comes after the epoch, while the
@@ -817,12 +824,15 @@ assert len((folder / "run" / "history.csv").read_text().splitlines()) == 1 + set
 assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in history))
 
 # %% [markdown]
-# The frame, through this model instead of the shipped one:
+# The frame's classes, by this model and by the shipped one, which saw 1500 scenes (and your
+# photograph, if you named one):
 
 # %% tags=["nbval-ignore-output"]
 mine = LaneSegmenter.from_checkpoint(folder / "run" / "best.safetensors")
-strip(5, photo=PHOTO, segmenter=mine)
-assert len(np.unique(mine.predict(frame()[0])["semantic_pred"])) >= 2  # it tells classes apart
+images = [frame()[0], *(photo for photo in [my_photo()] if photo is not None)]
+rows = [[boxes_of(image, m)["classes"] for m in (mine, shipped_segmenter())] for image in images]
+show(pictures.picture_grid(rows, ["after 48 scenes", "the shipped model"]), "Classes, twice.")
+assert all(len(np.unique(row[0].reshape(-1, 3), axis=0)) >= 2 for row in rows)
 
 # %% [markdown]
 # The same run by AdamW alone, at the rate of 0.002 from above:
@@ -862,7 +872,7 @@ assert any(name.endswith("running_mean") for name in changed)
 # %% [markdown]
 # ### A run that goes on
 #
-# Colab ends sessions. `snapshot` holds everything that a run needs to go on: weights, the
+# Colab may end a run at any time. `snapshot` holds everything that a run needs to go on: weights, the
 # optimiser's means, counts, history. Two epochs, a file, then two more in a new trainer equal four
 # epochs in one go.
 
@@ -969,6 +979,7 @@ reveal(my_guess, "class prior" if loss[1] >= blind["class prior"] else "predicti
 print("cross-entropy", np.round(loss, 2), "beside", blind, "; the same class", np.round(same, 2))
 show(pictures.two_answers(small, *seen), "Two images, and what the two runs make of them.")
 assert max(loss) < blind["class prior"] and 1 - same[1] < 0.6 * (1 - same[0])
+assert abs(loss[1] - blind["mean picture"]) < 0.15  # where things usually are
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -1069,23 +1080,29 @@ print("ours:", sorted({rate_of[p] for p in start_model.encoder.parameters()}))
 
 # %% [markdown]
 # Does a tenth protect? The shipped model moves to a new camera whose images are negatives, bright
-# where they were dark: 12 steps of AdamW, two rates, two scales of the encoder, two seeds. Each point
-# is one run, the star is the model before. The best place is lower left: low loss on both.
+# where they were dark: 12 steps of AdamW, two rates, two scales of the encoder, two seeds.
+#
+# > **Predict first.** At the lower rate, 0.0005: with which scale does the model gain more on the
+# > negatives? Answer "0.1" or "1".
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
 at_first, outcome = lesson.fine_tunings(small, device)
+means = {key[:2]: (outcome[*key[:2], 0] + outcome[*key[:2], 1]) / 2 for key in outcome}
+reveal(my_guess, "1" if means[5e-4, 1.0][1] < means[5e-4, 0.1][1] else "0.1")
 picture = pictures.forgotten_and_gained(at_first, outcome)
 show(picture, "Loss on old against loss on new images, a point a run, before and after fine-tuning.")
-means = {key[:2]: (outcome[*key[:2], 0] + outcome[*key[:2], 1]) / 2 for key in outcome}
-for lr in (5e-4, 2e-3):
-    assert means[lr, 0.1][0] < means[lr, 1.0][0]  # at either rate 0.1 × forgets less
-assert means[5e-4, 0.1][1] > means[5e-4, 1.0][1]  # at the low rate it gains less
-assert all(value[1] < at_first[1] for value in means.values())
+assert all(means[lr, 0.1][0] < means[lr, 1.0][0] for lr in (5e-4, 2e-3))  # 0.1 × forgets less
+assert at_first[1] > means[5e-4, 0.1][1] > means[5e-4, 1.0][1]  # and gains less at the low rate
 
 # %% [markdown]
-# A tenth of the rate forgets less, at either rate. It is not free: with the low rate it also gains
+# <details><summary>What happened</summary>
+#
+# Each point is one run; the star is the model before. The best place is lower left: low loss on both.
+# A tenth of the rate forgets less, at either rate. It is not free: at the low rate it also gains
 # less. Much of the effect is simply a smaller step: 0.1 × at the high rate and 1 × at the low one
 # gain about the same.
+# </details>
 
 # %% [markdown]
 # ## Exercises
@@ -1336,7 +1353,7 @@ print("[OK] every claim of this notebook holds")
 # | a loop of `train_epoch` and `validate` | "All lines in their order" | works, without schedule, early stopping and best weights |
 # | the best weights go to a file, the last stay in the model | "Early stopping" | ours restores the best |
 # | 0.1 × for the encoder: no forgetting | "The encoder at a tenth of the rate" | right: at either rate it forgets less |
-# | …, faster convergence and higher accuracy | "The encoder at a tenth of the rate" | not shown: at the low rate it gains less in the same steps |
+# | …, faster convergence and higher accuracy | "The encoder at a tenth of the rate" | see there |
 #
 # </details>
 

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.lessons.training import dataset
-from roadtopo_lib.training.optimizer import NEWTON_SCHULZ
 from roadtopo_lib.viz import color_semantic
 
 STYLES = ("C0-", "C1--", "C2:", "C5-.")
@@ -30,24 +29,6 @@ def gradient_and_step() -> Figure:
     right.set(title="… soon make steps of the same length", xlabel="step", ylabel="length of the step")
     right.set(ylim=(0, 1.6), yticks=[])  # its length in learning rates is a question to the learner
     left.legend(loc="lower right")
-    return figure
-
-
-def lifted_singular_values() -> Figure:
-    """What Newton-Schulz rounds make of a singular value."""
-    a, b, c = NEWTON_SCHULZ
-    rounds = (1, 3, 5)
-    figure, ax = plt.subplots(figsize=(7, 2.9))
-    start = np.linspace(0, 1, 500)
-    values = start
-    for done in range(1, max(rounds) + 1):
-        values = a * values + b * values**3 + c * values**5
-        if done in rounds:
-            ax.plot(start, values, STYLES[rounds.index(done)], label=f"{done} round{'s' if done > 1 else ''}")
-    ax.axhline(1, color="0.4", linewidth=0.8)
-    ax.set(title="Five rounds bring nearly every value to between 0.7 and 1.2", ylabel="singular value after")
-    ax.set(xlabel="singular value before (largest possible: 1)", ylim=(0, 1.4))
-    ax.legend(loc="lower right")
     return figure
 
 
