@@ -204,6 +204,27 @@ FAULTS = [
         "        path.write_bytes(temporary.read_bytes())",
         "05_training",
     ),
+    Fault(
+        "Muon does not look ahead",
+        "training/optimizer.py",
+        "wide = _wide(p.grad.lerp(average, momentum))",
+        "wide = _wide(average)",
+        "05_training",
+    ),
+    Fault(
+        "a skipped step moves the schedule",
+        "trainer_lane.py",
+        "            return  # the step was skipped",
+        "            pass  # the step was skipped",
+        "05_training",
+    ),
+    Fault(
+        "a run that goes on begins its schedule again",
+        "trainer_lane.py",
+        "self.config.warmup_fraction, self.state.step)",
+        "self.config.warmup_fraction, 0)",
+        "05_training",
+    ),
 ]
 
 
