@@ -84,11 +84,13 @@ def test_pairs_cancel_what_both_share():
 
 
 def test_recall_counts_markings_by_the_paint_that_shows():
-    lanes = [np.array([[0.1, 0, 1], [0.9, 1, 1], [0.1, 0, 0]]), np.array([[0.2, 1, 1]]), np.zeros((0, 3))]
-    total, missed, spread = recall_by_paint([*lanes, lanes[0]], np.array([0, 0.5, 1.001]))
-    assert total.tolist() == [3, 2]  # the boundary does not count
-    assert missed.tolist() == [2, 0]
-    assert spread.shape == (2, 2)
+    one = np.array([[0.1, 0, 1], [0.9, 1, 1], [0.1, 0, 0]])  # the last is a boundary: it does not count
+    other = np.array([[0.2, 1, 1], [0.6, 0, 1]])
+    total, missed, spread = recall_by_paint([one, one, other], np.array([0, 0.5, 1.001]))
+    assert total.tolist() == [3, 3]
+    assert missed.tolist() == [2, 1]
+    assert (spread[0] <= 1 - missed / total).all()
+    assert (1 - missed / total <= spread[1]).all()
 
 
 def test_the_ground_under_a_pixel_is_where_the_camera_projects_from():

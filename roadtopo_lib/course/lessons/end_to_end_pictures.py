@@ -12,6 +12,16 @@ from roadtopo_lib.scenes.camera import Camera
 from roadtopo_lib.viz import overlay
 
 
+def draw_losses(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Training and validation loss over the epochs, from the rows of ``history.csv``."""
+    figure, ax = plt.subplots(figsize=(5, 2.4))
+    for key, name, marker in (("train_loss", "training", "o"), ("val_loss", "validation", "s")):
+        ax.plot([row["epoch"] for row in history], [row[key] for row in history], marker=marker, label=name)
+    ax.set(title="Validation loss stays higher", xlabel="epoch", ylabel="total loss", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
 def draw_shifts(shifts: np.ndarray, measured: np.ndarray, formula: np.ndarray, limit: float) -> Figure:
     """IoU of two lines over the pixels between them, drawn and by formula; shaded up to ``limit``."""
     figure, ax = plt.subplots(figsize=(7, 2.8))
@@ -24,21 +34,9 @@ def draw_shifts(shifts: np.ndarray, measured: np.ndarray, formula: np.ndarray, l
     return figure
 
 
-def draw_scores(report: dict) -> Figure:
-    """Bars of lane F1 and instance F1 of a model and its baselines, from what ``evaluate`` returns."""
-    figure, ax = plt.subplots(figsize=(7, 2.8))
-    methods = {"model": report, **report["baselines"]}
-    for offset, (key, label) in enumerate([("lane_f1", "lane F1"), ("instance_f1", "instance F1")]):
-        heights = [scores[key] for scores in methods.values()]
-        ax.bar_label(ax.bar(np.arange(3) + 0.4 * offset, heights, width=0.38, label=label), fmt="%.2f")
-    ax.set(title="The model leads both baselines", xticks=np.arange(3) + 0.2, xticklabels=methods, ylabel="score")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
 def draw_bands(bands: Sequence[int], curves: Mapping[str, Sequence[float]], marks: Mapping[float, int]) -> Figure:
     """Boundary IoU of some classes over the width of the band; ``marks``: ratio → its band."""
-    figure, ax = plt.subplots(figsize=(7, 2.8))
+    figure, ax = plt.subplots(figsize=(6, 2.5))
     for (name, values), marker in zip(curves.items(), "os", strict=True):
         ax.plot(bands, values, marker=marker, label=name)
     for (ratio, band), style in zip(marks.items(), ("--", ":"), strict=True):
@@ -50,7 +48,7 @@ def draw_bands(bands: Sequence[int], curves: Mapping[str, Sequence[float]], mark
 
 def draw_kinds(of_kind: Mapping[str, Sequence]) -> Figure:
     """Lane F1 and its interval of groups of scenes; kind → (N, 3) counts."""
-    figure, ax = plt.subplots(figsize=(7, 3.2))
+    figure, ax = plt.subplots(figsize=(6, 2.7))
     for y, members in enumerate(of_kind.values()):
         ax.plot(interval(np.array(members)), [y, y], color="C0", linewidth=3)
         ax.plot(f1_of(np.sum(members, axis=0)), y, "o", color="C0", markersize=9)
@@ -60,10 +58,10 @@ def draw_kinds(of_kind: Mapping[str, Sequence]) -> Figure:
     return figure
 
 
-def draw_photos(photos: Mapping[str, np.ndarray], columns: int = 2) -> Figure:
-    """Photographs (H, W, 3) of one size with their titles."""
+def draw_photos(photos: Mapping[str, np.ndarray], columns: int = 2, width: float = 3.7) -> Figure:
+    """Photographs (H, W, 3) with their titles, each ``width`` inches wide."""
     rows = -(-len(photos) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.7 * columns, 2.1 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, (width / 2 + 0.25) * rows), squeeze=False)
     for ax, (title, photo) in zip(axes.flat, photos.items(), strict=False):
         ax.imshow(photo, interpolation="antialiased")
         ax.set_title(title)
