@@ -5,7 +5,7 @@
 # turn lanes in pixels into metres on the road.
 
 # %% tags=["set-up"]
-#@title Set-up: run this cell first
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -16,15 +16,18 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    around = (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir())
+    root = next(around, None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit("No clone here: write your fork's address into REPOSITORY.")
+            clone = ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)]
+            subprocess.run(clone, check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)]
+        subprocess.run(install, check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -52,7 +55,7 @@ strip(7, photo=PHOTO)
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
-#@title Imports
+# @title Imports
 import contextlib
 import csv
 import itertools
@@ -163,8 +166,8 @@ show(draw_losses(history), "Training and validation loss over the epochs; valida
 # %% [markdown]
 # ### 3. Evaluate
 #
-# To evaluate is to score a model on labelled images that it was not trained on. These are the
-# scores; the next section works them out by hand.
+# To evaluate is to score a model on labelled images that it was not trained on. The next
+# section works these scores out by hand.
 #
 # * **IoU** of a class: pixels predicted and true, divided by pixels predicted or true.
 #   **[mIoU](GLOSSARY.md#miou)** is its mean over the six classes.
@@ -304,8 +307,8 @@ np.testing.assert_allclose(measured, formula, atol=0.03)
 #
 # $$F_1 = \frac{2\,\mathrm{TP}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}$$
 #
-# Two true lanes, three predictions: the first is 2 pixels off, the second 4, the third far away. So
-# few pairings can all be tried.
+# Two true lanes, three predictions: the first is 2 pixels off, the second 4, the third far away.
+# With so few, all pairings can be tried.
 
 # %%
 true_lanes = [upright - [100, 0], upright]
@@ -965,6 +968,7 @@ for split in ("train", "val", "test"):
 # A class that occurs in neither is left out of the mean. One that is predicted, but never true,
 # does occur. If no pixel was counted at all, the answer is NaN, as `math.nan`.
 
+
 # %% tags=["exercise:miou_of"]
 def miou_of(matrix):
     return ...
@@ -999,6 +1003,7 @@ check("miou_of", miou_of)
 # A pair counts only *above* `threshold`: an IoU equal to it is no match. There may be more
 # predictions than lanes, fewer, or none (a shape like (0, 3)).
 
+
 # %% tags=["exercise:counts_of"]
 def counts_of(iou, threshold=0.5):
     return ...
@@ -1030,6 +1035,7 @@ check("counts_of", counts_of)
 # Beyond the image's edge is outside, so a mask that touches the edge has its outline there. `pad`
 # and `max_pool2d` of `torch.nn.functional` suffice.
 
+
 # %% tags=["exercise:outline"]
 def outline(mask, band):
     return ...
@@ -1058,6 +1064,7 @@ check("outline", outline)
 #
 # F1 is that of the pooled counts of a draw, not a mean over scenes. A method compared with itself
 # must give (0, 0).
+
 
 # %% tags=["exercise:difference_interval"]
 def difference_interval(a, b, seed):
@@ -1093,6 +1100,7 @@ check("difference_interval", difference_interval)
 #
 # `keep` stores your function. It stands alone: `linear_sum_assignment` must be imported inside it,
 # from `scipy.optimize`.
+
 
 # %% tags=["exercise:lane_f1"]
 def lane_f1(ious, threshold=0.5):
@@ -1161,7 +1169,7 @@ assert 2 <= detector.detect(image).max() <= 6 and 0.15 < mine < theirs
 # What the text states of measured numbers, asserted.
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted
+# @title Claims of this notebook, asserted
 assert math.isclose(limit, 3.1, abs_tol=0.05) and math.isclose(width, 9.4, abs_tol=0.05)
 assert benchmarks.CULANE_IMAGE_WIDTH == 1640 and LINE_WIDTH == 30 / 1640
 assert benchmarks.TUSIMPLE_PIXEL_THRESHOLD == 20 and benchmarks.TUSIMPLE_MATCH_THRESHOLD == 0.85
@@ -1194,7 +1202,7 @@ b0 = LaneSegmentationConfig.preset("b0")
 assert (b0.lr, b0.encoder_lr_scale) == (6e-5, 0.1)
 
 # %% tags=["folded"]
-#@title "It never saw them": the seeds of all scenes
+# @title "It never saw them": the seeds of all scenes
 made = card["data"]["counts"]
 seed = card["data"]["seed"]
 trained_on = {image_seed(seed, split, k) for split in ("train", "val") for k in range(made[split])}
@@ -1217,8 +1225,9 @@ assert not trained_on & (fresh | set(SEEDS) | set(ROADS))
 #
 # </details>
 
+
 # %% tags=["folded", "nbval-ignore-output"]
-#@title A fixed band of 2 pixels, at twice the size
+# @title A fixed band of 2 pixels, at twice the size
 def doubled(masks):
     return masks.repeat(2, axis=1).repeat(2, axis=2)  # (N, H, W) → (N, 2H, 2W)
 
@@ -1229,8 +1238,9 @@ for name, small, large in [("2 px", 2, 2), *((f"ratio {r}", *band_of[r][:2]) for
     print(f"{name:11s} {before:.3f}, at twice the size {after:.3f}")
     assert after < 0.7 * before if name == "2 px" else math.isclose(after, before, rel_tol=0.015)
 
+
 # %% tags=["folded"]
-#@title A pickle runs code; model files here hold numbers only
+# @title A pickle runs code; model files here hold numbers only
 class Stowaway:
     def __reduce__(self):
         return print, ("this line was printed by a file that was only read",)

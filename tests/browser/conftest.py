@@ -242,6 +242,13 @@ class BoardInPage:
             time.sleep(0.02)
         return self.words
 
+    def wait_until_computed(self, timeout: float) -> None:
+        """Waits until no slow method waits or computes."""
+        deadline = time.monotonic() + timeout
+        while self.root.locator("[data-due]").count():
+            assert time.monotonic() < deadline, f"still computes: {self.words!r}"
+            time.sleep(0.02)
+
     def control(self, label: str):
         """The control with this label."""
         return (

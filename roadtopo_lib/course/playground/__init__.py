@@ -2,11 +2,13 @@
 
 - ``separation``: points of a few lanes in an embedding space, moved by the discriminative loss itself.
 - ``shaping``: what each semantic loss, and its gradient, is as one predicted probability moves.
+- ``clustering``: clusters of a frame's pixels, fast enough for a slider.
 - ``frame``: a network's embeddings of one frame at several moments of its training.
 - ``augmentation``: one crop, flip and change of colour, on an image and its masks.
 """
 
 from roadtopo_lib.course.playground.augmentation import Augmentation, in_step
+from roadtopo_lib.course.playground.clustering import SLOW_METHODS, Separated, cluster_quickly, separate
 from roadtopo_lib.course.playground.frame import Cloud, FrameMoments
 from roadtopo_lib.course.playground.separation import (
     FAILURES,
@@ -23,6 +25,7 @@ __all__ = [
     "FAILURES",
     "LOSSES",
     "MOVED",
+    "SLOW_METHODS",
     "STARTS",
     "Augmentation",
     "Cloud",
@@ -31,8 +34,11 @@ __all__ = [
     "FrameMoments",
     "LossCurves",
     "Margins",
+    "Separated",
     "State",
+    "cluster_quickly",
     "floor_on_sphere",
     "in_step",
     "loss_curves",
+    "separate",
 ]

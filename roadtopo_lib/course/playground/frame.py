@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from roadtopo_lib.course.playground.clustering import separate
 from roadtopo_lib.course.playground.separation import adjusted_rand_index, smallest_gap, stable_plane
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import LANE_CLASS_IDS
 from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.postprocess import LanePostProcessor
+from roadtopo_lib.postprocess import collect_instances
 
 MAX_POINTS = 1500
 """Lane pixels in the scatter plot, evenly taken from all."""
@@ -30,11 +31,13 @@ class Cloud:
         xy: (N, 2) their embeddings around their centre, projected onto a plane, see ``stable_plane``.
         lanes: (N,) true instance id of each.
         ari: ``adjusted_rand_index`` of clusters against lanes, over all lane pixels of the image.
+        used: lane pixels that were clustered themselves, see ``clustering.Separated``.
     """
 
     xy: np.ndarray
     lanes: np.ndarray
     ari: float
+    used: int
 
 
 class FrameMoments:
@@ -120,20 +123,22 @@ class FrameMoments:
         Args:
             moment: 0..T-1.
             radius: clustering radius, in embedding units.
-            method: of ``cluster_embeddings``.
+            method: of ``cluster_embeddings``; "meanshift" gets some of the pixels, see ``cluster_quickly``.
 
         Returns:
             The ids painted on the road, (H, W) with 0 = none, and the cloud of points.
         """
-        processor = LanePostProcessor(method=method, radius=radius, min_pixels=0, road_model=False)
         lanes_only = np.zeros_like(self.semantic_mask, dtype=np.int64)
         lanes_only.ravel()[self.pixels] = LANE_CLASS_IDS[0]
-        ids = processor.process(lanes_only, self.embeddings[moment], self.first_row)["lane_instances"]
+        separated = separate(lanes_only, self.embeddings[moment], self.first_row, radius, method)
+        groups = separated.lanes, separated.crosswalks
+        ids = collect_instances(lanes_only, *groups, min_pixels=0, road_model=False)["lane_instances"]
         found = ids.ravel()[self.pixels].astype(np.int64) - 1  # id 0, no lane, becomes label −1
         cloud = Cloud(
             xy=self._project(moment),
             lanes=self.instance_mask.ravel()[self._shown].astype(np.int64),
             ari=adjusted_rand_index(self.instance_mask.ravel()[self.pixels], found),
+            used=separated.used,
         )
         return ids, cloud
 

@@ -1,35 +1,39 @@
 """What all widgets share: panels drawn by matplotlib, controls beside them, and a still picture where no kernel runs.
 
 A panel is one small figure. What moves is redrawn over a stored background (blitting), the picture goes to the browser
-as a PNG, and the same artists give the still picture. The clock of an animation is the browser's ``Play``: Colab
-shows no picture that a thread or a loop of the kernel sends by itself.
-
-Only the core of ``ipywidgets``, and of that only what versions 7.7.1 (Colab) and 8 share.
+as a PNG or JPEG, and the same artists give the still picture. The clock of an animation is the browser's ``Play``:
+Colab shows no picture that a thread or a loop of the kernel sends by itself.
 """
 
 import base64
-import functools
 import io
-import math
 import textwrap
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import ipywidgets as widgets
 import numpy as np
-import traitlets
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from roadtopo_lib.course.widgets._controls import button, in_turn
+from roadtopo_lib.course.widgets._page import house, spoken
 from roadtopo_lib.viz import INSTANCE_COLORS
 
-DPI = 100
-PANEL_SIZE = (4.1, 3.5)
-"""Inches: two panels lie side by side in JupyterLab on a 1280 pixel screen, file list open; one alone fills a phone."""
+DPI = 110
+PANEL_SIZE = (4.8, 3.7)
+"""Inches: one panel fills a phone, and what the controls leave in JupyterLab on a 1280 pixel screen, file list open."""
+HALF = 4.0
+"""Inches of width of a picture that shares a row with another one."""
+TICK, LABEL, TITLE = 9, 9.5, 11
+"""Points: on a phone a panel is shown at little more than half its size."""
+ENLARGED = 1.3
+"""The most that a browser may enlarge a panel."""
+STILL_WIDTH = 1100
+"""Pixels of the still picture; panels beyond it begin a new row."""
 
 COLORS = INSTANCE_COLORS / 255
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -39,7 +43,8 @@ DASH = 10
 """Pixels from one dash of a line to the next."""
 
 PALETTE_COLORS = 128
-"""Colours of a picture on its way to the browser: fewer bytes, which counts where the kernel is far away."""
+"""Colours of a plot on its way to the browser: fewer bytes, which counts where the kernel is far away."""
+JPEG_QUALITY = 90
 
 PICTURES_PER_UPDATE = 3
 """While the clock runs, the second panel and the words follow with every third picture: nobody reads faster, and it
@@ -47,48 +52,40 @@ leaves the time to what moves."""
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
-_TURN = threading.RLock()
-"""Held by whoever changes a board or draws: JupyterLab 4.4 and newer lets controls answer in a thread of their own, a
-subshell of the kernel, and those it has not heard from there still in the main thread. One for all boards, since
-matplotlib is not made for threads."""
-
-
-def in_turn(action: Callable) -> Callable:
-    """The same function, waiting while another thread is in one."""
-
-    @functools.wraps(action)
-    def waiting(*args: object, **kwargs: object) -> object:
-        with _TURN:
-            return action(*args, **kwargs)
-
-    return waiting
-
 
 class Panel:
     """One figure whose moving artists are redrawn over a stored background.
 
     Args:
+        name: what it shows, for those who do not see it.
         size: (width, height) in inches.
+        whole: it takes a row of its own, except on wide screens.
 
     Attributes:
         figure, axes: matplotlib's.
         image: the widget that shows it.
+        kind: "plot", "photo" (sent as JPEG, without banding) or "flat" (exact colours).
     """
 
-    def __init__(self, size: tuple[float, float] = PANEL_SIZE) -> None:
+    def __init__(self, name: str, size: tuple[float, float] = PANEL_SIZE, whole: bool = True) -> None:
+        self.name, self.kind = name, "plot"
         self.figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="none")
         self._canvas = FigureCanvasAgg(self.figure)
         # Fixed margins, in inches: a layout that adapts would shift the picture when a tick label grows.
-        self.figure.subplots_adjust(0.62 / size[0], 0.48 / size[1], 1 - 0.12 / size[0], 1 - 0.32 / size[1])
+        self.figure.subplots_adjust(0.66 / size[0], 0.5 / size[1], 1 - 0.24 / size[0], 1 - 0.36 / size[1])
         self.axes = self.figure.add_subplot()
         self.axes.spines[["top", "right"]].set_visible(False)
-        self.axes.tick_params(labelsize=8)
+        self.axes.tick_params(labelsize=TICK)
+        self._title = self.axes.text(
+            0.5, 1.02, "", transform=self.axes.transAxes, ha="center", va="bottom", fontsize=TITLE, weight="bold"
+        )
         self._moving: list[Artist] = []
+        self.moving(self._title)
         self._background = None
         self._limits: tuple[float, ...] = ()
-        self.image = widgets.Image(
-            format="url", layout=widgets.Layout(width=f"{size[0] * DPI:.0f}px", max_width="100%")
-        )
+        self.image = widgets.Image(format="url", layout=widgets.Layout(max_width=f"{ENLARGED * size[0] * DPI:.0f}px"))
+        for css in ("rt-picture", *(["rt-whole"] if whole else [])):
+            self.image.add_class(css)
 
     def moving(self, *artists: Artist) -> None:
         """Names artists that change from picture to picture; all others belong to the background."""
@@ -96,11 +93,15 @@ class Panel:
             artist.set_animated(True)
         self._moving += artists
 
+    @property
     def finding(self) -> Text:
-        """A title that may change with every picture: it states what is found."""
-        return self.axes.text(
-            0.5, 1.02, "", transform=self.axes.transAxes, ha="center", va="bottom", fontsize=9.5, weight="bold"
-        )
+        """The title, which may change with every picture: it states what is found."""
+        return self._title
+
+    @property
+    def alt(self) -> str:
+        """The picture in words: its title and what it shows."""
+        return f"{self._title.get_text()}. {self.name}"
 
     def forget(self) -> None:
         """The background has changed: it is drawn anew with the next picture."""
@@ -128,31 +129,37 @@ class Panel:
     def show(self) -> None:
         """Draws, and hands the picture to the browser."""
         # As a data URL (15.1 pictures a second): a browser gets bytes by way of another process (14.0).
-        self.image.value = b"data:image/png;base64," + base64.b64encode(png(self.pixels()))
+        mime, data = encoded(self.pixels(), self.kind)
+        self.image.value = f"data:{mime};base64,{base64.b64encode(data).decode()}".encode()
 
 
 class PicturePanel(Panel):
     """A picture with a finding above it.
 
     Args:
+        name: what it shows, for those who do not see it.
         size: (height, width) of the picture in pixels.
         inches: width of the panel.
+        whole: it takes a row of its own, except on wide screens.
+        flat: the picture has a few colours, which must arrive exactly.
     """
 
-    def __init__(self, size: tuple[int, int], inches: float = PANEL_SIZE[0]) -> None:
+    def __init__(
+        self, name: str, size: tuple[int, int], inches: float = HALF, whole: bool = False, flat: bool = False
+    ) -> None:
         height = inches * size[0] / size[1] + 0.3
-        super().__init__((inches, height))
+        super().__init__(name, (inches, height), whole)
+        self.kind = "flat" if flat else "photo"
         self.figure.subplots_adjust(0.02 / inches, 0.02 / height, 1 - 0.02 / inches, 1 - 0.3 / height)
         self.axes.set_axis_off()
         box = self.axes.get_window_extent()
         self._left, self._bottom, self._width, self._height = (round(v) for v in box.bounds)
         self._picture = np.zeros((self._height, self._width, 3), np.uint8)
-        self._title = self.finding()
-        self.moving(self._title)
 
     def draw(self, picture: np.ndarray, finding: str, row: float | None = None) -> None:
         """Shows (H, W, 3) uint8, with a dashed line across one row if asked for."""
-        self._picture = cv2.resize(picture, (self._width, self._height), interpolation=cv2.INTER_AREA)
+        how = cv2.INTER_NEAREST if self.kind == "flat" else cv2.INTER_AREA  # the mean of two classes is a third one
+        self._picture = cv2.resize(picture, (self._width, self._height), interpolation=how)
         if row is not None:
             y = min(self._height - 1, round((row + 0.5) * self._height / len(picture)))
             dashes = np.arange(self._width) % DASH < DASH // 2
@@ -171,13 +178,15 @@ class Board:
     """A widget of the course: ``self.panels`` beside controls, and a line of words.
 
     A subclass fills ``panels``, calls ``arrange`` with its controls, and draws in ``draw``; one with a clock draws its
-    first panel in ``draw_motion``.
+    first panel in ``draw_motion``. One that may take long says so in ``slow``: then a move only announces what is to
+    come, and the browser asks for it once the hand rests (or the reader does, with ``Compute``). So no move waits for
+    those before it, and only the latest is computed.
 
     Attributes:
         panels: the pictures, in the order of the still picture.
         box: the whole, an ipywidgets box.
         words: what the widget says about its state; plain text.
-        contrast: a control and a value. The still picture shows what that value would change, below what is there.
+        ask: the button ``Compute``, for a board that may take long.
     """
 
     title = "widget"
@@ -185,33 +194,67 @@ class Board:
     def __init__(self) -> None:
         self.panels: list[Panel] = []
         self.words = ""
-        self.contrast: tuple[widgets.Widget, object] | None = None
+        self.ask = button("Compute", self._compute, "computes what the controls say")
+        self.ask.add_class("rt-compute")
+        self.ask.disabled = True
         self._line = widgets.HTML()
+        self._line.add_class("rt-words")
         self._pictures = 0  # of the clock's, so far
+        self._moves = 0  # that take long, so far
         self.box = widgets.VBox()
 
     def arrange(self, rows: Sequence[Sequence[widgets.Widget]]) -> None:
-        """Lays out rows of controls, the pictures below them, and the words; draws for the first time."""
-        wrap = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center")
-        self.box.children = [
-            *(widgets.Box(list(row), layout=wrap) for row in rows),
-            widgets.Box([panel.image for panel in self.panels], layout=wrap),
-            self._line,
-        ]
-        self.box.layout = widgets.Layout(max_width="980px")
-        self.update()
+        """Lays out rows of controls, the pictures beside or below them, and the words; draws for the first time."""
+        wrap = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center", overflow="visible")
+        controls = widgets.Box(
+            [row[0] if len(row) == 1 else widgets.Box(list(row), layout=wrap) for row in rows],
+            layout=widgets.Layout(display="flex", flex_flow="column"),
+        )
+        pictures, grid = widgets.Box([panel.image for panel in self.panels]), widgets.Box()
+        grid.children = [controls, self._line, pictures]
+        self.box.children = [house([control for row in rows for control in row]), grid]
+        self.box.layout = widgets.Layout(width="100%")
+        named = {"rt-board": self.box, "rt-grid": grid, "rt-controls": controls, "rt-pictures": pictures}
+        for css, part in named.items():
+            part.add_class(css)
+        self.redraw()
 
     def draw(self) -> None:
         """Sets the artists and ``self.words``."""
         raise NotImplementedError
 
+    def slow(self) -> str:
+        """What would take long if it were drawn now, as the subject of "computes …"; empty if nothing."""
+        return ""
+
     @in_turn
     def update(self) -> None:
+        """Draws and shows everything; if that takes long, announces it."""
+        if not self.slow():
+            self.redraw()
+            return
+        self._moves += 1
+        self.ask.disabled = False
+        self.panels[0].finding.set_text(f"{self.slow()} computes …")
+        self.panels[0].show()
+        self._say(f"{self.slow()} computes … (a slow method: the latest move only)", self._moves)
+
+    @in_turn
+    def redraw(self) -> None:
         """Draws and shows everything."""
         self.draw()
+        self.ask.disabled = True
         for panel in self.panels:
             panel.show()
-        self._line.value = f'<div role="status" style="font-size: 14px; line-height: 1.4">{self.words}</div>'
+        self._say(self.words)
+
+    def _compute(self) -> None:
+        if not self.ask.disabled:  # else another view of the same widget has asked
+            self.redraw()
+
+    def _say(self, words: str, due: int | None = None) -> None:
+        self.words = words
+        self._line.value = spoken(words, [panel.alt for panel in self.panels], due)
 
     def draw_motion(self) -> None:
         """Sets the artists of the first panel."""
@@ -227,147 +270,65 @@ class Board:
             self.panels[0].show()
 
     def still(self) -> np.ndarray:
-        """The picture for where no kernel runs: what is there, and the contrast; (height, width, 3) uint8 RGB."""
-        rows = [self.row()]
-        control, other = self.contrast or (None, None)
-        if control and control.value != other:
-            own, control.value = control.value, other
-            rows.append(self.row())
-            control.value = own
-        return np.concatenate(rows)
+        """The picture for where no kernel runs: what is there, under the words; (height, width, 3) uint8 RGB.
 
-    def row(self) -> np.ndarray:
-        """All panels side by side as they are now, under the words; (height, width, 3) uint8 RGB."""
+        It shows nothing that the reader has not set: what a move would bring is what the notebooks ask for.
+        """
         self.draw()
-        pictures = [panel.pixels() for panel in self.panels]
-        tallest = max(len(picture) for picture in pictures)
-        pictures = [np.pad(p, ((0, tallest - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures]
-        row = np.concatenate(pictures, axis=1)
-        return np.concatenate([_written(f"{self.title} · {self.words}", row.shape[1]), row])
+        rows: list[list[np.ndarray]] = []
+        for picture in (panel.pixels() for panel in self.panels):
+            if not rows or sum(p.shape[1] for p in rows[-1]) + picture.shape[1] > STILL_WIDTH:
+                rows.append([])
+            rows[-1].append(picture)
+        width = max(sum(picture.shape[1] for picture in row) for row in rows)
+        drawn = [_beside(row, width) for row in rows]
+        return np.concatenate([_written(f"{self.title} · {self.words}", width), *drawn])
 
     @in_turn
-    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
-        """The live widget where a kernel runs, the still picture elsewhere."""
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, object], dict[str, object]]:
+        """The live widget where a kernel runs, the still picture elsewhere; and what a viewer may tell of it."""
+        photo = any(panel.kind == "photo" for panel in self.panels)
+        mime, data = encoded(self.still(), "photo" if photo else "plot")
+        alt = f"{self.title}: {' '.join(f'{panel.alt}.' for panel in self.panels)}"
         return {
             "text/plain": f"[{self.title}: run this cell to move it]",
-            "image/png": base64.b64encode(png(self.still())).decode(),
+            mime: base64.b64encode(data).decode(),
             VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id},
-        }
+        }, {mime: {"alt": alt}}
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB as a PNG with a palette."""
-    file = io.BytesIO()
+def encoded(pixels: np.ndarray, kind: str) -> tuple[str, bytes]:
+    """(H, W, 3) uint8 RGB as its media type and bytes: JPEG for a "photo", PNG for a "plot" or a "flat" picture."""
+    if kind != "plot":
+        ending, options = {
+            "photo": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY,
+                               cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]),
+            "flat": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
+        }[kind]  # fmt: skip
+        data = cv2.imencode(ending, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+        return "image/jpeg" if kind == "photo" else "image/png", data
     picture = Image.fromarray(pixels).quantize(PALETTE_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette = np.array(picture.getpalette(), np.uint8).reshape(-1, 3)
+    palette[(palette >= 250).all(axis=1)] = 255  # the quantiser's white is a mean of near whites
+    picture.putpalette(palette.ravel().tobytes())
+    file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return "image/png", file.getvalue()
 
 
-def slider(name: str, value: float, low: float, high: float, step: float) -> widgets.Widget:
-    """A labelled slider; whole numbers where value and step are.
-
-    Args:
-        name: with its unit, as in ``"radius (units)"``; short, for on a phone it leaves little room to the slider.
-            "Units" are those of the embedding space.
-    """
-    kind = widgets.IntSlider if isinstance(value, int) and isinstance(step, int) else widgets.FloatSlider
-    return kind(
-        value=value,
-        min=low,
-        max=high,
-        step=step,
-        description=name,
-        style={"description_width": "initial"},
-        layout=widgets.Layout(width="320px", max_width="100%"),
+def _beside(pictures: list[np.ndarray], width: int) -> np.ndarray:
+    """Pictures side by side, filled up with white from above and from the right: (height, width, 3) uint8 RGB."""
+    tallest = max(len(picture) for picture in pictures)
+    row = np.concatenate(
+        [np.pad(p, ((tallest - len(p), 0), (0, 0), (0, 0)), constant_values=255) for p in pictures], axis=1
     )
-
-
-def choice(name: str, options: Sequence, value: object = None) -> widgets.Dropdown:
-    """A labelled list to choose from; options are values, or pairs of a text and a value."""
-    first = options[0][1] if isinstance(options[0], tuple) else options[0]
-    return widgets.Dropdown(
-        options=options,
-        value=first if value is None else value,
-        description=name,
-        style={"description_width": "initial"},
-        layout=widgets.Layout(width="320px", max_width="100%"),
-    )
-
-
-def switch(name: str, value: bool = False) -> widgets.Checkbox:
-    """A labelled check box."""
-    return widgets.Checkbox(
-        value=value, description=name, indent=False, layout=widgets.Layout(width="auto", max_width="100%")
-    )
-
-
-def note(text: str) -> widgets.HTML:
-    """A line of words between controls."""
-    return widgets.HTML(f'<span style="font-size: 14px">{text}</span>')
-
-
-def button(name: str, action: Callable[[], None], help_text: str = "") -> widgets.Button:
-    """A button with words on it: Colab shows no icons."""
-    made = widgets.Button(
-        description=name, tooltip=help_text or name, layout=widgets.Layout(width="auto", min_width="70px")
-    )
-    made.on_click(in_turn(lambda _: action()))
-    return made
-
-
-class _Play(widgets.Play):
-    """A clock whose ticks are not sent back to the browser: one message less for every picture."""
-
-    value = traitlets.CInt(0).tag(sync=True, echo_update=False)
-
-
-def clock(tick: Callable[[], None], rest: Callable[[], None], interval: int = 40) -> widgets.Play:
-    """The browser's clock, a control with a button to play.
-
-    Args:
-        tick: called every ``interval`` milliseconds, or as often as it is done.
-        rest: called when the clock stops.
-        interval: in milliseconds.
-    """
-    play = _Play(min=0, max=1_000_000, interval=interval, layout=widgets.Layout(width="auto"))
-
-    @in_turn
-    def on_value(change: dict) -> None:
-        if change["new"] > change["old"]:  # its stop button sets it back to 0, which is no tick
-            tick()
-
-    @in_turn
-    def on_playing(change: dict) -> None:
-        if not change["new"]:
-            rest()
-
-    play.observe(on_value, "value")
-    play.observe(on_playing, "playing" if play.has_trait("playing") else "_playing")  # ipywidgets 8, 7
-    return play
-
-
-def on_change(action: Callable[[], None], *controls: widgets.Widget) -> None:
-    """Calls ``action`` when any of these controls gets another value.
-
-    A slider that is set to 0.7 answers from the browser with 0.7000000000000001: that is no other value.
-    """
-
-    @in_turn
-    def on_value(change: dict) -> None:
-        before, now = change["old"], change["new"]
-        if not (isinstance(now, float) and math.isclose(before, now)):
-            action()
-
-    for control in controls:
-        # A value that comes from the browser waits, too: a drawing must not see it change half way.
-        control.set_state = in_turn(control.set_state)
-        control.observe(on_value, "value")
+    return np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
 
 
 def _written(text: str, width: int) -> np.ndarray:
     """A strip of words, wrapped to the width: (height, width, 3) uint8 RGB."""
-    lines = textwrap.wrap(text, width=max(20, width // 7))
-    figure = Figure(figsize=(width / DPI, (len(lines) * 17 + 8) / DPI), dpi=DPI, facecolor="white", layout="none")
+    lines = textwrap.wrap(text, width=max(20, width // 8))
+    figure = Figure(figsize=(width / DPI, (len(lines) * 19 + 8) / DPI), dpi=DPI, facecolor="white", layout="none")
     canvas = FigureCanvasAgg(figure)
     figure.text(8 / width, 0.5, "\n".join(lines), va="center", fontsize=9.5)
     canvas.draw()

@@ -4,7 +4,8 @@ import numpy as np
 
 from roadtopo_lib.course import samples
 from roadtopo_lib.course.playground import Augmentation, in_step
-from roadtopo_lib.course.widgets._base import Board, PicturePanel, button, on_change, slider, switch
+from roadtopo_lib.course.widgets._base import PANEL_SIZE, Board, PicturePanel
+from roadtopo_lib.course.widgets._controls import button, on_change, slider, switch
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.viz import color_instances, color_semantic
 
@@ -24,7 +25,11 @@ class AugmentationInStep(Board):
         self.dataset = dataset or LaneInstanceDataset(samples(), "train")
         self._read(index)
         size = self._files[0].shape[:2]
-        self.panels = [PicturePanel(size, 2.75) for _ in range(3)]
+        self.panels = [
+            PicturePanel("The image after crop, mirroring and change of colour", size, PANEL_SIZE[0], whole=True),
+            PicturePanel("The class mask after the same crop and mirroring", size, flat=True),
+            PicturePanel("The instances, painted over the image", size),
+        ]
         self._index = slider("sample (number)", index, 0, len(self.dataset) - 1, 1)
         self._size = slider("crop side (%)", 80, 30, 100, 1)
         self._left = slider("from left (%)", 50, 0, 100, 1)
@@ -33,14 +38,14 @@ class AugmentationInStep(Board):
         self._colors = [slider(f"{name} (×)", 1.0, 0.0, 2.0, 0.05) for name in ("brightness", "contrast", "saturation")]
         self._separately = switch("trap: draw for the masks separately")
         self._draws = 0
-        self.contrast = self._separately, True
         on_change(self._other_sample, self._index)
         on_change(self.update, self._size, self._left, self._top, self._flip, *self._colors, self._separately)
         self.arrange(
             [
-                [self._index, self._size, self._left, self._top],
-                [self._flip, *self._colors],
-                [self._separately, button("Draw again", self._draw_again, "another random draw for the masks")],
+                *([control] for control in (self._index, self._size, self._left, self._top, *self._colors)),
+                [self._flip],
+                [self._separately],
+                [button("Draw again", self._draw_again, "another random draw for the masks")],
             ]
         )
 
@@ -56,9 +61,9 @@ class AugmentationInStep(Board):
         agreement = in_step(moved, chosen.move(instance))
         shown = chosen.recolor(chosen.move(image))
         over = np.where(moved[..., None] > 0, color_instances(moved), shown)
-        self.panels[0].draw(shown, "image")
-        self.panels[1].draw(color_semantic(of_masks.move(semantic)), "classes (a colour is a class)")
-        self.panels[2].draw(over.astype(np.uint8), "instances (a colour is an id)")
+        self.panels[0].draw(shown, "The image")
+        self.panels[1].draw(color_semantic(of_masks.move(semantic)), "A colour is a class")
+        self.panels[2].draw(over.astype(np.uint8), "A colour is an id")
         self.words = f"{agreement:.0%} of the instance pixels bear the id that belongs to what the image shows there."
         if self._separately.value:
             mirrored = " and are mirrored differently" if of_masks.flip != chosen.flip else ""

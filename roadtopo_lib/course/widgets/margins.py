@@ -1,17 +1,13 @@
 """Margins explorer: what each margin and weight does to the layout, to the loss and to the clusters found."""
 
-import copy
-
-import numpy as np
-
 from roadtopo_lib.course.playground import FAILURES, EmbeddingPlayground
-from roadtopo_lib.course.widgets._base import Board, button, choice, clock, on_change, slider, switch
+from roadtopo_lib.course.widgets._base import Board
+from roadtopo_lib.course.widgets._controls import button, choice, clock, on_change, slider, switch
 from roadtopo_lib.course.widgets.separation import (
     STEPS_PER_TICK,
     STEPS_TO_CONVERGE,
     LayoutPanel,
     TermsPanel,
-    row_of,
     terms_in_words,
 )
 
@@ -68,6 +64,7 @@ class MarginsExplorer(Board):
         self._normalize = switch("L2-normalise (unit sphere)", margins.normalize)
         self._follow = switch("radius from the margins", radius is None)
         self._radius = slider("radius (units)", radius or 1.5, 0.05, 5.0, 0.05)
+        self._found = self.playground.clusters(self.radius)
         self._quiet = False  # set while a preset moves many controls at once
         on_change(self.settle, *self._margins.values(), self._normalize)
         on_change(self._redraw, self._follow)
@@ -76,11 +73,12 @@ class MarginsExplorer(Board):
         on_change(self._begin_again, self._lanes, self._dim)
         self.arrange(
             [
-                [self._preset, self._lanes, self._dim],
-                [*self._margins.values(), self._normalize],
-                [self._radius, self._follow],
+                *([control] for control in (self._preset, *self._margins.values(), self._normalize, self._radius)),
+                [self._follow],
+                [self._lanes],
+                [self._dim],
+                [clock(self._tick, self.update)],
                 [
-                    clock(self._tick, self.update),
                     button("Restart", self.restart, "from random points, without converging: play to watch"),
                     button("Converge", self.converge, f"{STEPS_TO_CONVERGE} steps at once"),
                 ],
@@ -134,37 +132,38 @@ class MarginsExplorer(Board):
         )
         self.update()
 
-    def still(self) -> np.ndarray:
-        """What is there, and below it the same margins on the unit sphere; (height, width, 3) uint8 RGB."""
-        rows = [self.row()]
-        if not self.playground.margins.normalize:
-            sphere = copy.deepcopy(self.playground)
-            sphere.set_margins(normalize=True)
-            sphere.reset()
-            sphere.step(STEPS_TO_CONVERGE)
-            rows.append(row_of(self, sphere))
-        return np.concatenate(rows)
-
     def draw_motion(self) -> None:
         """Sets the artists of the points; the radius slider shows what is in use."""
         self._quiet, before = True, self._quiet
         self._radius.value = self.radius
         self._quiet = before
-        self._layout.draw(self.playground, self.radius, arrows=False)
+        self._found = self.playground.clusters(self.radius)
+        lanes, count = self.playground.lanes, self._found.count
+        finding = f"{count} {'cluster' if count == 1 else 'clusters'} for {lanes} lanes, ARI {self._found.ari:.2f}"
+        self._layout.draw(self.playground, finding, self._found, self.radius, arrows=False)
 
     def draw(self) -> None:
         """Sets the artists and the words."""
         self.draw_motion()
         self._terms.draw(self.playground)
-        found, floor = self.playground.clusters(self.radius), self.playground.floor()
-        self.words = f"{found.count} clusters for {self.playground.lanes} lanes, ARI {found.ari:.2f}: {found.verdict}."
-        self.words += f" {terms_in_words(self.playground).capitalize()}."
+        found, floor, lanes = self._found, self.playground.floor(), self.playground.lanes
+        flat = self.playground.dim == 2
+        self.words = (
+            f"{found.count} clusters for {lanes} lanes, ARI {found.ari:.2f}: {found.verdict}. "
+            f"{terms_in_words(self.playground).capitalize()}."
+        )
         if floor > 0:
             self.words += (
-                f" On the unit sphere {self.playground.lanes} means cannot all be 2 · delta_dist ="
+                f" On the unit sphere {lanes} means cannot all be 2 · delta_dist ="
                 f" {2 * self.playground.margins.delta_dist:.2f} apart: the distance term never falls below {floor:.2f}"
-                f"{'' if self.playground.dim == 32 else ', in 2-D not even there'}."
+                f"{', in 2-D not even there' if flat else ''}."
             )
+        self.words += " A colour is a cluster found (grey: none), a shape is a true lane, white is a lane's mean. "
+        self.words += (
+            "Circles around each mean: solid delta_var, dashed delta_dist, dotted the radius."
+            if flat
+            else "Projected, points look nearer than they are: in 32-D no circles are drawn."
+        )
 
     def _begin_again(self) -> None:
         self.restart()

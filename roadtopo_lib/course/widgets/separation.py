@@ -1,24 +1,13 @@
 """Embedding separation: points of a few lanes, pushed and pulled by the discriminative loss."""
 
-import copy
 import math
 
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from roadtopo_lib.course.playground import STARTS, EmbeddingPlayground, Margins, State
-from roadtopo_lib.course.widgets._base import (
-    COLORS,
-    MARKERS,
-    Board,
-    Panel,
-    button,
-    choice,
-    clock,
-    note,
-    on_change,
-    slider,
-)
+from roadtopo_lib.course.playground import STARTS, Clusters, EmbeddingPlayground, Margins, State
+from roadtopo_lib.course.widgets._base import COLORS, LABEL, MARKERS, Board, Panel
+from roadtopo_lib.course.widgets._controls import button, choice, clock, note, on_change, slider
 
 STEPS_PER_TICK = 3
 STEPS_TO_CONVERGE = 300
@@ -34,29 +23,34 @@ LAST_STEP = {"marker": "o", "markersize": 4, "markevery": [-1]}
 """A dot at the end of each line: at step 0 there is nothing else to see."""
 
 
+TERMS_SIZE = (4.8, 2.7)
+"""Inches: lower than the points, for both to fit on a screen."""
+UNCLUSTERED = (0.6, 0.6, 0.6)
+
 CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 49)), np.sin(np.linspace(0, 2 * np.pi, 49))], axis=1)
 """(49, 2), radius 1."""
 
 
 class LayoutPanel(Panel):
-    """Points and means in the plane, the margins as circles, the forces as arrows."""
+    """Points and means in the plane; in 2-D the margins as circles, and the forces as arrows.
+
+    A shape is a true lane. A colour is a true lane, too, or the cluster found where ``draw`` gets them.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("Points of each lane and their means in a plane of the embedding space")
         self.axes.set_aspect("equal", adjustable="box")
-        self.axes.set_xlabel("first direction (embedding units)", fontsize=8)
-        self.axes.set_ylabel("second direction (embedding units)", fontsize=8)
+        self.axes.set_xlabel("first direction (embedding units)", fontsize=LABEL)
+        self.axes.set_ylabel("second direction (embedding units)", fontsize=LABEL)
         self.axes.grid(alpha=0.2)
         self._points, self._means = [], []
-        for lane in range(MAX_LANES):
-            color, marker = COLORS[lane % len(COLORS)], MARKERS[lane]
-            self._points += self.axes.plot([], [], marker, color=color, ms=4, alpha=0.55, mew=0)
-            self._means += self.axes.plot([], [], marker, color=color, ms=9, mec="black", mew=1.2)
+        for marker in MARKERS[:MAX_LANES]:
+            self._points.append(self.axes.scatter([], [], s=20, marker=marker, linewidths=0, alpha=0.6))
+            self._means += self.axes.plot([], [], marker, ms=9, mec="black", mew=1.2)
         self._pull = self._line_set("black", "-")
         self._push = self._line_set("0.45", "--")
-        self._radius = self._line_set("#AA3377", ":")
+        self._radius = self._line_set("#AA3377", ":", 1.5)
         self._arrows = self._line_set("0.3", "-", 0.8)
-        self.finding().set_text("Points, means and margins")
         self._sphere = self._line_set("0.6", "-", 2.5)
         circles = (self._sphere, self._push, self._radius, self._pull)
         self.moving(*self._points, *circles, self._arrows, *self._means)
@@ -66,50 +60,81 @@ class LayoutPanel(Panel):
         self.axes.add_collection(lines, autolim=False)
         return lines
 
-    def draw(self, playground: EmbeddingPlayground, radius: float | None = None, arrows: bool = True) -> None:
+    def draw(self, playground: EmbeddingPlayground, finding: str, found: Clusters | None = None, radius: float = 0.0,
+             arrows: bool = True) -> None:  # fmt: skip
         """Sets all artists.
 
         Args:
             playground: what to show.
+            finding: the title.
+            found: clusters, whose colours the points take.
             radius: a clustering radius to draw around each mean, if any.
             arrows: draw the forces.
         """
         state, margins = playground.state(), playground.margins
         xy, means, forces = (values @ state.plane for values in (state.points, state.means, state.forces))
-        for lane in range(MAX_LANES):
-            own = xy[state.lanes == lane]  # empty beyond the last lane
-            self._points[lane].set_data(own[:, 0], own[:, 1])
-            self._means[lane].set_data(means[lane : lane + 1, 0], means[lane : lane + 1, 1])
-            for artist in (self._points[lane], self._means[lane]):
-                artist.set_visible(lane < playground.lanes)
-        # Projected, means look nearer than they are: circles that do not overlap in 32-D would seem to.
-        push = margins.delta_dist if playground.dim == 2 else None
-        for circles, size in ((self._pull, margins.delta_var), (self._push, push), (self._radius, radius)):
-            circles.set_segments(means[:, None] + size * CIRCLE if size else [])  # (C, 49, 2)
+        colors = COLORS[state.lanes % len(COLORS)] if found is None else cluster_colors(found)
+        for lane, (points, mean) in enumerate(zip(self._points, self._means, strict=True)):
+            own = state.lanes == lane  # nowhere, beyond the last lane
+            points.set_offsets(xy[own])
+            points.set_facecolors(colors[own])
+            mean.set_data(means[lane : lane + 1, 0], means[lane : lane + 1, 1])
+            mean.set_markerfacecolor(COLORS[lane % len(COLORS)] if found is None else "white")
+        # Projected, distances look shorter than they are: only in two dimensions does a circle tell the truth.
+        flat = playground.dim == 2
+        sizes = {self._pull: margins.delta_var, self._push: margins.delta_dist, self._radius: radius}
+        for circles, size in sizes.items():
+            circles.set_segments(means[:, None] + size * CIRCLE if flat and size > 0 else [])  # (C, 49, 2)
         self._sphere.set_segments(CIRCLE[None] if margins.normalize else [])
         self._arrows.set_segments(_arrows(state, xy, forces) if arrows else [])
+        self.finding.set_text(finding)
         # Limits in steps of a quarter: new ones cost a full drawing.
-        reach = max(np.abs(xy).max(), np.abs(means).max() + max(margins.delta_var, push or 0), 0.5)
+        around = max(margins.delta_var, margins.delta_dist) if flat else 0
+        reach = max(np.abs(xy).max(), np.abs(means).max() + around, 0.5)
         extent = 1.25 ** math.ceil(math.log(1.02 * reach, 1.25))
         self.set_limits(-extent, extent, -extent, extent)
+
+
+def cluster_colors(found: Clusters) -> np.ndarray:
+    """A colour for each point: (N, 3).
+
+    A cluster takes the colour of the lane that gives it most points, unless a larger cluster has it already: a lane
+    that is found looks as it does elsewhere, a split one has several colours, and merged ones have the same. Points
+    without a cluster are grey.
+    """
+    lane_count = int(found.lanes.max()) + 1
+    table = np.zeros((found.count, lane_count), int)  # clusters × lanes
+    clustered = found.labels >= 0
+    np.add.at(table, (found.labels[clustered], found.lanes[clustered]), 1)
+    color_of, taken = np.zeros(found.count + 1, int), set()
+    for rank, cluster in enumerate(np.argsort(-table.sum(axis=1), kind="stable")):
+        lane = int(table[cluster].argmax())
+        color_of[cluster] = lane if lane not in taken else lane_count + rank
+        taken.add(lane)
+    colors = COLORS[color_of % len(COLORS)]
+    colors[-1] = UNCLUSTERED  # label −1
+    return colors[found.labels]
 
 
 class TermsPanel(Panel):
     """The three terms of the loss over the steps, with the floor that the push cannot fall below."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.axes.set_xlabel("steps", fontsize=8)
-        self.axes.set_ylabel("term of the loss, unweighted", fontsize=8)
+        super().__init__("The three terms of the loss over the steps, on a logarithmic axis", TERMS_SIZE)
+        self.axes.set_xscale("symlog", linthresh=1)
+        self.axes.xaxis.set_major_formatter("{x:.0f}")
+        self.axes.set_xlabel("steps (logarithmic from 1 on)", fontsize=LABEL)
+        self.axes.set_ylabel("term, unweighted", fontsize=LABEL)
         self.axes.grid(alpha=0.2)
         self._lines = {
             name: self.axes.plot([], [], TERM_STYLES[name], color=color, lw=1.8, label=name, **LAST_STEP)[0]
             for name, color in TERM_COLORS.items()
         }
         (self._floor,) = self.axes.plot([], [], "-.", color="black", lw=1.2)
-        self._floor_name = self.axes.text(0, 0, "floor of distance on the sphere", fontsize=8, va="bottom", ha="right")
-        self.axes.legend(frameon=False, fontsize=8, loc="upper right")
-        self.finding().set_text("Terms of the loss")
+        self._floor_name = self.axes.text(
+            0, 0, "floor of distance on the sphere", fontsize=LABEL, va="bottom", ha="left"
+        )
+        self.axes.legend(frameon=False, fontsize=LABEL, loc="upper right")
         self.moving(*self._lines.values(), self._floor, self._floor_name)
 
     def draw(self, playground: EmbeddingPlayground) -> None:
@@ -125,11 +150,13 @@ class TermsPanel(Panel):
         self._floor.set_data([0, 10**7], [floor, floor])
         for artist in (self._floor, self._floor_name):
             artist.set_visible(floor > 0)
-        # Limits grow by doubling, so that a new background is rarely needed.
-        right = 50 * 2 ** max(0, math.ceil(math.log2(max(1, len(history)) / 50)))
+        largest = max(TERM_COLORS, key=history[-1].get)
+        self.finding.set_text(f"{largest.capitalize()} is the largest term")
+        # Limits grow tenfold, so that a new background is rarely needed.
+        right = 10 ** max(2, math.ceil(math.log10(max(1, len(history)))))
         top = _round_up(max(most, floor))
         self.set_limits(0, right, -0.03 * top, top)
-        self._floor_name.set_position((0.98 * right, floor + 0.01 * top))
+        self._floor_name.set_position((0.1, floor + 0.01 * top))
 
 
 class EmbeddingSeparation(Board):
@@ -159,29 +186,40 @@ class EmbeddingSeparation(Board):
         self._dim = choice("space", [("2-D", 2), ("32-D, projected", 32)])
         self._guess = slider("my guess (units)", 1.0, 0.0, 5.0, 0.1)
         self._answer = ""
+        self._released = False  # the points lie where the answer showed them: the next step begins at the start
         on_change(self.restart, self._lanes, self._points, self._spread, self._start, self._dim)
         self.arrange(
             [
+                [note("<b>Predict first</b>: how far apart will the nearest two means end?")],
+                [self._guess],
+                [button("Release", self.release, "runs to the end and shows the answer")],
+                [note("Then play: watch the points on their way.")],
                 [
                     clock(self._tick, self.update),
                     button("Step", lambda: self.advance(1), "one step of gradient descent"),
+                ],
+                [
                     button("Converge", lambda: self.advance(STEPS_TO_CONVERGE), f"{STEPS_TO_CONVERGE} steps at once"),
                     button("Reset", self.restart, "back to the start"),
                 ],
-                [self._lanes, self._points, self._spread, self._start, self._dim],
-                [note("Predict first: how far apart will the nearest two means end?")],
-                [self._guess, button("Release", self.release, "runs to the end and shows the answer")],
+                *([control] for control in (self._lanes, self._points, self._spread, self._start, self._dim)),
             ]
         )
 
     def _tick(self) -> None:
-        self._answer = ""
+        self._begin()
         self.playground.step(STEPS_PER_TICK)
         self.next_picture()
 
+    def _begin(self) -> None:
+        """After an answer the next step is the first one: its way there is what is to be seen."""
+        if self._released:
+            self.playground.reset()
+        self._answer, self._released = "", False
+
     def advance(self, steps: int) -> None:
         """Steps, and shows."""
-        self._answer = ""
+        self._begin()
         self.playground.step(steps)
         self.update()
 
@@ -196,26 +234,22 @@ class EmbeddingSeparation(Board):
             self.playground.margins,
             self.playground.seed,
         )
-        self._answer = ""
+        self._answer, self._released = "", False
         self.update()
 
     def release(self) -> None:
         """Runs to the end, and holds the guess against it."""
         self.playground.step(STEPS_TO_CONVERGE)
+        self._released = True
         truth, guess = self.playground.state().smallest_gap, self._guess.value
         judged = "close" if abs(guess - truth) <= 0.2 else "look again: 2 · delta_dist is where the push ends"
-        self._answer = f" You guessed {guess:.1f}, it is {truth:.2f}: {judged}."
+        self._answer = f"You guessed {guess:.1f}, it is {truth:.2f}: {judged}. "
         self.update()
-
-    def still(self) -> np.ndarray:
-        """Where the points are, and below where they end; (height, width, 3) uint8 RGB."""
-        end = copy.deepcopy(self.playground)
-        end.step(STEPS_TO_CONVERGE)
-        return np.concatenate([self.row(), row_of(self, end)])
 
     def draw_motion(self) -> None:
         """Sets the artists of the points."""
-        self._layout.draw(self.playground)
+        gap = self.playground.state().smallest_gap
+        self._layout.draw(self.playground, f"The nearest two means are {gap:.2f} apart")
 
     def draw(self) -> None:
         """Sets the artists and the words."""
@@ -223,21 +257,15 @@ class EmbeddingSeparation(Board):
         self._terms.draw(self.playground)
         margins, step = self.playground.margins, len(self.playground.history) - 1
         found = self.playground.clusters()
-        push = f"dashed delta_dist = {margins.delta_dist:g}, two of which must not overlap"
-        self.words = (
-            f"Circles around each mean: solid delta_var = {margins.delta_var:g}, where the pull ends; "
-            f"{push if self.playground.dim == 2 else 'projected, means look nearer than they are'}. "
-            f"Step {step}, {terms_in_words(self.playground)}. Clustering: {found.verdict}.{self._answer}"
+        circles = (
+            f"Circles around each mean: solid delta_var = {margins.delta_var:g}, dashed delta_dist = "
+            f"{margins.delta_dist:g}. Arrows: the forces."
+            if self.playground.dim == 2
+            else "No circles: projected, points look nearer than they are. Arrows: the forces."
         )
-
-
-def row_of(board: Board, other: EmbeddingPlayground) -> np.ndarray:
-    """What a board would show of another simulation, see ``Board.row``; it keeps its own."""
-    own, board.playground = board.playground, other
-    row = board.row()
-    board.playground = own
-    board.draw()
-    return row
+        self.words = (
+            f"{self._answer}Step {step}, {terms_in_words(self.playground)}. Clustering: {found.verdict}. {circles}"
+        )
 
 
 def terms_in_words(playground: EmbeddingPlayground) -> str:

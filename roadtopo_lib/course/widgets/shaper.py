@@ -5,9 +5,12 @@ import math
 import numpy as np
 
 from roadtopo_lib.course.playground import LOSSES, MOVED, LossCurves, loss_curves
-from roadtopo_lib.course.widgets._base import COLORS, Board, Panel, choice, on_change, slider
+from roadtopo_lib.course.widgets._base import COLORS, LABEL, Board, Panel
+from roadtopo_lib.course.widgets._controls import choice, on_change, slider
 
 STYLES = ("-", "--", "-.", ":")
+CURVES_SIZE = (4.8, 3.0)
+"""Inches: two such panels below each other fit on a screen."""
 
 
 class CurvesPanel(Panel):
@@ -18,9 +21,9 @@ class CurvesPanel(Panel):
     """
 
     def __init__(self, what: str) -> None:
-        super().__init__()
-        self.axes.set_xlabel("predicted probability of the rare class", fontsize=8)
-        self.axes.set_ylabel(what, fontsize=8)
+        super().__init__(f"Curves of four losses over the predicted probability: {what}", CURVES_SIZE)
+        self.axes.set_xlabel("predicted probability of the rare class", fontsize=LABEL)
+        self.axes.set_ylabel(what, fontsize=LABEL)
         self.axes.grid(alpha=0.2)
         self._lines = {
             name: self.axes.plot([], [], style, color=COLORS[i], lw=1.8, label=name)[0]
@@ -30,9 +33,8 @@ class CurvesPanel(Panel):
         self._dots = {
             name: self.axes.plot([], [], "o", color=COLORS[i], mec="black", ms=6)[0] for i, name in enumerate(LOSSES)
         }
-        self.axes.legend(frameon=False, fontsize=8, loc="upper right")
-        self._title = self.finding()
-        self.moving(*self._lines.values(), self._cursor, *self._dots.values(), self._title)
+        self.axes.legend(frameon=False, fontsize=LABEL, loc="upper right", ncols=2)
+        self.moving(*self._lines.values(), self._cursor, *self._dots.values())
 
     def draw(self, curves: dict[str, np.ndarray], probability: np.ndarray, at: float, finding: str) -> None:
         """Sets all artists; the axes leave room for the largest value."""
@@ -43,8 +45,10 @@ class CurvesPanel(Panel):
         low = min(0.0, *(values.min() for values in curves.values()))
         high = max(values.max() for values in curves.values())
         top = _stepped(high)
-        self.set_limits(0, 1, -0.05 * top if low > -0.01 * top else -1.05 * _stepped(-low), 1.05 * top)
-        self._title.set_text(finding)
+        self.set_limits(
+            0, 1, -0.05 * top if low > -0.01 * top else -1.05 * _stepped(-low), 1.3 * top
+        )  # above: the legend
+        self.finding.set_text(finding)
 
 
 class LossShaper(Board):
@@ -54,7 +58,7 @@ class LossShaper(Board):
 
     def __init__(self) -> None:
         super().__init__()
-        self._loss, self._pull = CurvesPanel("loss"), CurvesPanel("pull on one pixel's logit (thousandths)")
+        self._loss, self._pull = CurvesPanel("loss"), CurvesPanel("pull on a logit (thousandths)")
         self.panels = [self._loss, self._pull]
         self._at = slider("probability", 0.3, 0.01, 0.99, 0.01)
         self._moved = choice("what moves", MOVED, MOVED[1])
@@ -65,7 +69,6 @@ class LossShaper(Board):
         self._alpha = slider("Tversky alpha", 0.3, 0.0, 1.0, 0.05)
         self._beta = slider("Tversky beta", 0.7, 0.0, 1.0, 0.05)
         self._others.disabled = True
-        self.contrast = self._share, 0.1
         self._curves = self._compute()
         on_change(self.update, self._at)
         on_change(
@@ -74,11 +77,12 @@ class LossShaper(Board):
         )  # fmt: skip
         self.arrange(
             [
-                [self._at, self._share, self._moved],
-                [self._rest, self._others],
-                [self._gamma, self._alpha, self._beta],
+                [control]
+                for control in (
+                    self._at, self._share, self._moved, self._rest, self._others, self._gamma, self._alpha, self._beta,
+                )
             ]
-        )
+        )  # fmt: skip
 
     def recompute(self) -> None:
         """New curves from the controls."""
