@@ -5,7 +5,7 @@
 # that raise no error where they are made.
 
 # %% tags=["set-up"]
-#@title Set-up: run this cell first
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -16,15 +16,18 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    around = (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir())
+    root = next(around, None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit("No clone here: write your fork's address into REPOSITORY.")
+            clone = ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)]
+            subprocess.run(clone, check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)]
+        subprocess.run(install, check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -55,7 +58,7 @@ strip(2, photo=PHOTO)
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
-#@title Imports
+# @title Imports
 import math
 import os
 import tempfile
@@ -1020,7 +1023,7 @@ keep(read_labelled)
 # What the text above states of measured numbers, asserted.
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted: files, ids, transforms
+# @title Claims of this notebook, asserted: files, ids, transforms
 assert np.unique(instance).tolist() == [0, 1, 2, 3, 4, 5]  # "four lines and a crosswalk"
 assert {int(semantic[instance == k][0]) for k in (1, 4)} == {LANE_BOUNDARY}  # the edges, sky blue
 assert {int(semantic[instance == k][0]) for k in (2, 3)} == {LANE_MARKING}
@@ -1050,7 +1053,7 @@ assert len(np.unique(cv2.imread(f"{folder.name}/mask.jpg", cv2.IMREAD_GRAYSCALE)
 print("[OK] every claim on files, ids and transforms holds")
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted: counts and folders
+# @title Claims of this notebook, asserted: counts and folders
 assert round(100 * (shares[0] + shares[ROAD])) == 93
 assert len(raw) == 48 and all((mask != IGNORE_INDEX).all() for mask in masks)
 assert round(100 * math.comb(48 - 10, 4) / math.comb(48, 4)) == 38
@@ -1098,7 +1101,7 @@ print("[OK] every claim on counts and folders holds")
 # </details>
 
 # %% tags=["folded"]
-#@title Measured for the table: reading in grey
+# @title Measured for the table: reading in grey
 conversions, right = [], []
 for name in ("grey8", "grey16", "rgb"):
     in_grey = cv2.imread(f"{folder.name}/{name}.png", cv2.IMREAD_GRAYSCALE)
@@ -1113,7 +1116,7 @@ assert in_file == 154 and max(int(mask.max()) for mask in grey_masks) == 0
 print(f"read rightly in grey: {right}; instances left of {in_file}: 0")
 
 # %% tags=["folded"]
-#@title Measured for the table: colours numbered from 0
+# @title Measured for the table: colours numbered from 0
 
 
 def ids_by_enumeration(rgb):
