@@ -40,8 +40,6 @@ FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 12.0, 0.3, 0.04
 """In inches, without the margins."""
 GAP = 0.08
 """Between boxes, as a share of a box's width."""
-COLORS = 80
-"""Of the stored picture: every notebook holds it twice."""
 CURRENT = "#EE6677"
 
 
@@ -69,7 +67,7 @@ def strip(
         images.append(photograph)
     segmenter = shipped_segmenter(**settings) if segmenter is None else segmenter
     rows = [boxes_of(picture, segmenter) for picture in images]
-    show(draw_strip(rows, chapter, closing), alt_text(rows[0], chapter, closing), colors=COLORS)
+    show(draw_strip(rows, chapter, closing), alt_text(rows[0], chapter, closing))
 
 
 def shipped_segmenter(**settings: object) -> LaneSegmenter:
