@@ -136,9 +136,9 @@ for name, tensor in outputs.items():
 
 # %% [markdown]
 # For each pixel the model gives six class scores (logits) and 32 more numbers, the embedding.
-# `semantic` is the class with the highest score. We cannot see 32 numbers. So we draw, for all
-# lane pixels, their three *principal components*, the three directions in which they differ most,
-# as red, green and blue.
+# `semantic` is the class with the highest score. We cannot see 32 numbers. So we draw, for all lane
+# pixels, their three *[principal components](GLOSSARY.md#principal-component)*, the three
+# directions in which they differ most, as red, green and blue.
 
 
 # %%
