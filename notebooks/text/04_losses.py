@@ -179,7 +179,7 @@ target = batch["semantic_mask"]
 logits = upsample_to(outputs["logits"], target.shape[1:])  # (1, 6, 384, 1024)
 cost = F.cross_entropy(logits, target, reduction="none")[0]  # (384, 1024)
 figure = draw_cost(image, cost, "Cross-entropy: most pixels cost nothing", "−log p")
-show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=48)
+show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=96)
 
 # %% [markdown]
 # The costly pixels lie along the edges of the classes, behind the parked cars, and far away, where
@@ -616,7 +616,7 @@ assert pull.mean() > 1.3 * variance  # not the same mean
 pulled = torch.zeros(semantic.shape)
 pulled[rows, columns] = pull
 figure = draw_cost(image, pulled, "The crossing pays most where lines meet it", "pull (units²)")
-show(figure, "The frame in grey; the crossing glows where lines meet it, lines weakly.", colors=48)
+show(figure, "The frame in grey; the crossing glows where lines meet it, lines weakly.", colors=96)
 
 # %% [markdown]
 # The crossing pays more than half of its pull within 20 pixels of a line. Of the lines, the left
