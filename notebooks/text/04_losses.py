@@ -179,7 +179,7 @@ target = batch["semantic_mask"]
 logits = upsample_to(outputs["logits"], target.shape[1:])  # (1, 6, 384, 1024)
 cost = F.cross_entropy(logits, target, reduction="none")[0]  # (384, 1024)
 figure = draw_cost(image, cost, "Cross-entropy: most pixels cost nothing", "−log p")
-show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=48)
+show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=96)
 
 # %% [markdown]
 # The costly pixels lie along the edges of the classes, behind the parked cars, and far away, where
@@ -263,6 +263,8 @@ def soft_dice(probabilities, target, smooth=1.0):
 
 dice = soft_dice(logits.softmax(dim=1), target)
 assert_close(1 - dice.mean(), DiceLoss(smooth=1.0)(logits, target), **about)
+tiny = soft_dice(two_pixels.softmax(dim=1), truth)[:2]  # here `smooth` matters
+assert_close(1 - tiny.mean(), DiceLoss()(two_pixels, truth))
 
 # %% [markdown]
 # Two rules of the library go beyond this formula. First: a class that occurs nowhere in the labels
@@ -275,16 +277,16 @@ present = soft_dice(logits.softmax(dim=1), five)[:LANE_BOUNDARY]
 assert_close(1 - present.mean(), DiceLoss()(logits, five), **about)
 
 # %% [markdown]
-# Second: the id 255 marks pixels that nobody labelled. They change neither the loss nor its
-# gradient, in Dice as in cross-entropy. If the right half of the frame is unlabelled, Dice is that
-# of the left half, and whatever the model says on the right, no gradient reaches it:
+# Second: the id 255 marks pixels that nobody labelled. They change neither a loss nor its gradient.
+# If the right half of the frame is unlabelled, the loss is that of the left half, and no gradient
+# reaches the right. This holds for all losses of this notebook:
 
 # %%
 half_labelled = target.clone()
 half_labelled[..., 512:] = 255
-left_only = DiceLoss()(logits[..., :512], target[..., :512])
-assert_close(DiceLoss()(logits, half_labelled), left_only, **about)
-for loss_function in (DiceLoss(), torch.nn.CrossEntropyLoss(ignore_index=255)):
+for loss_function in (DiceLoss(), CombinedLoss(), FocalLoss(), TverskyLoss()):
+    left_only = loss_function(logits[..., :512], target[..., :512])
+    assert_close(loss_function(logits, half_labelled), left_only, **about)
     learning = logits.clone().requires_grad_()
     loss_function(learning, half_labelled).backward()
     assert learning.grad[..., :512].abs().max() > 0
@@ -420,6 +422,8 @@ def tversky(probabilities, target, alpha, beta, smooth=1.0):
 probabilities = logits.softmax(dim=1)
 value = 1 - tversky(probabilities, target, 0.3, 0.7).mean()
 assert_close(value, TverskyLoss(alpha=0.3, beta=0.7)(logits, target), **about)
+tiny = tversky(two_pixels.softmax(dim=1), truth, 0.3, 0.7)[:2]
+assert_close(1 - tiny.mean(), TverskyLoss(alpha=0.3, beta=0.7)(two_pixels, truth))
 # With both prices ½ Tversky is Dice. `smooth` counts hits here and areas there: hence the ½.
 equal_prices = tversky(probabilities, target, 0.5, 0.5, smooth=0.5)
 assert_close(equal_prices, dice, **about)
@@ -612,7 +616,7 @@ assert pull.mean() > 1.3 * variance  # not the same mean
 pulled = torch.zeros(semantic.shape)
 pulled[rows, columns] = pull
 figure = draw_cost(image, pulled, "The crossing pays most where lines meet it", "pull (units²)")
-show(figure, "The frame in grey; the crossing glows where lines meet it, lines weakly.", colors=48)
+show(figure, "The frame in grey; the crossing glows where lines meet it, lines weakly.", colors=96)
 
 # %% [markdown]
 # The crossing pays more than half of its pull within 20 pixels of a line. Of the lines, the left
@@ -1083,6 +1087,21 @@ for name in ("Dice", "Tversky"):
 assert counts.min() > 10_000
 effective = weights_from_counts(counts, "effective_number")
 assert effective.sub(1).abs().max() < 0.2 < sqrt_inverse.sub(1).abs().max()
+frequency = counts / image_counts  # share in images that show the class
+recipe_by_hand = {
+    "inverse": 1 / counts,
+    "sqrt_inverse": (1 / counts).sqrt(),
+    "effective_number": (1 - 0.9999) / (1 - 0.9999 ** counts.double()),
+    "median_frequency": frequency.median() / frequency,
+}
+for recipe, weights in recipe_by_hand.items():
+    library = weights_from_counts(counts, recipe, image_pixels=image_counts).double()
+    reference = weights.double() / weights.double().mean()
+    assert math.isclose(library.mean(), 1, rel_tol=1e-4)  # "scaled to a mean of 1"
+    assert_close(library, reference, **about)
+weighted_dice = (sqrt_inverse * (1 - dice)).sum() / sqrt_inverse.sum()
+weighted = 0.6 * F.cross_entropy(logits, target, sqrt_inverse.float()) + 0.4 * weighted_dice
+assert_close(CombinedLoss(class_weights=sqrt_inverse)(logits, target), weighted.float(), **about)
 
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted: the contest
@@ -1111,6 +1130,10 @@ assert (default.semantic_weight, default.instance_weight) == (1.0, 0.5)
 assert (config.semantic_weight, config.instance_weight) == (1.0, 0.1)
 assert (config.alpha, config.beta, config.gamma) == (1.0, 1.0, 0.001)
 assert (config.delta_var, config.delta_dist) == (0.5, 1.5)
+two_frames = torch.cat([outputs["embeddings"], 2 * outputs["embeddings"]])
+each = [DiscriminativeLoss()(e[None], mask)[0] for e in two_frames]
+of_batch = DiscriminativeLoss()(two_frames, mask.repeat(2, 1, 1))[0]
+assert_close(of_batch, (each[0] + each[1]) / 2, **about)  # an id in two images: two lanes
 assert len(EmbeddingSeparation().playground.state().means) == 4
 mixed = settle(1.0, 0.6)
 assert mixed.terms["variance"] < 1e-3 and mixed.terms["distance"] < 1e-3  # "content"
