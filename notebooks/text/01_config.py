@@ -5,7 +5,7 @@
 # settings, one at a time, and shows what changes.
 
 # %% tags=["set-up"]
-#@title Set-up: run this cell first
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -16,15 +16,18 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    around = (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir())
+    root = next(around, None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit("No clone here: write your fork's address into REPOSITORY.")
+            clone = ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)]
+            subprocess.run(clone, check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)]
+        subprocess.run(install, check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -60,7 +63,7 @@ strip(1, photo=PHOTO)
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
-#@title Imports
+# @title Imports
 import math
 import tempfile
 from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
@@ -690,7 +693,7 @@ check("tokens_per_stage", tokens_per_stage)
 # The folded cells assert what the text states.
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted
+# @title Claims of this notebook, asserted
 assert len(CLASSES) == outputs["logits"].shape[1] == 6 and outputs["embeddings"].shape[1] == 32
 assert outputs["logits"].shape[2:] == outputs["embeddings"].shape[2:] == (96, 256)
 assert [96 // m.shape[2] for m in maps] == [256 // m.shape[3] for m in maps] == [4, 8, 16, 32]
@@ -700,7 +703,7 @@ assert colors["lane_marking"][0] > colors["lane_marking"][2]  # orange
 assert colors["lane_boundary"][2] > colors["lane_boundary"][0]  # sky blue
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted
+# @title Claims of this notebook, asserted
 # The rule of the radius, on points as the margins leave them: the worst case in one dimension.
 for margins in ((0.5, 1.5), (0.2, 0.7), (0.3, 2.0)):
     lane = margins[0] * np.array([-1, 0, 1])
@@ -715,7 +718,7 @@ assert max(reach(k) for k in ks) == 2.0 < 2 * delta_dist
 assert tiny.max_instances == 8 and math.floor(50 * reach(8)) / 100 == 0.75
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted
+# @title Claims of this notebook, asserted
 steps, rates = 200, []
 optimizer = build_optimizer(model, b5)
 scheduler = build_scheduler(optimizer, steps, b5.warmup_fraction)
@@ -755,7 +758,7 @@ print("[OK] every claim of this notebook holds")
 
 
 # %% tags=["folded"]
-#@title Measured: weight decay is not L2 regularisation
+# @title Measured: weight decay is not L2 regularisation
 def after_one_step(optimizer_class):
     weights = torch.nn.Parameter(torch.tensor([10.0, 0.1]))
     weights.grad = torch.zeros(2)

@@ -5,7 +5,7 @@
 # them to pieces, breaks it, and puts it together again.
 
 # %% tags=["set-up"]
-#@title Set-up: run this cell first
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -16,15 +16,18 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    around = (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir())
+    root = next(around, None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit("No clone here: write your fork's address into REPOSITORY.")
+            clone = ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)]
+            subprocess.run(clone, check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)]
+        subprocess.run(install, check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -52,7 +55,7 @@ strip(5, photo=PHOTO)
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
-#@title Imports
+# @title Imports
 import copy
 import math
 import tempfile
@@ -157,7 +160,7 @@ assert 0.95 * config.lr < max(moved) < 1.05 * config.lr
 # picture a weight's gradients grow tenfold at step 50.
 
 # %% tags=["folded"]
-#@title Picture: one weight under Adam
+# @title Picture: one weight under Adam
 show(pictures.gradient_and_step(), "Gradients grow tenfold; the steps keep about the same length.")
 
 # %% [markdown]
@@ -187,7 +190,7 @@ def adamw_step(w, g, m, v, t, lr=0.01, decay=0.1, beta1=0.9, beta2=0.999, eps=1e
 # AdamW to everything that is not a hidden matrix:
 
 # %% tags=["folded"]
-#@title Checked: AdamW by hand, by torch and by the library
+# @title Checked: AdamW by hand, by torch and by the library
 five = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 w, m, v = torch.ones(3), torch.zeros(3), torch.zeros(3)
 for t, g in enumerate(five, start=1):
@@ -204,7 +207,7 @@ print("after five steps:", w.numpy().round(3))
 # matrix is strong in a few directions and weak in all others.
 
 # %% tags=["folded"]
-#@title Drawing: a gradient, and Muon's step
+# @title Drawing: a gradient, and Muon's step
 show(schematics.muon_step(), schematics.ALT["muon_step"])
 
 # %% [markdown]
@@ -237,7 +240,7 @@ ours = U.T @ newton_schulz(gradient) @ Vt.T
 print("before:", (S / S.norm()).numpy().round(1), " after:", ours.diag().numpy().round(1))
 
 # %% tags=["folded"]
-#@title Checked: our rounds, torch's SVD, the library's rounds
+# @title Checked: our rounds, torch's SVD, the library's rounds
 assert (ours - torch.diag(ours.diag())).abs().max() < 0.01
 assert 0.6 < ours.diag().min() <= ours.diag().max() < 1.3
 assert_close(newton_schulz(gradient), orthogonalized(gradient[None])[0], rtol=1e-3, atol=1e-3)
@@ -260,7 +263,7 @@ def muon_step(w, g, m, lr=0.01, decay=0.1, momentum=0.95):
 # The library does the same, with all matrices of one shape at once:
 
 # %% tags=["folded"]
-#@title Checked: Muon by hand and by the library, for a wide matrix and a high one
+# @title Checked: Muon by hand and by the library, for a wide matrix and a high one
 for shape in ((4, 6), (6, 4)):
     three = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     w, m = torch.ones(shape), torch.zeros(shape)
@@ -286,7 +289,7 @@ for matrices in (False, True):  # AdamW, then Muon
 # classifiers and depthwise filters stay with AdamW.
 
 # %% tags=["folded"]
-#@title Counted: what each rule moves
+# @title Counted: what each rule moves
 for group in start_model.parameter_groups():
     numbers = sum(p.numel() for p in group["params"])
     print(f"{group['name']:17s} {numbers:9,d} numbers: {'Muon' if group['matrices'] else 'AdamW'}")
@@ -305,7 +308,7 @@ for group in start_model.parameter_groups():
 # belongs to float16; switched off, it hands everything through.
 
 # %% tags=["folded"]
-#@title Drawing: the order of a step
+# @title Drawing: the order of a step
 show(schematics.training_step(config), schematics.ALT["training_step"])
 
 
@@ -327,7 +330,7 @@ def one_step(model, batch, optimizer, scaler, config):
 # with the scaler off and on. (Its factor is 65536 = $2^{16}$, which changes exponents only.)
 
 # %% tags=["folded"]
-#@title Checked: our step without and with a scaler, and the trainer's
+# @title Checked: our step without and with a scaler, and the trainer's
 no_scaler, scaler = (torch.amp.GradScaler("cpu", enabled=on) for on in (False, True))
 plain, scaled = (copy.deepcopy(start_model).train() for _ in range(2))
 one_step(scaled, batch, build_optimizer(scaled, config), scaler, config)
@@ -371,14 +374,14 @@ assert one["bfloat16"] == 1 < one["float16"]
 # *[autocast](GLOSSARY.md#autocast)*.
 
 # %% tags=["folded"]
-#@title Drawing: 32 and 16 bits in one step
+# @title Drawing: 32 and 16 bits in one step
 show(schematics.mixed_precision(), schematics.ALT["mixed_precision"])
 
 # %% [markdown]
 # The tiny model under bfloat16 autocast, which a CPU can do as well:
 
 # %% tags=["folded"]
-#@title Checked: float types on the tiny model
+# @title Checked: float types on the tiny model
 found = lesson.float_types(copy.deepcopy(start_model).train(), batch, criterion)
 for name, dtype in found.items():
     print(f"{name:19s} {str(dtype).removeprefix('torch.')}")
@@ -392,7 +395,7 @@ for name, dtype in found.items():
 # by a large factor. It divides again before the gradients are used.
 
 # %% tags=["folded"]
-#@title Drawing: what the factor does
+# @title Drawing: what the factor does
 show(schematics.loss_scaling(), schematics.ALT["loss_scaling"])
 
 
@@ -539,7 +542,7 @@ show(pictures.outlier_steps(steps), "Adam's steps before and after an outlier, c
 # long is a step 20 steps later, and does it still go along $A$?
 
 # %% tags=["folded"]
-#@title Measured: steps after an outlier
+# @title Measured: steps after an outlier
 after = {}
 for rule, limit in [(r, n) for r in (torch.optim.AdamW, Muon) for n in (math.inf, 1.0)]:
     after[rule.__name__, limit] = length, along = lesson.after_outlier(rule, limit)
@@ -594,7 +597,7 @@ print(f"the weight moved by {in_order:.2f}")
 # with a large batch.
 
 # %% tags=["folded"]
-#@title Drawing: four batches, one step
+# @title Drawing: four batches, one step
 show(schematics.accumulation(), schematics.ALT["accumulation"])
 
 # %% [markdown]
@@ -644,7 +647,7 @@ assert_close(gradient_of([5, 5, 2], [5 / 12, 5 / 12, 2 / 12]), large)
 # since Adam would hide differences in size. Dice joins second, BatchNorm last.
 
 # %% tags=["folded", "nbval-ignore-output"]
-#@title Measured: one step from 3 + 1 images, and from 4
+# @title Measured: one step from 3 + 1 images, and from 4
 gap = {}
 for name, norm, dice in [("neither", False, 0.0), ("Dice", False, 0.4), ("both", True, 0.4)]:
     settings = config.replace(dice_weight=dice)
@@ -762,7 +765,7 @@ assert first_zero == 10
 # The trainer waits: after four batches, of which the scaler skipped the first, it stands at step 3.
 
 # %% tags=["folded"]
-#@title Checked: the library's rates, and a trainer whose first step is skipped
+# @title Checked: the library's rates, and a trainer whose first step is skipped
 sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
 scheduler = build_scheduler(sgd, total_steps=40, warmup_fraction=0.1)
 for step in range(40):
@@ -831,7 +834,8 @@ assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in histor
 mine = LaneSegmenter.from_checkpoint(folder / "run" / "best.safetensors")
 images = [frame()[0], *(photo for photo in [my_photo()] if photo is not None)]
 rows = [[boxes_of(image, m)["classes"] for m in (mine, shipped_segmenter())] for image in images]
-show(pictures.picture_grid(rows, ["after 48 scenes", "the shipped model"]), "Classes, twice.")
+picture = pictures.picture_grid(rows, ["after 48 scenes", "the shipped model"])
+show(picture, "The classes that two models find in the frame.")
 assert all(len(np.unique(row[0].reshape(-1, 3), axis=0)) >= 2 for row in rows)
 
 # %% [markdown]
@@ -863,7 +867,7 @@ assert all(torch.equal(t, before[name]) for name, t in by_adamw.model.state_dict
 assert not by_adamw.model.training
 
 # %% tags=["folded"]
-#@title Checked: the comparison above would notice; in training mode the running means move
+# @title Checked: the comparison above would notice; in training mode the running means move
 twin = copy.deepcopy(by_adamw.model).train()
 twin(next(iter(val_loader))["image"].to(device))
 changed = [name for name, t in twin.state_dict().items() if not torch.equal(t, before[name])]
@@ -886,7 +890,7 @@ first_half.snapshot().save(folder / "state.pt")
 second_half.fit(*few, state=RunState.load(folder / "state.pt"))
 
 # %% tags=["folded"]
-#@title Checked: both ways end in the same weights and losses
+# @title Checked: both ways end in the same weights and losses
 assert first_half.state.epoch == 2 and len(in_one_go.history) == len(second_half.history) == 4
 for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
     assert_close(a, b)
@@ -1021,7 +1025,7 @@ assert by_heart["sound"] < 0.35 and math.isclose(by_heart["faulty"], 1, rel_tol=
 # means of BatchNorm, which saw the batch on the way forward: go on from the last checkpoint.)
 
 # %% tags=["folded"]
-#@title Checked: one NaN, without a guard and in the trainer
+# @title Checked: one NaN, without a guard and in the trainer
 bad_scenes = [{**scene, "image": scene["image"].clone()} for scene in four_scenes]
 bad_scenes[2]["image"][0, 5, 5] = torch.nan
 model, bad_loader = copy.deepcopy(start_model).train(), DataLoader(bad_scenes, batch_size=4)
@@ -1091,7 +1095,7 @@ at_first, outcome = lesson.fine_tunings(small, device)
 means = {key[:2]: (outcome[*key[:2], 0] + outcome[*key[:2], 1]) / 2 for key in outcome}
 reveal(my_guess, "1" if means[5e-4, 1.0][1] < means[5e-4, 0.1][1] else "0.1")
 picture = pictures.forgotten_and_gained(at_first, outcome)
-show(picture, "Loss on old against loss on new images, a point a run, before and after fine-tuning.")
+show(picture, "Loss on old against loss on new images, a point a run, after fine-tuning.")
 assert all(means[lr, 0.1][0] < means[lr, 1.0][0] for lr in (5e-4, 2e-3))  # 0.1 × forgets less
 assert at_first[1] > means[5e-4, 0.1][1] > means[5e-4, 1.0][1]  # and gains less at the low rate
 
@@ -1288,7 +1292,7 @@ keep(training_step)
 # What the text states of measured numbers, asserted, where the cell itself did not do so.
 
 # %% tags=["folded"]
-#@title Claims of this notebook, asserted
+# @title Claims of this notebook, asserted
 # Rules and rates
 preset = LaneSegmentationConfig.preset
 assert round(sum(p.numel() for p in start_model.parameters()) / 1e6, 2) == 1.27
@@ -1358,7 +1362,7 @@ print("[OK] every claim of this notebook holds")
 # </details>
 
 # %% tags=["folded"]
-#@title Measured: the memory of weights, gradients and Adam's state
+# @title Measured: the memory of weights, gradients and Adam's state
 with torch.device("meta"):
     b5 = SegFormerModel("b5", pretrained=False)
 b5_weights = lesson.megabytes([*b5.encoder.parameters(), *b5.semantic_head.parameters()])
@@ -1368,7 +1372,7 @@ assert round(b5_weights) == 338 and round(2 * b5_weights) == 677
 print(f"b5: weights {b5_weights:.0f} MB, gradients as much, Adam {2 * b5_weights:.0f} MB")
 
 # %% tags=["folded", "nbval-ignore-output"]
-#@title Measured: activations of b5, encoder and both heads, without the loss
+# @title Measured: activations of b5, encoder and both heads, without the loss
 b5_gb = {}
 for images, height, width in [(1, 512, 512), (1, 512, 1024), (4, 512, 1024)]:
     with lesson.SavedBytes(b5) as saved:

@@ -114,6 +114,13 @@ FAULTS = [
         "06_postprocessing",
     ),
     Fault(
+        "the model is left in training mode",
+        "pipeline.py",
+        "self.model = model.to(self.device).eval()",
+        "self.model = model.to(self.device).train()",
+        "06_postprocessing",
+    ),
+    Fault(
         "Boundary IoU's band is halved",
         "metrics/semantic.py",
         "BOUNDARY_RATIO = 0.02",
