@@ -887,14 +887,14 @@ few = lesson.loaders(short)[1], lesson.loaders(short)[1]  # 12 scenes, for a sho
 in_one_go.fit(*few)
 first_half.fit(*few, epochs=2)
 first_half.snapshot().save(folder / "state.pt")
-second_half.fit(*few, state=RunState.load(folder / "state.pt"))
+continued = second_half.fit(*few, state=RunState.load(folder / "state.pt"))
 
 # %% tags=["folded"]
 # @title Checked: both ways end in the same weights and losses
-assert first_half.state.epoch == 2 and len(in_one_go.history) == len(second_half.history) == 4
+assert first_half.state.epoch == 2 and len(in_one_go.history) == len(continued) == 4
 for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
     assert_close(a, b)
-assert_close(in_one_go.history[-1]["val_loss"], second_half.history[-1]["val_loss"])
+assert_close(in_one_go.history[-1]["val_loss"], continued[-1]["val_loss"])
 
 # %% [markdown]
 # ### A save that is interrupted
