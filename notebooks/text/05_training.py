@@ -834,7 +834,8 @@ assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in histor
 mine = LaneSegmenter.from_checkpoint(folder / "run" / "best.safetensors")
 images = [frame()[0], *(photo for photo in [my_photo()] if photo is not None)]
 rows = [[boxes_of(image, m)["classes"] for m in (mine, shipped_segmenter())] for image in images]
-show(pictures.picture_grid(rows, ["after 48 scenes", "the shipped model"]), "Classes, twice.")
+picture = pictures.picture_grid(rows, ["after 48 scenes", "the shipped model"])
+show(picture, "The classes that two models find in the frame.")
 assert all(len(np.unique(row[0].reshape(-1, 3), axis=0)) >= 2 for row in rows)
 
 # %% [markdown]
@@ -886,14 +887,14 @@ few = lesson.loaders(short)[1], lesson.loaders(short)[1]  # 12 scenes, for a sho
 in_one_go.fit(*few)
 first_half.fit(*few, epochs=2)
 first_half.snapshot().save(folder / "state.pt")
-second_half.fit(*few, state=RunState.load(folder / "state.pt"))
+continued = second_half.fit(*few, state=RunState.load(folder / "state.pt"))
 
 # %% tags=["folded"]
 # @title Checked: both ways end in the same weights and losses
-assert first_half.state.epoch == 2 and len(in_one_go.history) == len(second_half.history) == 4
+assert first_half.state.epoch == 2 and len(in_one_go.history) == len(continued) == 4
 for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
     assert_close(a, b)
-assert_close(in_one_go.history[-1]["val_loss"], second_half.history[-1]["val_loss"])
+assert_close(in_one_go.history[-1]["val_loss"], continued[-1]["val_loss"])
 
 # %% [markdown]
 # ### A save that is interrupted
@@ -1094,9 +1095,7 @@ at_first, outcome = lesson.fine_tunings(small, device)
 means = {key[:2]: (outcome[*key[:2], 0] + outcome[*key[:2], 1]) / 2 for key in outcome}
 reveal(my_guess, "1" if means[5e-4, 1.0][1] < means[5e-4, 0.1][1] else "0.1")
 picture = pictures.forgotten_and_gained(at_first, outcome)
-show(
-    picture, "Loss on old against loss on new images, a point a run, before and after fine-tuning."
-)
+show(picture, "Loss on old against loss on new images, a point a run, after fine-tuning.")
 assert all(means[lr, 0.1][0] < means[lr, 1.0][0] for lr in (5e-4, 2e-3))  # 0.1 × forgets less
 assert at_first[1] > means[5e-4, 0.1][1] > means[5e-4, 1.0][1]  # and gains less at the low rate
 
