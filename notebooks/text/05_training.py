@@ -68,12 +68,12 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import frame, my_photo, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons import training as lesson
 from roadtopo_lib.course.lessons import training_pictures as pictures
+from roadtopo_lib.course.lessons.end_to_end import read_history, run_command
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.strip import boxes_of, shipped_segmenter
 from roadtopo_lib.files import load_weights
@@ -794,14 +794,14 @@ for line in (folder / "run.yaml").read_text().splitlines():
         print(line)
 
 # %% [markdown]
-# Edit this file as you like. `train_lane_model` is what the command
-# `road-topology train lane --config run.yaml --data data_samples --output run` calls. It checks
-# every file of the data first, then trains, and leaves a folder.
+# Edit this file as you like. The command `road-topology train lane` checks every file of the data
+# first, then trains, and leaves a folder. `run_command` runs the line as a terminal would.
 
 # %% tags=["nbval-ignore-output"]
 settings = LaneSegmentationConfig.from_yaml(folder / "run.yaml")
-trainer = train_lane_model(settings, samples(), folder / "run", device)
-first, *_, last = history = trainer.history
+line = f'train lane --config run.yaml --data "{samples()}" --output run'
+assert run_command(line, folder) == 0
+first, *_, last = history = read_history(folder / "run" / "history.csv")
 assert last["train_loss"] < 0.6 * first["train_loss"] and last["val_loss"] < first["val_loss"]
 assert last["val_miou"] < 0.5 and last["lr_heads"] < 1e-9
 figure = training_curve(history)

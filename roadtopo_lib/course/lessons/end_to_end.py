@@ -1,5 +1,6 @@
 """Machinery of notebook 7: commands, scenes examined one by one, one road in several versions, bootstrap intervals."""
 
+import csv
 import itertools
 import os
 import shlex
@@ -76,6 +77,12 @@ def run_command(line: str, folder: Path) -> int:
     said = f"$ road-topology {line}\n{done.stdout}{done.stderr if done.returncode else ''}".rstrip()
     print(said.replace(str(folder), "…").replace(str(samples()), "data_samples"))
     return done.returncode
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``history.csv``."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def lane_counts(polylines: list[np.ndarray], scene: Scene) -> tuple[int, int, int]:
