@@ -436,9 +436,9 @@ for name, color in (("semantic_mask", color_semantic), ("instance_mask", color_i
 # ### Move them yourself
 #
 # In a running notebook these sliders crop, mirror and recolour a scene by hand, here one with lines
-# and no crosswalk. Watch the sentence while you do. Then switch to separate draws: the masks take another crop,
-# and may be mirrored. Guess before: how large is the share of the instance pixels that still fit
-# the image?
+# and no crosswalk. Watch the sentence while you do. Then switch to separate draws: the masks take
+# another crop, and may be mirrored. Guess before: how large is the share of the instance pixels that
+# still fit the image?
 
 # %%
 AugmentationInStep(index=38)
