@@ -1,21 +1,11 @@
 # %% [markdown]
-# # 7 · End to end: train, evaluate, infer, and look at what fails
+# # 7 · End to end: train, score, find what fails, use it
 #
-# **You will be able to** run the whole system from the command line and from Python, read every score it prints,
-# say how sure a score is, find the scenes where the model fails, use the model on your own images, train it on your
-# own data, and move the same run to a GPU.
-#
-# **You need** notebooks 1 to 6.
-#
-# **Time** to run: about four minutes on two CPU cores; about the same on a Colab T4 (estimated).
-# To work through: two to three hours.
-
-# %% [markdown] tags=["colab"]
-# **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
-# choose `notebooks/07_end_to_end.ipynb`, and write the same address into `REPOSITORY` below.
-# **On your machine:** `make lab`.
+# You run the whole system, learn what its scores say and how sure they are, look at what fails, and
+# turn lanes in pixels into metres on the road.
 
 # %% tags=["set-up"]
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -26,15 +16,18 @@ REPOSITORY = ""  # where to clone from if there is no clone around this notebook
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    around = (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir())
+    root = next(around, None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit("No clone here: write your fork's address into REPOSITORY.")
+            clone = ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)]
+            subprocess.run(clone, check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)]
+        subprocess.run(install, check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -42,490 +35,428 @@ from roadtopo_lib.course import start
 device = start(seed=0)
 
 # %%
+from roadtopo_lib.course.strip import strip
+
+PHOTO = None  # the path of a photograph of your own road
+strip(7, photo=PHOTO)
+
+# %% [markdown]
+# **You will be able to** train, score and run the system from the command line; say what each score
+# measures and how sure it is; find the scenes where a model fails; turn pixels into metres; and run
+# a detector made of your own six parts.
+#
+# **You need** notebooks 1 to 6.
+#
+# **Time** to run: about two minutes on two CPU cores. To work through: two to three hours.
+
+# %% [markdown] tags=["colab"]
+# **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
+# choose `notebooks/07_end_to_end.ipynb`, write the same address into `REPOSITORY`
+# in the first code cell, and run that cell again.
+# **On your machine:** `make lab`.
+
+# %% tags=["folded"]
+# @title Imports
 import contextlib
 import csv
 import itertools
 import json
 import math
-import os
 import pickle
-import shlex
 import tempfile
 import time
 import warnings
 from dataclasses import replace
 from functools import partial
-from unittest import mock
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-import roadtopo_lib
-from roadtopo_lib.config import BACKBONES, LaneSegmentationConfig
-from roadtopo_lib.course import reveal, samples
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course import frame, my_photo, render_frame, reveal, samples, schematics, show
+from roadtopo_lib.course.detector import assemble
 from roadtopo_lib.course.exercises import check
-from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.course.lessons.end_to_end import (
+    KINDS,
+    examine,
+    f1_of,
+    interval,
+    lane_counts,
+    on_ground,
+    paired_interval,
+    recall_by_paint,
+    render_version,
+    run_command,
+    unpaired_interval,
+)
+from roadtopo_lib.course.lessons.end_to_end_pictures import (
+    draw_bands,
+    draw_from_above,
+    draw_kinds,
+    draw_losses,
+    draw_photos,
+    draw_recall,
+    draw_shifts,
+    draw_spans,
+    found_and_true,
+)
+from roadtopo_lib.course.parts import keep
+from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.inference.evaluation import BASELINES, evaluate
-from roadtopo_lib.inference.files import infer_to_files
-from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, LINE_WIDTH, NUM_CLASSES, ROAD
-from roadtopo_lib.metrics import ConfusionMatrix, LaneF1, TuSimpleScore, boundary_band, mask_boundary, match_by_iou
+from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, LINE_WIDTH, ROAD
+from roadtopo_lib.metrics import (
+    ConfusionMatrix,
+    LaneF1,
+    TuSimpleScore,
+    boundary_band,
+    mask_boundary,
+    match_by_iou,
+)
 from roadtopo_lib.metrics import lanes as benchmarks
 from roadtopo_lib.pipeline import SECOND_VIEW_SCALE, LaneSegmenter
-from roadtopo_lib.scenes import render, render_scene, write_dataset
-from roadtopo_lib.scenes.road import sample_road
+from roadtopo_lib.scenes import render_scene, write_dataset
 from roadtopo_lib.scenes.synth import image_seed
-from roadtopo_lib.scenes.weather import sample_light
-from roadtopo_lib.segformer import SegFormerModel
-from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
-from roadtopo_lib.training.recorders import BestModel
-from roadtopo_lib.viz import contact_sheet, overlay, training_curve
+from roadtopo_lib.viz import overlay
 
 # %% [markdown]
 # ## The whole way in four commands
 #
-# Render, train (학습), evaluate (평가), infer (추론). Each is one line in a terminal. The helper below runs such a line
-# as a terminal would: in a process of its own, in a folder of our own. The last cell of the notebook deletes that
-# folder.
+# Render, train, [evaluate](GLOSSARY.md#evaluate), [infer](GLOSSARY.md#infer): each is one line in a
+# terminal. `terminal` runs such a line in a process of its own and returns its exit code, 0 if all
+# went well. All files go to a temporary folder, `work`, which is deleted when the notebook's kernel
+# ends.
+#
+# ### 1. Render
+#
+# Twelve scenes to learn from, four to choose the best epoch, 24 to test. That is far too few; it is
+# what half a minute allows. `--preset day` asks for dry daylight. `--amodal` asks for labels that
+# continue through gaps and behind vehicles (notebook 2).
 
 # %%
 folder = tempfile.TemporaryDirectory()
 work = Path(folder.name)
-
-
-def terminal(line):
-    program = [sys.executable, "-m", "roadtopo_lib.app.cli"]  # what `road-topology` starts
-    here = {**os.environ, "PYTHONPATH": str(Path(roadtopo_lib.__file__).parents[1])}
-    done = subprocess.run([*program, *shlex.split(line)], cwd=work, env=here, capture_output=True, text=True)
-    said = f"$ road-topology {line}\n{done.stdout}{done.stderr if done.returncode else ''}".rstrip()
-    print(said.replace(str(work), "…").replace(str(samples()), "data_samples"))
-    return done.returncode
-
-
-# %% [markdown]
-# ### 1. Data
-#
-# Twelve scenes to learn from, four to choose the best epoch, 24 to test. That is far too few; it is what a minute
-# allows.
-
-# %% [markdown]
-# `--preset day` asks for dry daylight only. `--amodal` asks for labels that run on where no paint shows: through the
-# gaps of a dashed line, and behind vehicles (notebook 2).
-
-# %%
-code = terminal("synth --out data --train 12 --val 4 --test 24 --size 128x256 --seed 11 --preset day --amodal")
-assert code == 0
-for split in ("train", "val", "test"):
-    print(split, len(list((work / "data" / split / "images").iterdir())), "images")
+terminal = partial(run_command, folder=work)
+synth = "synth --out data --train 12 --val 4 --test 24 --size 128x256 --seed 11"
+assert terminal(f"{synth} --preset day --amodal") == 0
 
 # %% [markdown]
 # ### 2. Train
 #
-# The guide's line, with our preset instead of a file: `train lane --config … --data … --epochs …`. An epoch (에포크) is
-# one pass over the training scenes; each prints a line.
+# `tiny` is the preset of notebook 1; a YAML file may stand in its place. Each epoch prints a line.
 
 # %% tags=["nbval-ignore-output"]
-code = terminal("train lane --config tiny --data data --epochs 14 --output run")
-assert code == 0
+assert terminal("train lane --config tiny --data data --epochs 14 --output run") == 0
 
 # %% [markdown]
-# A run leaves four files. `best` holds the epoch with the lowest validation loss, `last` the final one. The settings
-# lie beside the weights and inside them too: a model can be used without remembering how it was made.
-
-# %% [markdown]
-# The fourth file, `history.csv`, has a row for each epoch. Look in the left picture at the distance of the two curves.
+# A run leaves four files. `best` holds the weights of the epoch with the lowest validation loss,
+# `last` those of the final epoch. The settings lie beside the weights and inside them. `history.csv`
+# has a row for each epoch; the next picture draws it.
 
 # %%
 print(sorted(path.name for path in (work / "run").iterdir()))
-inside = load_weights(work / "run" / "best.safetensors").info["training"]
-beside = LaneSegmentationConfig.from_yaml(work / "run" / "config.yaml")
-assert LaneSegmentationConfig.from_dict(inside) == beside
 with open(work / "run" / "history.csv") as file:
-    history = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-training_curve(history)
+    history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+show(draw_losses(history), "Training and validation loss over the epochs; validation stays higher.")
 
 # %% [markdown]
-# Training loss falls on; validation loss levels off, well above it: the model leans on what these twelve
-# scenes have of their own. Keep that in mind.
+# The model has learnt these twelve scenes better than roads in general: it overfits (notebook 5).
 
 # %% [markdown]
 # ### 3. Evaluate
 #
-# `evaluate` prints many scores. Here is what each one asks; the next section works them out by hand.
+# To evaluate is to score a model on labelled images that it was not trained on. The next
+# section works these scores out by hand.
 #
-# * **IoU** of a class: pixels found and true, divided by pixels found or true. **mIoU** is its mean over the six
-#   classes.
-# * **Pixel accuracy**: the share of all pixels whose class is right.
-# * **Boundary IoU** (경계 IoU): IoU of those pixels only that lie near a mask's outline.
-
-# %% [markdown]
-# * **Precision**: the share of the lanes found that are lanes. **Recall**: the share of the lanes that were found.
-# * **Lane F1** joins the two in one number, from 0 to 1; lanes are compared as curves.
-# * **Instance F1** is the same with pixel masks instead of curves; crosswalks take part.
-
-# %% [markdown]
-# We score `best`, the weights that validation has chosen.
+# * **IoU** of a class: pixels predicted and true, divided by pixels predicted or true.
+#   **[mIoU](GLOSSARY.md#miou)** is its mean over the six classes.
+# * **Pixel accuracy**: share of all pixels whose class is right.
+# * **[Boundary IoU](GLOSSARY.md#boundary-iou)**: IoU of those pixels only that lie near a mask's
+#   outline.
+# * **[Precision](GLOSSARY.md#precision)**: share of the predicted lanes that are true lanes.
+#   **[Recall](GLOSSARY.md#recall)**: share of the true lanes that were found. **[Lane
+#   F1](GLOSSARY.md#lane-f1)** joins both in one number from 0 to 1; it compares curves.
+# * **Instance F1** is the same with pixel masks in place of curves; crosswalks take part.
 #
-# > **Predict first.** What mIoU does our short run reach on 24 scenes that it never saw?
+# > **Predict first.** What lane F1 does our short run reach on 24 scenes that it never saw?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
-code = terminal("evaluate lane --model run/best.safetensors --data data/test --output short.json")
+terminal("evaluate lane --model run/best.safetensors --data data/test --output short.json")
 short = json.loads((work / "short.json").read_text())
-reveal(my_guess, short["miou"])
-assert code == 0
-assert short["miou"] < 0.45
+reveal(my_guess, short["lane_f1"])
+assert 0.05 < short["lane_f1"] < 0.45
 
 # %% [markdown]
-# Poor, as it must be after seconds of training. `make run` trains on 1500 scenes; the README says what that reaches. A
-# model of the same size that saw more, 2700 scenes, lies in `data_samples`, where a README tells what else differs; it
-# serves wherever a good one is needed below.
+# That is what seconds of training give. `make run` trains the same preset on 1500 scenes. Its model
+# lies in `data_samples`, and serves from here on.
 
 # %% [markdown]
 # ### 4. Infer
 #
-# One image in, one painted image (시각화) and one JSON file out. The options are those of the guide's third command,
-# and they work as it says; its `.pth` file is another matter (below).
-
-# %% [markdown]
-# The helper returns the exit code of the command: 0 if all went well. Look at the numbers: lanes are counted from the
-# left.
+# One image in, one [painted image](GLOSSARY.md#painted-image) and one JSON file out. To infer is to
+# use a trained model, without gradients.
+#
+# The JSON file is what another program reads: counts, centres, and each lane as a polyline in
+# pixels. Lanes are numbered from the left.
 
 # %% tags=["nbval-ignore-output"]
-photo = samples() / "test" / "images" / "test_00005.jpg"
 model_file = samples() / "tiny.safetensors"
-code = terminal(f'infer lane --model "{model_file}" --input "{photo}" --output result.png --visualize')
-found = json.loads((work / "result.json").read_text())
-print({name: found[name] for name in ("lane_count", "lane_centers", "crosswalk_count")})
-assert code == 0 and len(found["lane_polylines"]) == found["lane_count"] > 0
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.3))
-for ax, path, title in zip(axes, [photo, work / "result.png"], ["In", "Out: lanes numbered from the left"]):
-    ax.imshow(cv2.imread(str(path))[..., ::-1])
-    ax.set(title=title, xticks=[], yticks=[])
-plt.show()
+frame_file = samples() / "frame" / "images" / "frame.png"
+terminal(f'infer lane --model "{model_file}" --input "{frame_file}" --output out.png --visualize')
+found = json.loads((work / "out.json").read_text())
+print({key: found[key] for key in ("lane_count", "crosswalk_count")}, "and", sorted(found))
+assert len(found["lane_polylines"]) == found["lane_count"] == 4
 
 # %% [markdown]
 # ## What the scores mean
 #
-# ### IoU, by hand
+# ### IoU
 #
-# Two masks of ten pixels, three classes. Class 2 occurs nowhere.
+# Intersection over union: the pixels that prediction and truth share, over the pixels that either
+# of them has.
+
+# %%
+show(schematics.iou_drawing(), schematics.ALT["iou_drawing"])
 
 # %% [markdown]
-# The library counts pairs of classes in a *confusion matrix* (혼동 행렬): rows are true, columns predicted. What lies
-# on the diagonal is right.
+# $$\mathrm{IoU}_c = \frac{|P_c \cap T_c|}{|P_c \cup T_c|}$$
+#
+# $P_c$ are the pixels predicted as class $c$, $T_c$ the true ones. By hand, on two masks of ten
+# pixels and three classes, of which class 2 occurs in neither mask:
+
+# %%
+true = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 1]])
+predicted = np.array([[0, 0, 0, 0, 1], [0, 0, 0, 1, 1]])
+for c in range(3):
+    both, either = (predicted == c) & (true == c), (predicted == c) | (true == c)
+    print(f"class {c}: {both.sum()} / {either.sum()}")
+
+# %% [markdown]
+# The library counts pairs of classes in a [confusion matrix](GLOSSARY.md#confusion-matrix): rows
+# are true classes, columns predicted ones. The diagonal is right. 0 / 0 is no score, so a class
+# that occurs in neither mask is left out of the mean. Over many images the library adds up the
+# matrices and divides once, at the end.
 
 
 # %%
-def confusion_of(predicted, true, classes=NUM_CLASSES):
+def confusion_of(predicted, true, classes=6):
     confusion = ConfusionMatrix(classes)
     confusion.update(predicted, true)
     return confusion
 
 
-true = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 1]])
-predicted = np.array([[0, 0, 0, 0, 1], [0, 0, 0, 1, 1]])
-for c in range(3):
-    both, either = ((predicted == c) & (true == c)).sum(), ((predicted == c) | (true == c)).sum()
-    print(f"class {c}: {both} / {either}")
-toy = confusion_of(predicted, true, 3)
+toy = confusion_of(predicted, true, classes=3)
+print(toy.matrix)
 assert np.allclose(toy.class_iou(), [6 / 7, 3 / 4, np.nan], equal_nan=True)
-print(toy.matrix, f"\nmIoU {toy.miou():.3f}")
+assert math.isclose(toy.miou(), (6 / 7 + 3 / 4) / 2)
 
 # %% [markdown]
-# 0 / 0 is no score: the class is left out of the mean. Over many images the library adds up the matrices, and divides
-# once, at the end. A trap below shows why.
-
-# %% [markdown]
-# ### Lane F1, by hand
+# ### Lane F1
 #
-# A lane is a curve, and curves overlap nowhere. The benchmark (벤치마크, a public data set with agreed rules of
-# scoring) CULane therefore draws each curve as a wide line and compares the drawings.
-
-# %% [markdown]
-# Here are two such lines, 3 pixels wide, one pixel apart. The 2s are where both lie:
+# A lane is a curve, and two curves share no area. CULane, a [benchmark](GLOSSARY.md#benchmark) (a
+# public data set with agreed rules of scoring), draws each curve as a wide line and computes the
+# IoU of the drawings. Then it pairs predictions with true lanes, one to one. A pair above 0.5 is a
+# match.
 
 # %%
-canvas = np.zeros((2, 3, 9), dtype=int)
-canvas[0, :, 2:5] = 1
-canvas[1, :, 3:6] = 1
-print(canvas[0] + canvas[1])
-print("IoU", (canvas[0] & canvas[1]).sum() / (canvas[0] | canvas[1]).sum())
+show(schematics.lane_matching(), schematics.ALT["lane_matching"])
 
 # %% [markdown]
-# A width of w and a shift of d give (w − d) / (w + d). A match must have *more* than 0.5, so d must stay below a third
-# of the width. CULane draws 30 pixels wide on an image 1640 wide.
-
-# %% [markdown]
+# Two upright lines of width $w$ whose centres lie $d$ apart have the IoU
+#
+# $$\frac{w - d}{w + d}.$$
+#
+# A match needs *more* than 0.5. CULane draws lines 30 pixels wide on images 1640 wide; the library
+# scales that to the image at hand.
+#
 # > **Predict first.** How many pixels may an upright lane be off in an image 512 wide?
+#
+# The cell also tests the formula: it moves an upright lane by 0 to 9 pixels and lets the library draw
+# and compare. The shaded part counts as found.
 
-# %%
+# %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
-limit = 30 / 3 * 512 / 1640
+width = 30 * 512 / 1640
+limit = width / 3  # where (w − d) / (w + d) is 0.5
 reveal(my_guess, limit, "pixels")
-
-# %% [markdown]
-# Strict! Now we move an upright lane, 0 to 9 pixels, and let the library draw and compare. Its dots should lie on our
-# formula; the shaded part is what counts as found.
-
-# %%
+assert 3.0 < limit < 3.2
 upright = np.array([[256.0, 20.0], [256.0, 240.0]])  # (x, y), top to bottom
 shifts = np.arange(0, 9.5, 0.5)
-measured = [LaneF1().iou_matrix([upright + np.array([d, 0])], [upright], (256, 512))[0, 0] for d in shifts]
-width = 30 * 512 / 1640
+moved = [upright + np.array([d, 0]) for d in shifts]
+measured = LaneF1().iou_matrix(moved, [upright], (256, 512))[:, 0]
 formula = np.maximum((width - shifts) / (width + shifts), 0)
+figure = draw_shifts(shifts, measured, formula, limit)
+show(figure, "IoU falls from 1 as the lane is moved; it passes 0.5 after a few pixels.")
 np.testing.assert_allclose(measured, formula, atol=0.03)
-figure, ax = plt.subplots(figsize=(7, 2.8))
-ax.plot(shifts, measured, "o", label="library's drawing")
-ax.plot(shifts, formula, label="(w − d) / (w + d)")
-ax.axhline(0.5, color="0.4", linestyle="--")
-ax.axvspan(0, limit, alpha=0.15)
-ax.set(title="Beyond 3.1 pixels the lane counts as missed", xlabel="shift (pixels)", ylabel="IoU")
-ax.legend()
-plt.show()
 
 # %% [markdown]
-# Then predictions are matched with true lanes, one to one, so that the sum of the IoUs is largest (the Hungarian
-# method, 헝가리안 알고리즘). With three predictions and two true lanes we may simply try all ways.
+# <details><summary>What happened</summary>
+#
+# $(w - d) / (w + d) > 0.5$ means $d < w / 3$. At 512 pixels a line is 9.4 pixels wide, so a lane
+# that is more than 3.1 pixels off counts as missed.
+#
+# </details>
 
 # %% [markdown]
-# A pair that was matched and lies above 0.5 is a *true positive* (TP). Other predictions are *false positives* (FP),
-# other lanes *false negatives* (FN). F1 is 2 TP / (2 TP + FP + FN); over many images the counts are added up first.
-
-# %% [markdown]
-# Below, the first prediction is 2 pixels off, the second 4, and the third is nowhere near a lane.
+# Predictions are paired so that the sum of the IoUs is largest ([Hungarian
+# method](GLOSSARY.md#hungarian-method)). A pair above 0.5 is a *true positive* (TP). All other
+# predictions are *false positives* (FP), all other true lanes *false negatives* (FN). Over many
+# images the counts are added up first:
+#
+# $$F_1 = \frac{2\,\mathrm{TP}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}$$
+#
+# Two true lanes, three predictions: the first is 2 pixels off, the second 4, the third far away.
+# With so few, all pairings can be tried.
 
 # %%
 true_lanes = [upright - [100, 0], upright]
 predictions = [upright - [98, 0], upright - [-4, 0], upright - [-150, 0]]
-f1 = LaneF1()
-iou = f1.iou_matrix(predictions, true_lanes, (256, 512))  # (3 predictions, 2 true)
-best = max(itertools.permutations(range(3), 2), key=lambda rows: iou[rows, range(2)].sum())
+iou = LaneF1().iou_matrix(predictions, true_lanes, (256, 512))  # (3 predictions, 2 true)
+pairings = itertools.permutations(range(3), 2)
+best = max(pairings, key=lambda rows: iou[rows, range(2)].sum())
 assert best == tuple(linear_sum_assignment(iou, maximize=True)[0])
 tp = int((iou[best, range(2)] > 0.5).sum())
+f1 = LaneF1()
 f1.update(predictions, true_lanes, (256, 512))
-assert (f1.tp, f1.fp, f1.fn) == (tp, 3 - tp, 2 - tp) == (1, 2, 1) and f1.f1() == 2 / 5
-assert len(match_by_iou(iou, 0.5)[0]) == tp
-print(f"{iou.round(2)}\nmatched with predictions {best}, but only {tp} is above 0.5")
-print(f"precision {f1.precision():.3f}, recall {f1.recall():.3f}, F1 {f1.f1():.3f}")
+assert (f1.tp, f1.fp, f1.fn) == (tp, 3 - tp, 2 - tp) == (1, 2, 1)
+print(f"{iou.round(1)}\nTP {f1.tp}, FP {f1.fp}, FN {f1.fn}: F1 {f1.f1():.2f}")
 
 # %% [markdown]
-# Four pixels off, and the lane counts twice: once as invented, once as missed.
+# A lane that is four pixels off counts twice: once as invented, once as missed.
 
 # %% [markdown]
-# ### TuSimple's accuracy, by hand
+# ### TuSimple's accuracy
 #
-# The other benchmark compares x on fixed rows. A point is right within 20 px / cos θ, θ being the lane's angle from
-# the vertical; a lane is found if 85 % of its points are right.
-
-# %% [markdown]
-# Ten rows, a slanted lane: eight points are a little off, two more so.
+# The other benchmark compares x on fixed rows. A point is right within $20 / \cos\theta$ pixels,
+# $\theta$ being the lane's angle from the vertical. A lane is found if 85 % of its points are right.
+# Here are ten rows of a slanted lane: eight points are 25 pixels off, two are 40.
 
 # %%
 rows = np.arange(160, 720, 56)  # ten rows
-slanted = 300.0 + rows  # x grows as fast as y: θ = 45°
-guessed = slanted + np.repeat([25.0, 40.0], [8, 2])  # eight points a little off, two more so
-threshold = 20 / math.cos(math.radians(45))
-right = np.abs(guessed - slanted) < threshold
+slanted = 300.0 + rows  # x grows as fast as y: θ = 45°, so 28.3 pixels are allowed
+guessed = slanted + np.repeat([25.0, 40.0], [8, 2])
 tusimple = TuSimpleScore()
 tusimple.update([guessed], [slanted], rows)
-print(f"{right.sum()} of 10 points within {threshold:.1f} px, accuracy {tusimple.accuracy():.1f}")
+print(f"accuracy {tusimple.accuracy():.1f}, lanes missed: {tusimple.fn():.0f} of 1")
 
 # %% [markdown]
-# Note for readers of papers: an accuracy of 0.8, while the only lane counts as missed (`fn` 1). Ask which of the two a
-# paper reports.
+# The accuracy is 0.8 although the only lane counts as missed. When you read a paper, ask which of
+# the two it reports.
 
 # %% [markdown]
 # ## A model worth measuring
 #
-# Now the shipped model, on 24 fresh daylight scenes, and on the 12 mixed test scenes of `data_samples` (night and rain
-# among them). It saw neither.
+# The shipped model carries a card: what it was trained on, and what it scored.
+
+# %%
+card = load_weights(model_file).info["card"]
+print(card["command"], card["data"])
+print({name: round(score, 2) for name, score in card["scores"].items()})
 
 # %% [markdown]
-# Two baselines (기준선) stand beside it: `components` has the same class mask, but no embeddings, no road model and no
-# choice of sure pixels (notebook 6); `opencv` learns nothing at all: it takes narrow bright strips, makes line segments
-# of them (Hough), and keeps those that point to one vanishing point. A model that does not beat them is not worth its
-# training. (Do not compare with notebook 6: it scored other scenes, too, and its segmenter looked once at each image;
-# ours looks twice, see *Use it*.)
+# We score it on 24 fresh day scenes, which it never saw. Two baselines stand beside it. `components`
+# takes the model's own class mask and calls each connected piece a lane: no embeddings. `opencv`
+# learns nothing: it looks for narrow bright strips that point to one vanishing point. A model that
+# does not beat its baselines is not worth its training.
 
 # %% tags=["nbval-ignore-output"]
 segmenter = LaneSegmenter.from_checkpoint(model_file, device)
 write_dataset(work / "day", {"test": 24}, seed=5, preset="day", amodal=True, progress=False)
-day_scenes, mixed_scenes = LaneInstanceDataset(work / "day", "test"), LaneInstanceDataset(samples(), "test")
-day, mixed = (evaluate(segmenter, scenes, baselines=True) for scenes in (day_scenes, mixed_scenes))
-print(f"mIoU: day {day['miou']:.3f}, mixed {mixed['miou']:.3f}\n{'':14s}   IoU: day, mixed   boundary: day, mixed")
-for name in day["class_iou"]:
-    print(f"{name:14s}", *(f"{s[kind][name]:9.3f}" for kind in ("class_iou", "boundary_iou") for s in (day, mixed)))
-assert min(day["miou"], mixed["miou"]) > 0.55
-
-# %% [markdown]
-# ### Twelve scenes do not tell
-#
-# Compare the columns. In some rows "mixed" scores higher than "day", although the model never learnt rain or night.
-# Two reasons, both about the number of scenes.
-
-# %% [markdown]
-# First, a rare class: in how many scenes does a crosswalk occur at all? Second, chance: we draw a dozen from the 24 day
-# scenes, 500 times, and see how the IoU of `lane_boundary` moves although the model is the same.
-
-# %% [markdown]
-# We draw *with replacement*: a scene may come twice. Without it, two dozens share half of their scenes on average, and
-# their scores differ less than those of fresh scenes would.
-
-
-# %% tags=["nbval-ignore-output"]
-def pooled(matrices):
-    confusion = ConfusionMatrix(NUM_CLASSES)
-    confusion.matrix += np.sum(matrices, axis=0)  # (N, C, C) → (C, C)
-    return confusion
-
-
-files = [day_scenes.read(i) for i in range(24)]  # image, true classes, true instances
-true_masks = np.stack([file[1] for file in files])  # (24, 256, 512)
-predicted_masks = np.stack([segmenter(file[0])["semantic_mask"] for file in files])  # (24, 256, 512)
-matrices = np.stack([confusion_of(p, t).matrix for p, t in zip(predicted_masks, true_masks)])  # (24, 6, 6)
-with_crosswalk = [(true_masks == CROSSWALK).any(axis=(1, 2)).sum()]
-with_crosswalk += [sum((mixed_scenes.read(i)[1] == CROSSWALK).any() for i in range(12))]
-dice = np.random.default_rng(0)
-dozens = [pooled(matrices[dice.integers(24, size=12)]).class_iou()[LANE_BOUNDARY] for _ in range(500)]
-low, high = np.quantile(dozens, [0.025, 0.975])
-print(f"scenes with a crosswalk: day {with_crosswalk[0]} of 24, mixed {with_crosswalk[1]} of 12")
-print(f"IoU of lane_boundary on a dozen day scenes: 95 % of the draws lie between {low:.2f} and {high:.2f}")
-assert with_crosswalk == [2, 1]
-assert high - low > 0.1 and abs(mixed["class_iou"]["lane_boundary"] - day["class_iou"]["lane_boundary"]) < high - low
-
-# %% [markdown]
-# Two scenes against one: that row rests on three scenes, not on two kinds of weather. And which dozen is drawn moves
-# `lane_boundary` by more than day and mixed differ.
-
-# %% [markdown]
-# So no row of the table says that the model likes rain. More scenes are needed; they follow below.
-
-# %% [markdown]
-# Model and baselines saw the *same* scenes, so they may be compared more safely. Look for the highest bars:
-
-# %%
-figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)
-for ax, key, label in zip(axes, ["lane_f1", "instance_f1"], ["lane F1", "instance F1"]):
-    for offset, (kind, scores) in enumerate([("day, 24 scenes", day), ("mixed, 12 scenes", mixed)]):
-        values = [scores[key], *(scores["baselines"][name][key] for name in BASELINES)]
-        ax.bar_label(ax.bar(np.arange(3) + 0.4 * offset, values, width=0.38, label=kind), fmt="%.2f", fontsize=8)
-    ax.set(title="The model leads", ylabel=label, xticks=np.arange(3) + 0.2, xticklabels=["model", *BASELINES])
-axes[0].legend(fontsize=8)
-plt.show()
-
-# %% [markdown]
-# Not all of the lead over `components` is the embeddings' merit: notebook 6 measured what each part is worth. Is a lead
-# on 24 scenes real? That, too, is answered below, on 160.
-
-# %% [markdown]
-# Where a bar of "mixed" is the higher one, the cause is again the small number of scenes.
+day_scenes = LaneInstanceDataset(work / "day", "test")
+day = evaluate(segmenter, day_scenes, baselines=True)
+for name, iou in day["class_iou"].items():
+    print(f"{name:14s} IoU {iou:.2f}, boundary IoU {day['boundary_iou'][name]:.2f}")
+for name, row in {"the model": day, **day["baselines"]}.items():
+    print(f"{name:14s} lane F1 {row['lane_f1']:.2f}, instance F1 {row['instance_f1']:.2f}")
+assert day["miou"] > max(0.5, short["miou"] + 0.1)
+assert all(day["lane_f1"] > day["baselines"][name]["lane_f1"] for name in BASELINES)
 
 # %% [markdown]
 # ### Pixel accuracy sees no lanes
 #
-# > **Predict first.** Take the model's masks, paint every lane and crosswalk over as road, and score again. By how many
-# > percentage points does pixel accuracy fall?
+# > **Predict first.** Take the model's masks and paint every lane and crosswalk over as road. By how
+# > many percentage points does pixel accuracy fall?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
+files = [day_scenes.read(i) for i in range(24)]  # image, true classes, true instances
+true_masks = np.stack([file[1] for file in files])  # (24, 256, 512)
+predicted_masks = np.stack([segmenter(file[0])["semantic_mask"] for file in files])
 thin = np.isin(predicted_masks, [LANE_MARKING, CROSSWALK, LANE_BOUNDARY])
-seeing, blind = (confusion_of(m, true_masks) for m in (predicted_masks, np.where(thin, ROAD, predicted_masks)))
+seeing = confusion_of(predicted_masks, true_masks)
+blind = confusion_of(np.where(thin, ROAD, predicted_masks), true_masks)
 reveal(my_guess, 100 * (seeing.pixel_accuracy() - blind.pixel_accuracy()), "percentage points")
-print(f"mIoU falls from {seeing.miou():.3f} to {blind.miou():.3f}")
-assert blind.pixel_accuracy() > 0.9 and blind.miou() < seeing.miou() - 0.15
+print(f"and mIoU falls from {seeing.miou():.2f} to {blind.miou():.2f}")
+assert 0.9 < blind.pixel_accuracy() < seeing.pixel_accuracy() < blind.pixel_accuracy() + 0.06
+assert blind.miou() < seeing.miou() - 0.15
 
 # %% [markdown]
-# A model that is blind to every lane has more than 90 % of the pixels right. So nobody should choose a lane model by
-# pixel accuracy.
-
-# %% [markdown]
-# ### Boundary IoU, and its band
+# <details><summary>What happened</summary>
 #
-# A large mask may have a ragged edge and still a fine IoU: its inside decides. Boundary IoU compares only a band along
-# the outline, inside each mask.
+# A model that is blind to every lane still has more than 90 % of the pixels right, because lanes
+# cover few pixels. Do not choose a lane model by pixel accuracy.
+#
+# </details>
 
 # %% [markdown]
-# By hand: the mask minus its *erosion* (침식), which takes away every pixel that touches the outside.
+# ### Boundary IoU and its band
+#
+# A large mask may have a ragged edge and still a high IoU: its inside decides. Boundary IoU
+# compares only a band along the outline, inside each mask. By hand, the band is the mask minus its
+# [erosion](GLOSSARY.md#erosion), which takes away every pixel that touches the outside.
 
 # %%
-mask = np.zeros((7, 9), dtype=bool)
-mask[1:6, 1:8] = True
-ring = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-print(ring.astype(int))
-assert np.array_equal(ring, mask_boundary(mask, band=1))
+mask = np.zeros((7, 9), dtype=np.uint8)
+mask[1:6, 1:8] = 1
+ring = mask - cv2.erode(mask, np.ones((3, 3), np.uint8))
+print(ring)
+assert np.array_equal(ring == 1, mask_boundary(mask == 1, band=1))
 
 # %% [markdown]
-# ### The guide says / we measured: a fixed band of 2 pixels
-#
-# One of the guide's sister texts fixes the band at 2 pixels. The metric's authors (Cheng et al. 2021) take a share of
-# the image diagonal, at least 1 pixel. They use two: 0.02 for COCO and LVIS, the default of their function, and 0.005
-# in both of their Cityscapes tools, for larger images.
+# How wide is the band? Its authors (Cheng et al. 2021) take a share of the image's diagonal, at
+# least 1 pixel: 0.02 for COCO and LVIS, 0.005 for Cityscapes.
 
-# %% [markdown]
-# What does a fixed band change? Take the same masks at twice the size: every pixel becomes four. Nothing about the
-# prediction got better or worse, so a sound score stays the same.
+# %%
+band_of = {}
+for ratio in (0.02, 0.005):
+    band_of[ratio] = [boundary_band(h, w, ratio) for h, w in [(256, 512), (512, 1024), (720, 1280)]]
+    print(f"ratio {ratio}: {band_of[ratio]} pixels at 256 × 512, 512 × 1024, 720 × 1280")
+assert band_of == {0.02: [11, 23, 29], 0.005: [3, 6, 7]}  # round(ratio · √(H² + W²))
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def boundary_iou(predicted, true, class_id, band):
-    pairs = [(mask_boundary(p == class_id, band), mask_boundary(t == class_id, band)) for p, t in zip(predicted, true)]
-    return sum((p & t).sum() for p, t in pairs) / sum((p | t).sum() for p, t in pairs)
+    bands = [[mask_boundary(m == class_id, band) for m in masks] for masks in (predicted, true)]
+    p, t = np.array(bands)
+    return (p & t).sum() / (p | t).sum()
 
-
-def doubled(masks):
-    return masks.repeat(2, axis=1).repeat(2, axis=2)  # (N, H, W) → (N, 2H, 2W)
-
-
-few, few_true = predicted_masks[:8], true_masks[:8]
-fixed = [boundary_iou(few, few_true, LANE_MARKING, 2), boundary_iou(doubled(few), doubled(few_true), LANE_MARKING, 2)]
-sizes = [(256, 512), (512, 1024), (720, 1280)]
-band_of = {ratio: [boundary_band(*size, ratio) for size in sizes] for ratio in (0.02, 0.005)}
-share = {}
-for ratio, (small, large, _) in band_of.items():
-    once = boundary_iou(few, few_true, LANE_MARKING, small)
-    share[ratio] = [once, boundary_iou(doubled(few), doubled(few_true), LANE_MARKING, large)]
-    assert math.isclose(*share[ratio], rel_tol=0.01)  # a share of the diagonal: the score stays
-assert fixed[1] < 0.7 * fixed[0]  # 2 px: the score falls by more than 30 %
-for name, (once, twice) in [("2 px", fixed), *((f"ratio {ratio}", scores) for ratio, scores in share.items())]:
-    print(f"{name:11s} {once:.3f}, at twice the size {twice:.3f}")
-for ratio, bands in band_of.items():
-    print(f"ratio {ratio}:", *(f"{band} px at {h} × {w}" for band, (h, w) in zip(bands, sizes)), sep="  ")
-
-# %% [markdown]
-# The score of the fixed band fell; those of both ratios stayed. Next, the same masks with bands from 1 to 16 pixels.
-# Follow each line from the dotted mark to the two dashed ones:
 
 # %%
-bands = [1, 2, 3, 4, 8, 11, 16]
-figure, ax = plt.subplots(figsize=(7, 2.8))
-for class_id, name, marker in [(ROAD, "road", "o"), (LANE_MARKING, "lane_marking", "s")]:
-    ax.plot(bands, [boundary_iou(few, few_true, class_id, band) for band in bands], marker=marker, label=name)
-ax.axvline(2, color="0.4", linestyle=":", label="the guide: 2 px")
-for (ratio, (band, *_)), color in zip(band_of.items(), ("C2", "C3")):
-    ax.axvline(band, color=color, linestyle="--", label=f"ratio {ratio}: {band} px")
-ax.set(title="The band decides the score", xlabel="band (pixels, at 256 × 512)", ylabel="Boundary IoU", ylim=(0, 1))
-ax.legend(fontsize=8)
-plt.show()
-found_here, true_here = few == LANE_MARKING, few_true == LANE_MARKING
-plain = (found_here & true_here).sum() / (found_here | true_here).sum()  # IoU
-assert abs(share[0.02][0] - plain) < 0.03 and min(plain - share[0.005][0], plain - fixed[0]) > 0.08
+few, few_true = predicted_masks[:8], true_masks[:8]  # eight of the day scenes
+bands = [1, 2, 3, 5, 8, 11, 16]
+curves = {
+    name: [boundary_iou(few, few_true, class_id, band) for band in bands]
+    for name, class_id in [("road", ROAD), ("lane_marking", LANE_MARKING)]
+}
+figure = draw_bands(bands, curves, {ratio: band_of[ratio][0] for ratio in band_of})
+show(figure, "Boundary IoU of road and of lane markings rises with the width of the band.")
+wide, narrow = (curves["lane_marking"][bands.index(band_of[ratio][0])] for ratio in band_of)
+plain = boundary_iou(few, few_true, LANE_MARKING, 500)  # all pixels are boundary: IoU
+assert abs(wide - plain) < 0.03 and plain - narrow > 0.08
 
 # %% [markdown]
-# The line of `lane_marking` goes flat: a marking narrower than two bands is all boundary, and its Boundary IoU is its
-# IoU. That is so at ratio 0.02. At 0.005 the two scores differ, so for thin lines 0.005 says more.
-
-# %% [markdown]
-# A Boundary IoU without its band cannot be compared. The library takes 0.02 where nothing else is said, and reports the
-# band (`boundary_band_px`) beside the score.
+# The line of `lane_marking` becomes flat. A marking narrower than two bands is all boundary, and its
+# Boundary IoU is its IoU. That is so at ratio 0.02. At 0.005 the two scores differ, so 0.005 says
+# more about thin lines. Report the band with the score; the library takes 0.02 unless told otherwise
+# and stores `boundary_band_px`.
 
 # %% [markdown]
 # ## Trap: the score of the training scenes
 #
-# **Broken.** The short run again, the same weights (`best`), scored on the folder that is at hand.
+# **Broken.** The short run again, scored on the folder that is at hand.
 
 # %% tags=["trap:broken", "nbval-ignore-output"]
 short_model = LaneSegmenter.from_checkpoint(work / "run" / "best.safetensors", device)
@@ -533,725 +464,510 @@ on_train = evaluate(short_model, LaneInstanceDataset(work / "data", "train"))
 print(f"mIoU {on_train['miou']:.3f}, lane F1 {on_train['lane_f1']:.3f}")
 
 # %% [markdown]
-# **Why.** These twelve scenes are in the weights. The score says how much was memorised, not how well the next road
-# will be read.
-
-# %% [markdown]
-# **Mended.** Score scenes of another seed or split, and prove that none is shared. Each scene of `synth` has a seed
-# of its own, made from (seed, split, index).
+# **Why.** The model was fitted to these twelve scenes. The score says how much it memorised, not how
+# well it reads the next road. Nothing about the number looks wrong.
+#
+# **Mended.** Score scenes of another seed or split, and prove that none is shared. Each scene of
+# `synth` has a seed of its own, made from (seed, split, index).
 
 # %% tags=["trap:mended", "nbval-ignore-output"]
-seeds = {split: {image_seed(11, split, k) for k in range(n)} for split, n in [("train", 12), ("val", 4), ("test", 24)]}
-assert not seeds["train"] & seeds["test"]  # the mend: nothing shared
+counts_of_splits = {"train": 12, "val": 4, "test": 24}
+seeds = {s: {image_seed(11, s, k) for k in range(n)} for s, n in counts_of_splits.items()}
+assert not seeds["train"] & seeds["test"] and not seeds["val"] & seeds["test"]  # the mend
 assert on_train["miou"] > short["miou"] + 0.1  # the symptom
-assert on_train["lane_f1"] > short["lane_f1"]
-print(f"trained on: mIoU {on_train['miou']:.3f}; never seen: {short['miou']:.3f}")
-
-# %% [markdown]
-# Nothing about the higher score looks wrong; only the question where the scenes came from shows it. One good use
-# remains: a score that stays low even on the training scenes points to a bug or, as lane F1 here, to a training far
-# too short.
+print(f"mIoU trained on: {on_train['miou']:.2f}, never seen: {short['miou']:.2f}")
 
 # %% [markdown]
 # ## Trap: the mean of the batches' scores
 #
-# **Broken.** Compute mIoU in every validation batch, then average. One set of predictions, four batch sizes:
+# **Broken.** Compute mIoU in every validation batch, then average. One set of predictions, four
+# batch sizes:
 
 
 # %% tags=["trap:broken", "nbval-ignore-output"]
 def batches(n):
-    return [confusion_of(predicted_masks[i : i + n], true_masks[i : i + n]) for i in range(0, len(true_masks), n)]
+    pairs = zip(predicted_masks.reshape(-1, n, 256, 512), true_masks.reshape(-1, n, 256, 512))
+    return [confusion_of(p, t) for p, t in pairs]
 
 
 averages = {n: np.mean([batch.miou() for batch in batches(n)]) for n in (1, 4, 8, 24)}
 print({n: f"{value:.3f}" for n, value in averages.items()})
 
 # %% [markdown]
-# **Why.** A rare class is present in some batches only. Where it is absent it is left out of the mean; where three
-# pixels of it are predicted, an IoU of 0 weighs a full class. Which of the two happens depends on the batch.
-
-# %% [markdown]
-# **Mended.** Add up pixel counts over all batches, divide once.
+# **Why.** A rare class occurs in some batches only. Where it is absent it is left out of the mean.
+# Where three pixels of it are predicted, an IoU of 0 weighs as much as that of the road. Which of
+# the two happens depends on the batch.
+#
+# **Mended.** Add up the pixel counts of all batches, divide once.
 
 # %% tags=["trap:mended", "nbval-ignore-output"]
-sums = {n: pooled([batch.matrix for batch in batches(n)]).miou() for n in averages}
-assert max(averages.values()) - min(averages.values()) > 0.01  # the symptom: the score depends on the batch size
-assert len(set(sums.values())) == 1  # the mend
+sums = {}
+for n in averages:
+    pooled = ConfusionMatrix(6)
+    pooled.matrix += sum(batch.matrix for batch in batches(n))
+    sums[n] = pooled.miou()
+assert max(averages.values()) - min(averages.values()) > 0.01  # the symptom
+assert len(set(sums.values())) == 1  # the mend: the same for every batch size
 print({n: f"{value:.3f}" for n, value in sums.items()})
 
 # %% [markdown]
 # ## What fails, and where
 #
-# A mean hides its scenes. We render 160 of preset `all` (day, dusk, night, rain, fog, worn paint, bad cameras), score
-# each by itself, and keep what the renderer knows about it. The model was trained on `day` only.
-
-# %% [markdown]
-# For each scene we keep TP, FP and FN. For each lane: was it found, is it certainly painted (a road's *boundary* may be
-# a bare kerb), and which share of its full (amodal) label shows paint? Dash gaps, bare stretches and vehicles hide the
-# rest; paint that is only faded counts as shown.
-
+# We render 120 scenes of preset `all`, with dusk, night,
+# rain, fog, worn paint and bad cameras, and keep for each what the renderer knows about it. The model
+# was trained on `day` only. `examine` counts TP, FP and FN of the model and of both baselines.
 
 # %%
-def counts(polylines, scene):
-    score = LaneF1()
-    score.update(polylines, scene.lanes, scene.image.shape[:2])
-    return score.tp, score.fp, score.fn
-
-
-def examine(seed):
-    scene = render_scene(seed)
-    result = segmenter(scene.image)
-    row = {**scene.attributes, "scene": scene, "model": counts(result["lane_polylines"], scene)}
-    for name, method in BASELINES.items():
-        row[name] = counts(method(scene.image, result, CLASSES)["lane_polylines"], scene)
-    shown, whole = (np.bincount(m.ravel(), minlength=99) for m in (scene.instance_visible, scene.instance_amodal))
-    painted = np.unique(scene.instance_amodal[scene.semantic_amodal == LANE_MARKING])
-    found = match_by_iou(LaneF1().iou_matrix(result["lane_polylines"], scene.lanes, scene.image.shape[:2]), 0.5)[1]
-    for k in range(len(scene.lanes)):  # lane k has the id k + 1 in the masks
-        lanes.append((seed - SEEDS[0], shown[k + 1] / max(whole[k + 1], 1), k in found, k + 1 in painted))
-    return row
-
-
-SEEDS = range(10_000, 10_160)
-lanes = []  # (scene, share that shows paint, found?, a marking?) of every lane
-scenes = [examine(seed) for seed in SEEDS]
+SEEDS = range(10_000, 10_120)
+scenes = [examine(segmenter, render_scene(seed)) for seed in SEEDS]
+counts = {name: np.array([scene[name] for scene in scenes]) for name in ("model", *BASELINES)}
+print({name: table.shape for name, table in counts.items()})
 
 # %% [markdown]
 # ### How sure is a score?
 #
-# F1 pools counts over scenes; other scenes would have given another F1. The *bootstrap* (부트스트랩) asks how much
-# other: draw as many scenes with replacement, score, repeat.
-
-# %% [markdown]
-# What 95 % of the draws give is the 95 % *confidence interval* (신뢰구간). It means: were it made again and again, each
-# time from new scenes, 95 of 100 such intervals should hold the true score.
-
-# %% [markdown]
-# Is that so? The last lines of the cell test it. They call our 160 scenes the whole world, draw only 15 of them, make
-# the interval, and see whether it holds the F1 of the world; a thousand times.
-
-# %% [markdown]
-# Model and baselines have seen the same scenes. So in each draw all get the same scenes, and we look at the
-# *difference* of their F1: what makes a scene hard is in both scores, and drops out. Does the interval hold 0?
-
+# F1 pools the counts of these 120 scenes. Another 120 scenes would have given another F1. The
+# *bootstrap* estimates how much other: draw 120 of the 120 scenes with replacement, score, repeat.
+# The range that holds the middle 95 % of the draws is the 95 % [confidence
+# interval](GLOSSARY.md#confidence-interval).
 
 # %% tags=["nbval-ignore-output"]
-def f1_of(pooled_counts):  # (…, 3) of tp, fp, fn
-    tp, fp, fn = np.moveaxis(np.asarray(pooled_counts), -1, 0)
-    return 2 * tp / (2 * tp + fp + fn)
+drawn = np.random.default_rng(0).integers(120, size=(1000, 120))  # 1000 draws of 120 scenes
+scores = f1_of(counts["model"][drawn].sum(axis=1))  # (1000, 120, 3) → (1000, 3) → (1000,)
+low, high = np.quantile(scores, [0.025, 0.975])
+print(f"lane F1: 95 % of the draws within {low:.2f} … {high:.2f}")
+np.testing.assert_allclose(interval(counts["model"]), [low, high])
 
+# %% [markdown]
+# Model and baselines have seen the same scenes. So each draw takes the same scenes for both, and we
+# look at the *difference* of their F1. What makes a scene hard lowers both scores and cancels. Does
+# the interval hold 0?
 
-def interval(scene_counts, draws=1000):
-    scene_counts = np.array(scene_counts)  # (N, 3)
-    drawn = np.random.default_rng(0).integers(len(scene_counts), size=(draws, len(scene_counts)))
-    return np.quantile(f1_of(scene_counts[drawn].sum(axis=1)), [0.025, 0.975])  # (draws, N, 3) → (draws, 3) → (draws,)
-
-
-of = {name: np.array([row[name] for row in scenes]) for name in ("model", *BASELINES)}  # (160, 3) each
-low, high = interval(of["model"])
-print(f"model F1 {f1_of(of['model'].sum(axis=0)):.3f}, 95 % within {low:.3f} … {high:.3f}")
-dice = np.random.default_rng(0)
-drawn = dice.integers(160, size=(1000, 160))  # the same scenes for all
+# %% tags=["nbval-ignore-output"]
 for name in BASELINES:
-    gap = f1_of(of["model"][drawn].sum(axis=1)) - f1_of(of[name][drawn].sum(axis=1))  # (1000, 160, 3) → (1000,)
-    low, high = np.quantile(gap, [0.025, 0.975])
-    print(f"model minus {name}: 95 % within {low:+.3f} … {high:+.3f}")
+    low, high = paired_interval(counts["model"], counts[name])
+    print(f"model minus {name}: 95 % within {low:+.2f} … {high:+.2f}")
     assert low > 0
-trials = [interval(of["model"][dice.integers(160, size=15)]) for _ in range(1000)]
-held = np.mean([low <= f1_of(of["model"].sum(axis=0)) <= high for low, high in trials])
-print(f"{held:.1%} of the intervals from 15 scenes hold the F1 of all 160")
-assert 0.85 < held < 0.945
 
 # %% [markdown]
-# Both intervals of the difference lie above 0. On 160 scenes the lead is real.
-
-# %% [markdown]
-# And the intervals from 15 scenes hold the truth less often than promised: made from so few, they come out too narrow.
-# The smallest groups below have 15 scenes. Take their intervals as somewhat wider than drawn.
-
-# %% [markdown]
-# ### By kind of scene
+# Both intervals lie above 0: on 120 scenes the lead is real.
 #
-# Now the scenes in groups, each with its interval. But beware: some of the rainy scenes are also at night. Whoever
-# compares all rain with all dry scenes does not know which of the two he measured (a *confounder*, 교란 변수).
+# From few scenes, such intervals come out too narrow. Call the 120 scenes the whole world, draw 15 of
+# them, make the interval, and repeat: it holds the F1 of the world in fewer than 95 of 100 cases.
 
 # %% [markdown]
-# So the groups of weather are kept apart: rain by day only, dusk and night in the dry only. The groups of curves and
-# traffic still mix all weathers, and fog may be in any group. In brackets: how many scenes are left.
-
-# %%
-KINDS = {
-    "dry day": lambda s: s["light"] == "day" and s["rain"] == 0,
-    "rain by day": lambda s: s["light"] == "day" and s["rain"] > 0,
-    "dry dusk": lambda s: s["light"] == "dusk" and s["rain"] == 0,
-    "dry night": lambda s: s["light"] == "night" and s["rain"] == 0,
-    "straight": lambda s: abs(s["curvature"]) < 1e-4,
-    "curves": lambda s: abs(s["curvature"]) > 2e-3,  # a radius below 500 m
-    "empty road": lambda s: s["vehicles"] == 0,
-    "traffic": lambda s: s["vehicles"] >= 4,
-}
-by_kind = {kind: np.array([s["model"] for s in scenes if belongs(s)]) for kind, belongs in KINDS.items()}
-figure, ax = plt.subplots(figsize=(7, 3.2))
-for y, members in enumerate(by_kind.values()):
-    ax.plot(interval(members), [y, y], color="C0")
-    ax.plot(f1_of(members.sum(axis=0)), y, "o", color="C0")
-ax.set(title="Small groups have wide intervals", xlabel="lane F1 and its 95 % interval", xlim=(0.2, 1))
-ax.set_yticks(range(len(by_kind)), [f"{kind} ({len(members)})" for kind, members in by_kind.items()])
-ax.invert_yaxis()
-plt.show()
-assert sum(s["rain"] > 0 and s["light"] == "night" for s in scenes) > 0  # the confounder
-
-# %% [markdown]
-# Two intervals may overlap and their means differ all the same. So ask for the interval of the difference, as between
-# two groups of scenes that have nothing to do with each other.
-
-
-# %% tags=["nbval-ignore-output"]
-def difference(one, other, draws=1000):  # (N, 3), (M, 3)
-    dice = np.random.default_rng(0)
-    f1s = [f1_of(g[dice.integers(len(g), size=(draws, len(g)))].sum(axis=1)) for g in (one, other)]
-    return np.quantile(f1s[0] - f1s[1], [0.025, 0.975])
-
-
-pairs = [("rain by day", "dry day"), ("dry night", "dry day"), ("curves", "straight"), ("traffic", "empty road")]
-for one, other in pairs:
-    low, high = difference(by_kind[one], by_kind[other])
-    print(f"{one:11s} minus {other:10s} within {low:+.3f} … {high:+.3f}")
-    assert high - low > 0.1
-
-# %% [markdown]
-# Every interval is wider than 0.1. Where it holds 0, that does not mean "no effect". It means that these scenes do not
-# tell.
-
-# %% [markdown]
-# ### Change one thing only
+# ### Validation scores and luck
 #
-# Other scenes mean other roads, other curves, other cameras. A renderer can do better than wait for thousands of
-# scenes: the *same* road under another light, without its vehicles, or bent.
+# `val` has chosen the epoch, and whoever picks the best of several picks luck as well. Suppose ten
+# equally good models with independent errors, each scored on 12 scenes.
+#
+# > **Predict first.** By how much does the winner's F1 exceed the true F1?
 
-# %% [markdown]
-# `sample_light` draws the light of a scene, `sample_vehicles` its traffic, `sample_road` its bend. We put our own
-# choice in their place. One catch: each step of the renderer takes more or fewer random numbers according to what is
-# there, and so shifts whatever is drawn *after* it, such as our own bonnet and how far the labels reach.
-
-# %% [markdown]
-# So each of these steps gets a random generator of its own. Then the rest of the scene stays. Fog is kept out, and so
-# are (with preset `day`) worn paint and bad cameras: they would be further causes.
-
-# %%
-LIGHTS = {
-    "dry day": lambda light: light.kind == "day" and light.rain == 0,
-    "rain": lambda light: light.kind == "day" and light.rain > 0,
-    "night": lambda light: light.kind == "night" and light.rain == 0,
-}
-OWN_DICE = ["sample_road", "sample_vehicles", "plant", "build", "cast_shadows", "paint_sky", "rain_on", "sensor"]
-
-
-def with_own_dice(function, seed, dice, *rest, **options):
-    return function(np.random.default_rng(seed), *rest, **options)  # `dice`, the scene's, stays as it was
-
-
-def rendered(seed, light="dry day", **changes):
-    dice = np.random.default_rng(seed)
-    drawn = (sample_light(dice, "all") for _ in itertools.count())
-    chosen = next(lamp for lamp in drawn if LIGHTS[light](lamp) and lamp.visibility > 150)  # metres
-    steps = {name: changes.get(name, getattr(render, name)) for name in OWN_DICE}
-    steps = {name: partial(with_own_dice, step, seed) for name, step in steps.items()}
-    with mock.patch.multiple(render, sample_light=lambda *_: chosen, **steps):
-        return render_scene(seed, preset="day")  # paint in good order, a good camera
-
-
-def road_with(curvature):
-    return lambda *drawn: replace(sample_road(*drawn), curvature=curvature, change=0.0)
-
-
-VERSIONS = {
-    "dry day": {},
-    "rain": {"light": "rain"},
-    "night": {"light": "night"},
-    "no vehicles": {"sample_vehicles": lambda *_: []},
-    "straight": {"sample_road": road_with(0.0)},
-    "bent": {"sample_road": road_with(1 / 150)},  # a radius of 150 m, to the right
-}
-ROADS = range(20_000, 20_080)
-figure, axes = plt.subplots(2, 3, figsize=(8, 3.2))
-for ax, (name, changes) in zip(axes.flat, VERSIONS.items()):
-    ax.imshow(rendered(ROADS[0], **changes).image)
-    ax.set(title=f"One road: {name}", xticks=[], yticks=[])
-plt.show()
-
-# %% [markdown]
-# 80 roads, six versions each. In every bootstrap draw all versions get the *same* roads: what makes one road hard is in
-# both scores, and falls out of their difference.
-
-# %% [markdown]
-# > **Predict first.** Lane F1 of the model on these roads at night, minus its lane F1 by day?
-
-# %% tags=["nbval-ignore-output"]
+# %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
-versions = {name: [rendered(seed, **changes) for seed in ROADS] for name, changes in VERSIONS.items()}
-results = {
-    name: np.array([counts(segmenter(scene.image)["lane_polylines"], scene) for scene in pictures])
-    for name, pictures in versions.items()
-}  # (80, 3) each
-
-
-def f1_change(one, other):
-    # A lane that shows in one version only is no difference of the model's: such roads count in neither.
-    alike = np.array([len(a.lanes) == len(b.lanes) for a, b in zip(versions[one], versions[other])])
-    pair = np.stack([results[one], results[other]]) * alike[:, None]  # (2, 80, 3)
-    drawn = np.random.default_rng(0).integers(len(ROADS), size=(1000, len(ROADS)))  # the same roads for both
-    draws = f1_of(pair[:, drawn].sum(axis=2))  # (2, 1000)
-    return f1_of(pair.sum(axis=1)), np.quantile(draws[0] - draws[1], [0.025, 0.975]), alike
-
-
-PAIRS = {"rain": "dry day", "night": "dry day", "dry day": "no vehicles", "bent": "straight"}
-changes_of = {one: f1_change(one, other) for one, other in PAIRS.items()}
-night, day_by_night = changes_of["night"][0]
-reveal(my_guess, night - day_by_night)
-for one, ((f1, f1_other), (low, high), alike) in changes_of.items():
-    print(f"{one:7s} {f1:.3f}, {PAIRS[one]:11s} {f1_other:.3f}: {low:+.3f} … {high:+.3f} on {alike.sum()} roads")
-for a, b, c in zip(versions["dry day"], versions["rain"], versions["night"]):
-    assert np.array_equal(a.instance_amodal, b.instance_amodal) and np.array_equal(a.instance_amodal, c.instance_amodal)
-
-# %% [markdown]
-# (A road counts only where both versions show equally many lanes, so the dry day has two scores.)
-#
-# What did the pairs bring? Similar changes, asked in three ways: of the groups above; of our roads, as if those of one
-# version had nothing to do with those of the other; and road by road. Rain and night are the same question in all
-# three. Of vehicles and bends the groups ask less: four or more against none, a radius below 500 m against straight.
-
-# %%
-as_groups = [("rain by day", "dry day"), ("dry night", "dry day"), ("traffic", "empty road"), ("curves", "straight")]
-figure, ax = plt.subplots(figsize=(7, 3.6))
-spans = []
-for (one, other), (group, other_group) in zip(PAIRS.items(), as_groups):
-    spans.append(difference(by_kind[group], by_kind[other_group]))
-    alike = changes_of[one][2]
-    spans += [difference(results[one][alike], results[other][alike]), changes_of[one][1]]
-ax.hlines(range(12), *np.transpose(spans), color=["0.6", "C1", "C0"] * 4, linewidth=4)
-ax.axvline(0, color="0.4", linestyle="--")
-ax.set(title="Road by road the interval is narrowest", xlabel="difference of lane F1 (95 % interval)")
-ways = ("groups", "roads", "pairs of roads")
-ax.set_yticks(range(12), [f"{kind}: {way}" for kind in ("rain", "night", "vehicles", "bends") for way in ways])
-ax.invert_yaxis()
-plt.show()
-assert all(changes_of[one][1][1] < 0 for one in ("rain", "dry day"))
-assert all(
-    changes_of[one][0][0] < changes_of[one][0][1] and abs(changes_of[one][1][1]) < 0.03 for one in ("night", "bent")
-)
-
-# %% [markdown]
-# Grey to red: more roads, and nothing else that is hard. Red to blue: the same numbers, only compared in pairs.
-
-# %% [markdown]
-# Rain and vehicles cost lanes by themselves: their whole intervals lie below 0. Night and sharp bends cost on average,
-# too, but their intervals end near 0: these roads hardly prove it.
-
-# %% [markdown]
-# On real roads nobody can order the weather. There the way is to drive the same road twice.
-
-# %% [markdown]
-# ### By lane: how much paint shows?
-#
-# Scenes of one kind hold easy and hard lanes. So ask each lane: which share of it shows paint at all?
-
-# %% [markdown]
-# A boundary may be a kerb, where no paint is missing. So the bins hold the `lane_marking` lanes only; the boundaries
-# get a line of their own. Left: the recall of each bin, with its bootstrap interval. Lanes of one scene fail together,
-# so whole scenes are drawn. Right: how many of the missed markings lie in each bin.
-
-# %% tags=["nbval-ignore-output"]
-of_scene, visible, was_found, painted = np.array(lanes).T  # (all lanes,) each
-edges = np.array([0, 0.2, 0.4, 0.6, 0.8, 1.001])
-total, missed = np.zeros((2, len(SEEDS), 5), dtype=int)  # (160 scenes, 5 bins) each
-at = of_scene[painted == 1].astype(int), np.digitize(visible[painted == 1], edges) - 1
-np.add.at(total, at, 1)
-np.add.at(missed, at, was_found[painted == 1] == 0)
-drawn = np.random.default_rng(0).integers(len(SEEDS), size=(1000, len(SEEDS)))
-spread = np.quantile(1 - missed[drawn].sum(axis=1) / total[drawn].sum(axis=1), [0.025, 0.975], axis=0)  # (2, 5)
-total, missed = total.sum(axis=0), missed.sum(axis=0)  # (5,)
-recall = 1 - missed / total
-for low, n, m in zip(edges, total, missed):
-    print(f"{low:4.0%}–{low + 0.2:4.0%} paint: {m:3d} of {n:3d} markings missed, {m / missed.sum():4.0%} of the misses")
-print(f"below 60 %: {missed[:3].sum()} of {total[:3].sum()} missed; above: {missed[3:].sum()} of {total[3:].sum()}")
-print(f"boundaries: {np.sum(was_found[painted == 0] == 0):.0f} of {np.sum(painted == 0)} missed")
-assert recall[0] < recall[1] < recall[2] < recall[3]
-
-# %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 2.8))
-axes[0].bar(range(5), recall, yerr=abs(spread - recall), capsize=4)
-axes[1].bar_label(axes[1].bar(range(5), missed, color="C1"))
-axes[0].set(title="Where little paint shows, lanes are missed", ylabel="recall", ylim=(0, 1))
-axes[1].set(title="And most missed markings lie there", ylabel="missed markings", ylim=(0, 1.2 * missed.max()))
-plt.setp(axes, xlabel="share of the label that shows paint", xticks=range(5))
-plt.setp(axes, xticklabels=[f"{low:.0%}–{low + 0.2:.0%}" for low in edges[:5]])
-plt.show()
-
-# %% [markdown]
-# With less than a fifth of the paint in sight, most markings are missed, and recall rises with the paint up to 80 %. In
-# the last bin it is lower again; the intervals there overlap too much to make anything of it.
-
-# %% [markdown]
-# Most missed markings show less than 40 %. So little paint goes along with most of their misses, but not with all. And
-# about half of all missed lanes are boundaries, about which this measure says nothing.
-
-# %% [markdown]
-# ### Look at them
-#
-# Numbers find the scenes, eyes find the reason. Here are the three worst with at least three true lanes. Ask of each:
-# could *you* see the lines? Is a label where no paint is? What was mistaken for what?
-
-
-# %%
-def brighter(image):  # for the eye only
-    return (255 * (image / 255) ** 0.6).astype(np.uint8)
-
-
-candidates = [s for s in scenes if s["lane_lines"] >= 3]
-worst = sorted(candidates, key=lambda s: float(f1_of(s["model"])))[:3]
-pictures = []
-for scene in (s["scene"] for s in worst):
-    ids, last = scene.instance_amodal.astype(int), len(scene.lanes)  # crosswalks come after the lanes
-    truth = {"lane_instances": np.where(ids <= last, ids, 0), "lane_polylines": scene.lanes}
-    truth["crosswalk_instances"] = np.maximum(ids - last, 0)
-    image = brighter(scene.image)
-    pictures += [overlay(image, segmenter(scene.image), alpha=0.8), overlay(image, truth, alpha=0.8)]
-figure, ax = plt.subplots(figsize=(7, 5.3))
-ax.imshow(contact_sheet(pictures, columns=2))
-ax.set(title="The three worst scenes, brightened: found (left), true (right)", xticks=[], yticks=[])
-plt.show()
-assert [s["light"] for s in worst] == ["night", "day", "dusk"] and worst[1]["vehicles"] > 1 and worst[2]["rain"] > 0
-
-# %% [markdown]
-# <details><summary>What we see</summary>
-#
-# The first is at night, on pale concrete: two of four lines are found, both beside the truth for a part of their way,
-# and scraps on the left are taken for paint. The second is by day: vehicles hide most of two lines, whose labels run on
-# behind them, and only pieces of a broad crosswalk are found. The third is at dusk, in rain: two lines are found for
-# their near half, the other two not at all.
-#
-# </details>
-
-# %% [markdown]
-# ### The guide says / we measured: evaluate on `val`
-#
-# The guide's second command is `evaluate lane --data data/my_dataset/val`. Naming a split by its path works: we did so
-# above.
-
-# %% [markdown]
-# But `val` has chosen the epoch. Whoever picks the best of several picks luck as well. How much?
-
-# %% [markdown]
-# Suppose ten equally good models whose errors are independent, scored on 12 scenes each. (Real epochs resemble each
-# other, so this is an upper limit.)
-
-# %% [markdown]
-# > **Predict first.** By how much does the winner's F1 exceed the true one?
-
-# %% tags=["nbval-ignore-output"]
-my_guess = None
-model_counts = np.array([s["model"] for s in scenes])  # (160, 3)
-drawn = np.random.default_rng(0).integers(len(scenes), size=(500, 10, 12))  # 500 contests, 10 models, 12 scenes
-winners = f1_of(model_counts[drawn].sum(axis=2)).max(axis=1)  # (500, 10) → (500,)
-luck = float(winners.mean() - f1_of(model_counts.sum(axis=0)))
+drawn = np.random.default_rng(0).integers(120, size=(500, 10, 12))  # 500 contests
+winners = f1_of(counts["model"][drawn].sum(axis=2)).max(axis=1)  # (500, 10) → (500,)
+luck = float(winners.mean() - f1_of(counts["model"].sum(axis=0)))
 reveal(my_guess, luck)
 assert 0.05 < luck < 0.2
 
 # %% [markdown]
-# Nothing was learnt, and yet the winner looks better. Choose on `val`, report on `test`. The library's default split is
-# therefore `test`.
+# <details><summary>What happened</summary>
+#
+# No model was better, and yet the winner looks better. Real epochs resemble each other, so their luck
+# is smaller. Choose on `val`, report on `test`. The library's default split is therefore `test`.
+#
+# </details>
+
+# %% [markdown]
+# ### By kind of scene
+#
+# Now the scenes in groups, each with its interval. Some of the rainy scenes are also at night. A
+# comparison of all rain with all dry scenes cannot tell which of the two made the difference: night
+# is a [confounder](GLOSSARY.md#confounder). So rain is taken by day only, night in the dry only. In
+# brackets: how many scenes.
+
+# %%
+of_kind = {kind: [s["model"] for s in scenes if belongs(s)] for kind, belongs in KINDS.items()}
+show(draw_kinds(of_kind), "Lane F1 of seven kinds of scenes; most of the intervals overlap.")
+assert interval(np.array(of_kind["curves"]))[1] < interval(np.array(of_kind["straight"]))[0]
+assert any(s["rain"] > 0 and s["light"] == "night" for s in scenes)  # the confounder
+
+# %% [markdown]
+# Curves score lower than straight roads: those two intervals do not overlap. Most others do. That
+# does not mean "no effect"; it means that so few scenes do not tell.
+
+# %% [markdown]
+# ### Change one thing only
+#
+# Other scenes also mean other roads and other cameras. A renderer can do better than wait for
+# thousands of scenes: it renders the *same* road in another light, or without its vehicles.
+# `render_version` does that, and keeps all random draws of the rest as they were.
+
+# %%
+ROADS = range(20_000, 20_060)
+VERSIONS = {"dry day": {}, "rain": {"light": "rain"}, "night": {"light": "night"}}
+VERSIONS["no vehicles"] = {"vehicles": False}
+versions = {name: [render_version(s, **how) for s in ROADS] for name, how in VERSIONS.items()}
+photos = {name: versions[name][0].image for name in ("dry day", "night", "no vehicles")}
+alt = "One road three times: on a dry day, at night, and without its vehicles."
+show(draw_photos(photos, columns=3, width=1.8), alt, photo=True)
+for scene, dark in zip(versions["dry day"], versions["night"]):
+    assert np.array_equal(scene.instance_amodal, dark.instance_amodal)  # the road is the same
+
+# %% [markdown]
+# > **Predict first.** The lane F1 of the model on these 60 roads at night, minus its lane F1 by day?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+results = {
+    name: np.array([lane_counts(segmenter(s.image)["lane_polylines"], s) for s in pictures])
+    for name, pictures in versions.items()
+}  # (60, 3) each
+night, by_day = (f1_of(results[name].sum(axis=0)) for name in ("night", "dry day"))
+reveal(my_guess, float(night - by_day))
+assert -0.25 < night - by_day < -0.03
+
+# %% [markdown]
+# Now the interval of each difference, in two ways: as if the roads of one version had nothing to do
+# with those of the other, and road by road.
+
+# %% tags=["answer", "nbval-ignore-output"]
+PAIRS = {"rain": "dry day", "night": "dry day", "dry day": "no vehicles"}
+spans = {}
+for one, other in PAIRS.items():
+    pair = list(zip(versions[one], versions[other]))
+    alike = np.array([len(a.lanes) == len(b.lanes) for a, b in pair])  # a lane may be hidden in one
+    a, b = results[one][alike], results[other][alike]
+    spans[f"{one} − {other}"] = unpaired_interval(a, b), paired_interval(a, b)
+show(draw_spans(spans), "Intervals of three differences of lane F1, unpaired and paired.")
+assert all(np.ptp(paired) < np.ptp(unpaired) for unpaired, paired in spans.values())
+assert all(spans[key][1][1] < 0 for key in ("night − dry day", "dry day − no vehicles"))
+assert spans["rain − dry day"][1][1] > -0.02
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# Night costs about a tenth of F1, and vehicles cost some lanes, too: their paired intervals lie below
+# 0. The groups above could not show what vehicles cost. Rain's interval ends close to 0 or above:
+# these roads do not prove that rain alone costs anything, although the few rainy scenes scored low.
+#
+# </details>
+
+# %% [markdown]
+# On real roads nobody can order the weather. There, drive the same road twice.
+
+# %% [markdown]
+# ### By lane: how much paint shows?
+#
+# Scenes of one kind hold easy and hard lanes. So ask each lane which share of its label shows paint.
+# Dash gaps and vehicles hide the rest. A boundary may be a bare kerb, so only markings are counted.
+#
+# > **Predict first.** Of the markings that show less than a fifth of their label, what percentage
+# > does the model miss?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+edges = np.array([0, 0.2, 0.4, 0.6, 0.8, 1.001])
+total, missed, spread = recall_by_paint([scene["lanes"] for scene in scenes], edges)
+reveal(my_guess, 100 * missed[0] / total[0], "%")
+alt = "Recall of markings in five bins of visible paint; the first bins are the lowest."
+show(draw_recall(total, missed, spread, edges), alt)
+assert 0.4 < missed[0] / total[0] < 0.85 and missed[2] / total[2] < 0.4
+assert missed[:2].sum() > 1.5 * missed[2:].sum()
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# About 60 % of them. Most missed markings show less than 40 % of their label. Of the *boundaries*, a
+# third or more are missed, too, and about them this measure says nothing.
+#
+# </details>
+
+# %% [markdown]
+# ### Look at them
+#
+# Numbers find the scenes, eyes find the reason. Here are the three worst scenes with at least three
+# true lanes. Ask of each: could *you* see the lines? Is a label where no paint is? What was mistaken
+# for what?
+
+# %% tags=["answer", "nbval-ignore-output"]
+candidates = [s for s in scenes if s["lane_lines"] >= 3]
+worst = sorted(candidates, key=lambda s: f1_of(s["model"]))[:3]
+photos = {}
+for k, scene in enumerate(s["scene"] for s in worst):
+    found, true = found_and_true(scene, segmenter(scene.image))
+    photos |= {f"{k + 1}: found": found, f"{k + 1}: true": true}
+alt = "The three worst scenes; on the left what was found, on the right the true lanes."
+show(draw_photos(photos), alt, photo=True)
+assert max(f1_of(s["model"]) for s in worst) < 0.4
+
+# %% [markdown]
+# <details><summary>What we see</summary>
+#
+# On the machine that made this page, the first is at dusk: behind the cars the lines bend off, and
+# the verge on the right is taken for a line. The second is by day: vehicles hide most of the paint,
+# and the two lines on the left become one. The third is at night: one of four lines is missed, two
+# lie beside the truth. Most lines were seen; a few pixels make them wrong.
+#
+# </details>
 
 # %% [markdown]
 # ## Use it
 #
 # ### Two views of each image
 #
-# The segmenter looks at each image twice. This is *test-time augmentation* (TTA, 테스트 시점 증강): show the trained
-# model several versions of one image, and average its answers. Notebook 2 changed images for training; here it is
-# for use.
-
-# %% [markdown]
-# Our second view is mirrored, and 1.35 times as large: far lines are thin, and want more pixels. Averaged are the class
-# probabilities. Embeddings are not: the two views need not place a lane at the same point.
-
-# %% [markdown]
-# What does it cost? The second view has 1.35² times as many pixels, so the network works nearly three times as much.
-# The frame takes less than that: all that follows the network is done once. Measured:
-
+# The segmenter looks at each image twice. This is [test-time
+# augmentation](GLOSSARY.md#test-time-augmentation): show the trained model several versions of one
+# image and average its answers. The second view is mirrored and 1.35 times as large, because far
+# lines are thin. Class probabilities are averaged. Embeddings are not: the two views need not place
+# a lane at the same point of the embedding space. The network computes nearly three times as many
+# pixels.
 
 # %% tags=["nbval-ignore-output"]
-def milliseconds(segmenter, repeats=10):
-    segmenter(image)  # warm-up
-    started = time.perf_counter()
-    for _ in range(repeats):
-        segmenter(image)
-    return 1000 * (time.perf_counter() - started) / repeats
-
-
-image = mixed_scenes.read(5)[0]  # (H, W, 3) uint8 RGB, the picture of `photo`
+image = frame()[0]  # (512, 1024, 3) uint8 RGB
 once = LaneSegmenter(segmenter.model, segmenter.config, device, tta=False)
-print(f"network: {1 + SECOND_VIEW_SCALE**2:.2f} times the pixels")
-both_ms, once_ms = milliseconds(segmenter), milliseconds(once)
-print(f"both views: {both_ms:.0f} ms a frame; once: {once_ms:.0f} ms; that is {both_ms / once_ms:.1f} times")
-assert once_ms < 5000 and both_ms < (1 + SECOND_VIEW_SCALE**2) * once_ms
+for name, method in {"two views": segmenter, "one view": once}.items():
+    started = time.perf_counter()
+    for _ in range(5):
+        method(image)
+    print(f"{name}: {200 * (time.perf_counter() - started):.0f} ms an image")
+both, single = segmenter.predict(image), once.predict(image)
+assert np.allclose(both["embeddings"], single["embeddings"], atol=1e-3)  # of the first view
+assert not np.allclose(both["confidence"], single["confidence"], atol=0.05)  # averaged
 
 # %% [markdown]
-# ### Does that pay?
-#
-# The 80 roads of above by dry day, with and without their vehicles, and the 160 scenes of all kinds, now with one view.
-# Again both methods see the same scenes in every draw.
+# > **Predict first.** By how much does the second view raise lane F1 on our roads by dry day, with
+# > and without their vehicles?
 
-# %% [markdown]
-# > **Predict first.** By how much does the second view raise lane F1 on the dry roads?
-
-# %% tags=["nbval-ignore-output"]
+# %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
 dry = ("dry day", "no vehicles")
-pairs = {"dry day, 80 roads": (sum(results[v] for v in dry), list(zip(*(versions[v] for v in dry))))}
-pairs["all kinds, 160 scenes"] = ([s["model"] for s in scenes], [(s["scene"],) for s in scenes])
-gain, span = {}, {}
-for name, (both, roads) in pairs.items():
-    one = [[counts(once(scene.image)["lane_polylines"], scene) for scene in of_road] for of_road in roads]
-    one = np.array(one).sum(axis=1)  # (N, 3)
-    drawn = np.random.default_rng(0).integers(len(one), size=(1000, len(one)))
-    span[name] = np.quantile(f1_of(np.array(both)[drawn].sum(axis=1)) - f1_of(one[drawn].sum(axis=1)), [0.025, 0.975])
-    gain[name] = float(f1_of(np.sum(both, axis=0)) - f1_of(one.sum(axis=0)))
-reveal(my_guess, gain["dry day, 80 roads"])
-for name, (low, high) in span.items():
-    print(f"{name:21s} lane F1 {gain[name]:+.3f}, 95 % within {low:+.3f} … {high:+.3f}")
-assert span["dry day, 80 roads"][0] > 0 and 0 < gain["all kinds, 160 scenes"] < gain["dry day, 80 roads"]
-assert abs(span["all kinds, 160 scenes"][0]) < 0.02
+with_one = sum(
+    np.array([lane_counts(once(s.image)["lane_polylines"], s) for s in versions[name]])
+    for name in dry
+)  # (60, 3)
+with_two = sum(results[name] for name in dry)
+gain = f1_of(with_two.sum(axis=0)) - f1_of(with_one.sum(axis=0))
+reveal(my_guess, float(gain))
+low, high = paired_interval(with_two, with_one)
+print(f"95 % within {low:+.3f} … {high:+.3f}")
+assert low > 0 and 0.01 < gain < 0.1
 
 # %% [markdown]
-# On the kind of scene it was trained for, the second view pays: the whole interval lies above 0. With all weathers the
-# gain is smaller, and its interval begins so close to 0 that 160 scenes hardly prove it.
-
-# %% [markdown]
-# If you need speed more than lanes: `LaneSegmenter(model, config, tta=False)`.
+# <details><summary>What happened</summary>
+#
+# On the kind of scene that the model was trained for, the second view pays: the whole interval lies
+# above 0. If you need speed more than lanes: `LaneSegmenter(model, config, tta=False)`.
+#
+# </details>
 
 # %% [markdown]
 # ### Your own images
 #
-# Change the first path to a photograph, a folder, or a video of yours, and run the cell. For every image it writes a
-# picture, a mask of instance ids (16 bit) and a JSON file.
+# `infer` takes a photograph, a folder or a video of any size. The camera should look along the road,
+# as behind a windscreen: the upper part (`crop_top`) is cut off as sky.
+#
+# ```bash
+# road-topology infer lane --model data_samples/tiny.safetensors --input my_images --output found
+# ```
+#
+# This model has seen rendered roads only. No cell of this course measured it on photographs, so look
+# before you trust it.
 
 # %% [markdown]
-# The model is the shipped one, `segmenter`. For one of your own say first
-# `segmenter = LaneSegmenter.from_checkpoint("…/best.safetensors", device)`.
+# ### Wrong input
+#
+# Wrong input gives one line and exit code 2, so that a script can notice. Two mistakes: a file that
+# is not there, and a run that exists.
+
+# %%
+assert terminal("infer lane --model run/best.safetensors --input no.jpg --output out.png") == 2
+assert terminal("train lane --config tiny --data data --output run") == 2
 
 # %% [markdown]
-# Any size will do: the image is scaled to the area of the training images, and the upper part (`crop_top`) is cut
-# off as sky. So the camera should look along the road, as behind a windscreen.
+# ## From pixels to use
+#
+# ### What a pixel is worth in metres
+#
+# A car needs metres. On flat ground a camera of known height and tilt gives them: a row below the
+# horizon is a distance.
 
-# %% tags=["nbval-ignore-output"]
-MY_IMAGES = samples() / "test" / "images"  # ← your path
-MY_RESULTS = work / "found"  # ← where to write; `work` is deleted at the end of this notebook
-written = list(infer_to_files(segmenter, MY_IMAGES, MY_RESULTS, visualize=True))
-print(len(written), "images; lanes found in each:", [count for _, count in written])
-shown = [cv2.imread(str(path))[..., ::-1] for path, _ in written[-2:]]
-figure, ax = plt.subplots(figsize=(8, 2.4))
-ax.imshow(contact_sheet([cv2.resize(picture, (512, 256)) for picture in shown], columns=2))
-ax.set(title="The last two images, and what the model found", xticks=[], yticks=[])
-plt.show()
-assert written and len(list(MY_RESULTS.glob("*.json"))) == len(written)
-assert np.array_equal(segmenter(image)["lane_instances"], segmenter(photo)["lane_instances"])  # an array or a file
+# %%
+show(schematics.metres_from_pixels(), schematics.ALT["metres_from_pixels"])
 
 # %% [markdown]
-# This model has seen rendered roads only. No cell of this course measured it on photographs, so look before you trust
-# it. Where it fails on yours, train on yours:
+# $K$ holds the focal lengths and the image's centre, $R$ the camera's rotation. The pixel $(u, v)$
+# looks along
+#
+# $$(r_x, r_y, r_z)^\top = R^\top K^{-1} (u, v, 1)^\top,$$
+#
+# with $x$ to the right, $y$ down and $z$ forward. The ray meets the road where it has fallen by the
+# camera's height $h$: at $h\,(r_x, r_z) / r_y$. The renderer knows the camera of our frame exactly.
+
+# %%
+scene = render_frame()
+camera, road = scene.camera, scene.road
+print(f"height {camera.height:.2f} m, pitch {camera.pitch:.1f}° (down)")
+r_x, r_y, r_z = camera.rotation().T @ np.linalg.inv(camera.intrinsics()) @ [480, 400, 1]
+x, z = camera.height * r_x / r_y, camera.height * r_z / r_y
+print(f"pixel (480, 400): {z:.1f} m ahead, {x:+.1f} m to the right")
+assert np.allclose(camera.project([x, 0, z])[0], [480, 400])  # and back to the pixel
+assert np.allclose(on_ground(camera, np.array([[480, 400]])), [[x, z]])
+
+# %% [markdown]
+# `on_ground` does this for many pixels. We send the lanes that the model found through it, and keep
+# what lies within 25 m. `road.to_road` measures along the road's curve: `s` metres ahead, `u` metres
+# to the right of the middle of our lane.
+#
+# > **Predict first.** Lines 2 and 3 of the frame bound the lane that the car drives in. How wide is
+# > it, in metres?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+
+
+def across(polyline, camera=camera):
+    s, u = road.to_road(*on_ground(camera, polyline[polyline[:, 1] > 300]).T)
+    return float(np.mean(u[s < 25]))
+
+
+lines = {"found": segmenter(image)["lane_polylines"], "true": scene.lanes}
+places = {name: np.array([across(line) for line in group]) for name, group in lines.items()}
+reveal(my_guess, places["found"][2] - places["found"][1], "m")
+alt = "The frame's lanes from above, in metres: found lines as dots on the true lines."
+show(draw_from_above(camera, lines), alt)
+assert np.allclose(places["found"], places["true"], atol=0.15)
+assert 2.5 < places["found"][2] - places["found"][1] < 3.1
+
+# %% [markdown]
+# And if the camera is tilted by one degree more than we believe? Then every distance is wrong, and
+# every width with it.
+
+# %% tags=["answer", "nbval-ignore-output"]
+tilted = replace(camera, pitch=camera.pitch + 1)  # what we believe, one degree off
+row_20_m = camera.project([0, 0, 20.0])[0]  # the pixel that shows a point 20 m ahead
+believed = on_ground(tilted, row_20_m[None])[0, 1]
+print(f"20 m ahead is taken for {believed:.1f} m: widths there shrink to {believed / 20:.0%}")
+assert 15 < believed < 18.5
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# The lane is 2.8 m wide. Up to 25 m the found lines lie within 15 cm of the true ones. A wrong tilt
+# of one degree costs far more than the model does: at 20 m it changes every width by about a sixth.
+# So calibrate the camera first, and estimate its tilt anew while driving: lanes are parallel, so
+# their widths must not change with distance. Hills break the flat-ground rule.
+#
+# </details>
+
+# %% [markdown]
+# ### How labels are made
+#
+# * People click points along each line in a labelling tool; a program draws the curves into the two
+#   masks. Lines get ids from left to right, then crosswalks.
+# * Write the rules down first: do lines continue behind vehicles (amodal)? Is a kerb a line? Up to
+#   which distance? What is unclear becomes 255.
+# * Let two people label the same 20 images, and compute lane F1 between them. No model can be shown
+#   to be better than that.
+# * Split by drive, not by frame: two frames of one second are nearly the same image.
 
 # %% [markdown]
 # ### Your own labelled data set
 #
-# It needs the folders of notebook 2: `{train,val,test}/{images,semantic_masks,instance_masks}`, one name for the three
-# files of a sample. Classes have the ids of notebook 2's table; 255 is for what nobody labelled.
+# It needs the folders of notebook 2: `{train,val,test}/{images,semantic_masks,instance_masks}`, one
+# name for the three files of a sample. The cell reads every sample once, so that a broken file is
+# named before the training starts.
 
-# %% [markdown]
-# The cell reads every sample once, so that a broken file is named before the training starts. Then it trains for two
-# epochs, just to see that all goes through, and scores `val`: the test split is for the model that you will keep. That
-# trial model lies in `work`, and the notebook's last code cell deletes it.
-
-# %% tags=["nbval-ignore-output"]
+# %%
 MY_DATA = work / "data"  # ← the whole path of your data set
-MY_RUN = "my_run"  # ← where the model goes: a whole path, too, for this one lies in `work`
 for split in ("train", "val", "test"):
     dataset = LaneInstanceDataset(MY_DATA, split)
-    print(split, sum(len(dataset.read(i)) == 3 for i in range(len(dataset))), "samples are readable")
-code = terminal(f'train lane --config tiny --data "{MY_DATA}" --epochs 2 --output "{MY_RUN}" --overwrite')
-assert code + terminal(f'evaluate lane --model "{MY_RUN}/best.safetensors" --data "{MY_DATA}" --split val') == 0
+    assert all(len(dataset.read(i)) == 3 for i in range(len(dataset)))  # image, two masks
+    print(split, len(dataset), "samples are readable")
 
 # %% [markdown]
-# And for real? The preset's rates and epochs are those of `make run`: random weights and 1500 scenes. With as many,
-# leave out `--epochs`, or write a YAML file with settings of your own (notebook 1) and name it in place of `tiny`.
-
-# %% [markdown]
-# With few scenes that does not work. `tests/benchmarks/bench_own_scenes.py` trains on 48 rendered day scenes, lets 12
-# more choose the epoch, and scores 60 others, once for each recipe; "gentle" is lr 3e-4 and muon_lr 2e-3:
+# Then train, and choose by `val`:
+#
+# ```bash
+# road-topology train lane --config tiny --data my_data --output my_run
+# road-topology evaluate lane --model my_run/best.safetensors --data my_data --split val
+# ```
+#
+# With 1500 scenes, random weights and the preset do. With few scenes they do not.
+# `tests/benchmarks/bench_own_scenes.py` trains on 48 rendered day scenes, lets 12 choose the epoch,
+# and scores 60 others; "gentle" is lr 3e-4 and muon_lr 2e-3:
 #
 # | start | recipe | mIoU | lane F1 |
 # |---|---|---|---|
 # | random weights | preset `tiny`, 4 epochs | 0.318 | 0.265 |
 # | random weights | preset `tiny`, 30 epochs | 0.360 | 0.516 |
-# | our weights | untouched | 0.663 | 0.773 |
-# | our weights | preset `tiny`, 4 epochs | 0.594 | 0.725 |
-# | our weights | gentle, 4 epochs | 0.658 | 0.755 |
-# | our weights | gentle, 8 epochs | 0.659 | 0.762 |
-# | our weights | lr 1e-4, muon_lr 7e-4, 4 epochs | 0.662 | 0.752 |
-# | our weights | lr 3e-4, AdamW alone, 4 epochs | 0.648 | 0.785 |
-
-# %% [markdown]
-# **Nothing was shown to beat the untouched weights.** The best lane F1 is 0.012 higher, but the interval of the paired
-# difference goes from −0.021 to +0.047. The preset as it is lowers both: its intervals lie below 0 (mIoU −0.095 to
-# −0.036, lane F1 −0.101 to −0.004). AdamW alone lowers mIoU (−0.024 to −0.006). The gentle rates do no harm that 60
-# scenes could show.
-
-# %% [markdown]
-# With scenes of all weathers (`--preset all`), which our model has not learnt, no interval lies above 0 either.
-
-# %% [markdown]
-# All these scenes are rendered, as ours were. Photographs differ more, and there training may pay; nobody has measured
-# it here. So keep the untouched weights as the baseline to beat.
-
-# %% [markdown]
-# The cell trains our weights further, on the twelve scenes from above, by preset and gently. To keep such a model, give
-# the trainer `recorders=[BestModel(path)]`.
-
-
-# %% tags=["nbval-ignore-output"]
-def loaders_of(config):
-    return [
-        build_loader(LaneInstanceDataset(work / "data", split, build_transform(config, train)), config, shuffle=train)
-        for split, train in [("train", True), ("val", False)]
-    ]
-
-
-tuned = {"untouched": day}
-for name, rates in {"preset": {}, "gentle": {"lr": 3e-4, "muon_lr": 2e-3}}.items():
-    config = LaneSegmentationConfig.preset("tiny").replace(**rates)
-    trainer = LaneSegmentationTrainer(SegFormerModel.load(model_file), config, device=device, progress=False)
-    trainer.fit(*loaders_of(config))
-    tuned[name] = evaluate(LaneSegmenter(trainer.model, config, device), day_scenes)
-for name, scores in tuned.items():
-    print(f"{name:9s} mIoU {scores['miou']:.3f}, lane F1 {scores['lane_f1']:.3f} on 24 day scenes")
-assert tuned["preset"]["miou"] < tuned["gentle"]["miou"] < day["miou"] + 0.03
-
-# %% [markdown]
-# ### Wrong input
+# | trained weights | untouched | 0.663 | 0.773 |
+# | trained weights | preset `tiny`, 4 epochs | 0.594 | 0.725 |
+# | trained weights | gentle, 4 epochs | 0.658 | 0.755 |
+# | trained weights | gentle, 8 epochs | 0.659 | 0.762 |
+# | trained weights | lr 1e-4, muon_lr 7e-4, 4 epochs | 0.662 | 0.752 |
+# | trained weights | lr 3e-4, AdamW alone, 4 epochs | 0.648 | 0.785 |
 #
-# Wrong input gives one line and exit code 2, so that a script can notice. Five mistakes: a file that is not there, a
-# folder into one picture, two splits at once, a run that exists, and a data set made with other settings.
-
-# %%
-attempts = [
-    "infer lane --model run/best.safetensors --input nobody.jpg --output out.png",
-    "infer lane --model run/best.safetensors --input data/test/images --output out.png",
-    "evaluate lane --model run/best.safetensors --data data/val --split test",
-    "train lane --config tiny --data data --output run",
-    "synth --out data --train 5 --seed 11",
-]
-codes = [terminal(line) for line in attempts]
-assert codes == [2] * 5
+# The trained weights in this table are those that the course shipped earlier (2700 scenes), not those
+# of today's card.
 
 # %% [markdown]
-# ### The guide says / we measured: `--model results/best_model.pth`
+# **No recipe was shown to beat the untouched weights.** The best lane F1 is 0.012 higher, but the
+# interval of the paired difference goes from −0.021 to +0.047. The preset's rates lower both scores:
+# their intervals lie below 0 (mIoU −0.095 to −0.036, lane F1 −0.101 to −0.004). All these scenes are
+# rendered, as those of the training were. Photographs differ more, and there training may pay; nobody
+# has measured it here. So keep the untouched weights as the baseline to beat, and begin gently.
 #
-# The guide stores `.pth` files: pickles. Reading a pickle may run any code that its author wished.
+# * **How many images?** The table says: with 48 scenes, start from trained weights.
+# * **Epochs**: watch `val`; notebook 5 stops early.
+# * **Crop**: set `crop_top` so that the horizon stays in the image.
 
 # %% [markdown]
-# A model file comes from anywhere, so ours hold numbers only (safetensors), and a pickle is refused. `torch.load`
-# refuses this one too, unless a script switches that off (`weights_only=False`).
-
-
-# %%
-class Stowaway:
-    def __reduce__(self):
-        return print, ("this line was printed by a file that was only read",)
-
-
-pickle.loads(pickle.dumps(Stowaway()))
-pickled = samples() / "broken" / "checkpoints" / "pickle_with_code.pth"
-assert terminal(f'evaluate lane --model "{pickled}" --data data') == 2
-with warnings.catch_warnings(action="ignore"), contextlib.suppress(pickle.UnpicklingError):
-    torch.load(pickled)
-    raise AssertionError("torch.load has read a pickle with code")
-
-# %% [markdown]
-# ## The same on a Colab GPU
+# ### A GPU, other backbones, export
 #
-# With a GPU, `b0` to `b5` start from NVIDIA's Cityscapes weights. **Not run here**: it needs a GPU and the model hub.
+# With a GPU, `b0` to `b5` start from NVIDIA's Cityscapes weights. **Not run here**: it needs a GPU
+# and the model hub. In Colab put `!` before each line.
 #
 # ```bash
 # road-topology synth --out data --train 1500 --val 48 --test 200 --size 512x1024 --seed 1 --amodal
 # road-topology train lane --config b0 --data data --output run_b0
 # road-topology evaluate lane --model run_b0/best.safetensors --data data --baselines
 # ```
-
-# %%
-b0 = LaneSegmentationConfig.preset("b0")
-print({name: getattr(b0, name) for name in ("image_size", "batch_size", "epochs", "lr", "encoder_lr_scale", "amp")})
-
-# %% [markdown]
-# In Colab put `!` in front of each line. The licence of these weights (NVIDIA's, printed where they are loaded) allows
-# research and evaluation only, and covers every model derived from them.
-
-# %% [markdown]
-# How far can you trust these settings? From the published configuration (Xie et al. 2021) are AdamW with its weight
-# decay of 0.01, and heads that learn ten times as fast as the encoder. The rates themselves are not: published are 6e-5
-# for the encoder and 6e-4 for the heads. The preset follows the guide, 6e-6 and 6e-5, a tenth of that.
+#
+# The licence of these weights (NVIDIA's, printed where they are loaded) allows research and
+# evaluation only, and covers every model derived from them. The preset's rates, 6e-5 for the heads
+# and 6e-6 for the encoder, were not tried here; published are ten times as much (Xie et al. 2021).
+#
+# **Export.** What leaves the course today is the `safetensors` file, which any program with PyTorch
+# can read, and the JSON file of `infer`. There is no command yet for ONNX or other runtimes.
 
 # %% [markdown]
-# Rates, epochs and batch size were not tried here, with any of `b0` to `b5`. In a YAML file, `lr: 6e-4` gives the
-# published rates.
-
-# %% [markdown]
-# Which of them fits your GPU? At the least this must: for each parameter the weight, its gradient and Adam's two
-# averages, 4 bytes each.
-
-
-# %%
-def gigabytes(backbone):
-    with torch.device("meta"):  # shapes without memory
-        network = SegFormerModel(backbone, pretrained=False)
-    return 16 * sum(p.numel() for p in network.parameters()) / 1e9
-
-
-memory = {name: gigabytes(name) for name in BACKBONES}
-print({name: f"{size:.2f} GB" for name, size in memory.items()})
-
-# %% [markdown]
-# Activations, the intermediate results that the backward pass needs, come on top. Notebook 5 counted them for b5: for
-# four images of 512 × 1024 they are more than nine tenths of all memory. A T4 has 16 GB (NVIDIA's data sheet). If it
-# does not fit, lower `batch_size` and raise `accumulation_steps` (notebook 5).
-
-# %% [markdown]
-# What can run here is the same path with `b0` from random weights, small images, one epoch: train, store, read back,
-# infer. What it finds after one epoch is nonsense; only the path counts.
-
-# %% tags=["nbval-ignore-output"]
-config = b0.replace(pretrained=False, image_size=(64, 128), epochs=1)
-torch.manual_seed(0)
-keep_best = BestModel(work / "run_b0" / "best.safetensors")
-trainer = LaneSegmentationTrainer(
-    SegFormerModel("b0", pretrained=False), config, device=device, recorders=[keep_best], progress=False
-)
-row = trainer.fit(*loaders_of(config))[-1]
-rebuilt = LaneSegmenter.from_checkpoint(work / "run_b0" / "best.safetensors", device)
-print(
-    f"trained on {device.type} (amp {trainer.amp}), stored, read back; it finds", rebuilt(image)["lane_count"], "lanes"
-)
-assert rebuilt.config.backbone == "b0" and math.isfinite(row["train_loss"])
+# ### Where the limits are
+#
+# * One image at a time: no tracking from frame to frame.
+# * Flat ground and a known camera for metres.
+# * Lines, kerbs and crosswalks; no arrows, signs or stop lines.
+# * Trained on rendered roads only.
+#
+# ### What to read next
+#
+# * Xie et al. 2021, *SegFormer*; De Brabandere et al. 2017, *Semantic Instance Segmentation with a
+#   Discriminative Loss Function*: the two papers behind the model.
+# * Pan et al. 2018, *Spatial As Deep*: CULane and its score. Cheng et al. 2021, *Boundary IoU*.
+# * Hartley and Zisserman, *Multiple View Geometry in Computer Vision*: cameras and calibration.
+# * Efron and Tibshirani, *An Introduction to the Bootstrap*: intervals.
 
 # %% [markdown]
 # ## Exercises
 #
 # ### 1. Mean IoU from a confusion matrix
 #
-# `matrix` is a NumPy array (C, C) of pixel counts: rows are true classes, columns predicted ones. Return one number.
-
-# %% [markdown]
-# A class that occurs in neither is left out of the mean. One that is predicted, but never true, does occur. If no pixel
-# was counted at all, the answer is NaN, as `math.nan`.
+# `matrix` is a NumPy array (C, C) of pixel counts: rows are true classes, columns predicted ones.
+# Return one number.
+#
+# A class that occurs in neither is left out of the mean. One that is predicted, but never true,
+# does occur. If no pixel was counted at all, the answer is NaN, as `math.nan`.
 
 
 # %% tags=["exercise:miou_of"]
@@ -1279,16 +995,14 @@ check("miou_of", miou_of)
 # %% [markdown]
 # ### 2. Match and count
 #
-# `iou` is a NumPy array (predictions, true lanes). Match one to one so that the sum is largest; taking the best
-# pair first may miss that. `linear_sum_assignment(iou, maximize=True)` gives the rows and columns of the best
-# matching.
-
-# %% [markdown]
+# `iou` is a NumPy array (predictions, true lanes). Match one to one so that the sum is largest;
+# taking the best pair first may miss that. `linear_sum_assignment(iou, maximize=True)` gives the
+# rows and columns of the best matching.
+#
 # Return a tuple of three numbers: tp, fp, fn.
-
-# %% [markdown]
-# A pair counts only *above* `threshold`: an IoU equal to it is no match. There may be more predictions than
-# lanes, fewer, or none (a shape like (0, 3)).
+#
+# A pair counts only *above* `threshold`: an IoU equal to it is no match. There may be more
+# predictions than lanes, fewer, or none (a shape like (0, 3)).
 
 
 # %% tags=["exercise:counts_of"]
@@ -1315,12 +1029,12 @@ check("counts_of", counts_of)
 # %% [markdown]
 # ### 3. The boundary band without OpenCV
 #
-# `mask` is a bool tensor (H, W), `band` a whole number from 1. Return a bool tensor (H, W): the pixels *of the
-# mask* from which something outside lies within `band` pixels, diagonals included (a square window).
-
-# %% [markdown]
-# Beyond the image's edge is outside, so a mask that touches the edge has its outline there. `pad` and `max_pool2d` of
-# `torch.nn.functional` suffice.
+# `mask` is a bool tensor (H, W), `band` a whole number from 1. Return a bool tensor (H, W): the
+# pixels *of the mask* from which something outside lies within `band` pixels, diagonals included (a
+# square window).
+#
+# Beyond the image's edge is outside, so a mask that touches the edge has its outline there. `pad`
+# and `max_pool2d` of `torch.nn.functional` suffice.
 
 
 # %% tags=["exercise:outline"]
@@ -1336,8 +1050,8 @@ check("outline", outline)
 #
 # ```python
 # def outline(mask, band):
-#     outside = torch.nn.functional.pad((~mask).float(), (band,) * 4, value=1.0)  # (H + 2·band, W + 2·band)
-#     near = torch.nn.functional.max_pool2d(outside[None, None], 2 * band + 1, stride=1)[0, 0]  # (H, W)
+#     outside = torch.nn.functional.pad((~mask).float(), (band,) * 4, value=1.0)  # (H + 2·band, …)
+#     near = torch.nn.functional.max_pool2d(outside[None, None], 2 * band + 1, stride=1)[0, 0]
 #     return mask & (near > 0)
 # ```
 # </details>
@@ -1345,11 +1059,12 @@ check("outline", outline)
 # %% [markdown]
 # ### 4. Is a better than b?
 #
-# `a` and `b` are counts (N, 3) of tp, fp, fn of two methods on the same N scenes. Return the 95 % bootstrap interval of
-# F1(a) − F1(b), as two numbers (low, high), from 1000 draws of `np.random.default_rng(seed)`.
-
-# %% [markdown]
-# F1 is that of the pooled counts of a draw, not a mean over scenes. A method compared with itself must give (0, 0).
+# `a` and `b` are counts (N, 3) of tp, fp, fn of two methods on the same N scenes. Return the 95 %
+# bootstrap interval of F1(a) − F1(b), as two numbers (low, high), from 1000 draws of
+# `np.random.default_rng(seed)`.
+#
+# F1 is that of the pooled counts of a draw, not a mean over scenes. A method compared with itself
+# must give (0, 0).
 
 
 # %% tags=["exercise:difference_interval"]
@@ -1375,46 +1090,175 @@ check("difference_interval", difference_interval)
 # </details>
 
 # %% [markdown]
+# ### 5. The last part of your detector: the score
+#
+# `ious` is a list with one NumPy array (predictions, true lanes) for each image. Return lane F1
+# over all images, one number: match each image one to one, so that the sum of the IoUs is largest,
+# add up TP, FP and FN, and divide once.
+#
+# A pair counts only *above* `threshold`. Some images have no prediction or no lane (shapes like (0,
+# 3) and (2, 0)). If nothing was predicted and nothing was there, F1 is 0.
+#
+# `keep` stores your function. It stands alone: `linear_sum_assignment` must be imported inside it,
+# from `scipy.optimize`.
+
+
+# %% tags=["exercise:lane_f1"]
+def lane_f1(ious, threshold=0.5):
+    return ...
+
+
+# %% tags=["check:lane_f1"]
+keep(lane_f1)
+
+# %% [markdown] tags=["solution:lane_f1"]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def lane_f1(ious, threshold=0.5):
+#     from scipy.optimize import linear_sum_assignment
+#
+#     tp = both = 0  # both: TP + FP + TP + FN, all predictions and all lanes
+#     for iou in ious:
+#         rows, columns = linear_sum_assignment(iou, maximize=True)
+#         tp += int((iou[rows, columns] > threshold).sum())
+#         both += sum(iou.shape)
+#     return 2 * tp / both if both else 0.0
+# ```
+# </details>
+
+# %% [markdown]
+# ## Your own detector
+#
+# Your kept parts become a detector. `assemble` takes the library's function for each part that you
+# have not kept. The encoder is the shipped model's and stays as it is. The layers after it begin
+# with random weights and learn for 200 steps on the 48 training samples.
+
+# %% tags=["nbval-ignore-output"]
+detector = assemble()
+losses = detector.train()
+print(f"loss {np.mean(losses[:10]):.2f} → {np.mean(losses[-10:]):.2f} in {len(losses)} steps")
+assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+# %% [markdown]
+# Now the frame, and your photograph if you named one in any notebook.
+#
+# > **Predict first.** How many of the frame's four lines does your detector find?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+reveal(my_guess, detector.detect(image).max(), "lines")
+photos = {}
+for picture in [image] if my_photo() is None else [image, my_photo()]:
+    ids = detector.detect(picture)
+    result = {"lane_instances": ids, "lane_polylines": [], "crosswalk_instances": 0 * ids}
+    photos["your photograph" if photos else "the frame"] = overlay(picture, result, 0.8)
+alt = "The frame with the lanes that your detector found."
+show(draw_photos(photos, columns=len(photos), width=5), alt, photo=True)
+mine = detector.score("val")
+theirs = evaluate(segmenter, LaneInstanceDataset(samples(), "val"))["lane_f1"]
+print(f"lane F1 on 12 validation scenes: yours {mine:.2f}, the shipped model {theirs:.2f}")
+assert 2 <= detector.detect(image).max() <= 6 and 0.15 < mine < theirs
+
+# %% [markdown]
+# The shipped model scores higher. It differs in three ways: it learnt from 1500 scenes, it looks at
+# each image twice, and it fits all curves of one road together (notebook 6).
+
+# %% [markdown]
 # ## What we claimed
 #
-# What the text above states of measured numbers, asserted.
+# What the text states of measured numbers, asserted.
 
-# %%
-assert math.isclose(limit, 3.1, abs_tol=0.05)
+# %% tags=["folded"]
+# @title Claims of this notebook, asserted
+assert math.isclose(limit, 3.1, abs_tol=0.05) and math.isclose(width, 9.4, abs_tol=0.05)
 assert benchmarks.CULANE_IMAGE_WIDTH == 1640 and LINE_WIDTH == 30 / 1640
-assert (benchmarks.TUSIMPLE_PIXEL_THRESHOLD, benchmarks.TUSIMPLE_MATCH_THRESHOLD) == (20, 0.85)
-assert (right.sum(), right.mean(), tusimple.fn()) == (8, 0.8, 1) and math.isclose(tusimple.accuracy(), 0.8)
-assert all(day[key] > max(day["baselines"][name][key] for name in BASELINES) for key in ("lane_f1", "instance_f1"))
-assert band_of == {0.02: [11, 23, 29], 0.005: [3, 6, 7]} and day["boundary_band_px"] == [11]
-fewer = [pooled(matrices[dice.permutation(24)[:12]]).class_iou()[LANE_BOUNDARY] for _ in range(500)]
-assert np.std(fewer) < 0.9 * np.std(dozens)  # without replacement: they "differ less"
-assert min(len(members) for members in by_kind.values()) == 15
-assert round(max(memory.values()), 1) == 1.4
-assert b0.muon_lr == 0 and (b0.lr, b0.encoder_lr_scale, b0.weight_decay) == (6e-5, 0.1, 0.01)  # AdamW's
-assert (len(SEEDS), len(true_masks), len(ROADS), NUM_CLASSES) == (160, 24, 80, 6)
+assert benchmarks.TUSIMPLE_PIXEL_THRESHOLD == 20 and benchmarks.TUSIMPLE_MATCH_THRESHOLD == 0.85
+assert tusimple.fn() == 1 and math.isclose(tusimple.accuracy(), 0.8)
+inside = load_weights(work / "run" / "best.safetensors").info["training"]
+beside = LaneSegmentationConfig.from_yaml(work / "run" / "config.yaml")
+assert LaneSegmentationConfig.from_dict(inside) == beside  # "beside the weights and inside them"
+best_epoch = min(history, key=lambda row: row["val_loss"])
+assert best_epoch["val_loss"] > 1.2 * history[-1]["train_loss"]  # "overfits"
+exact = np.array([[0.5, 0.0], [0.0, 0.6]])  # a pair at the threshold is no match
+assert len(match_by_iou(exact, 0.5)[0]) == 1
+greedy = np.array([[0.9, 0.8], [0.8, 0.0]])  # the best pair first would match one only
+assert len(match_by_iou(greedy, 0.5)[0]) == 2
+assert day["boundary_band_px"] == [11] and day["boundary_ratio"] == 0.02
 assert SECOND_VIEW_SCALE == 1.35 and 2.7 < 1 + SECOND_VIEW_SCALE**2 < 3  # "nearly three times"
-assert min(history, key=lambda row: row["val_loss"])["val_loss"] > 1.4 * history[-1]["train_loss"]  # "leans on"
-for groups, apart, pairs in np.ptp(spans, axis=1).reshape(4, 3):
-    assert pairs < apart < groups
-assert min(day["miou"], mixed["miou"]) > short["miou"] + 0.1
-# "It saw neither", nor any other scene used here: scenes come from seeds, so compare the seeds.
-trained_on = {image_seed(1, "train", k) for k in range(2700)}  # what the shipped model saw
-fresh = {image_seed(5, "test", k) for k in range(24)} | {image_seed(7, "test", k) for k in range(12)}  # day, mixed
+chosen = np.random.default_rng(0).integers(120, size=(500, 15))  # 500 times 15 of the 120 scenes
+limits = np.array([interval(counts["model"][row], draws=300) for row in chosen])
+world = f1_of(counts["model"].sum(axis=0))
+held = np.mean((limits[:, 0] <= world) & (world <= limits[:, 1]))
+assert 0.8 < held < 0.945  # "too narrow"
+spans_of_kinds = [interval(np.array(of_kind[kind])) for kind in KINDS]
+pairs = list(itertools.combinations(spans_of_kinds, 2))
+overlaps = [a[0] < b[1] and b[0] < a[1] for a, b in pairs]
+assert np.mean(overlaps) > 0.6  # "most others do"
+rainy, bright = (f1_of(np.sum(of_kind[kind], axis=0)) for kind in ("rain by day", "dry day"))
+assert rainy < bright - 0.1  # "the few rainy scenes scored low"
+bare = np.concatenate([scene["lanes"] for scene in scenes])
+assert np.mean(bare[bare[:, 2] == 0, 1] == 0) > 0.3  # boundaries: "a third or more are missed"
+b0 = LaneSegmentationConfig.preset("b0")
+assert (b0.lr, b0.encoder_lr_scale) == (6e-5, 0.1)
+
+# %% tags=["folded"]
+# @title "It never saw them": the seeds of all scenes
+made = card["data"]["counts"]
+seed = card["data"]["seed"]
+trained_on = {image_seed(seed, split, k) for split in ("train", "val") for k in range(made[split])}
+fresh = {image_seed(5, "test", k) for k in range(24)} | {image_seed(7, "val", k) for k in range(12)}
+assert len(trained_on) == 1548 and card["data"]["preset"] == "day"
 assert not trained_on & (fresh | set(SEEDS) | set(ROADS))
-assert recall[0] < 0.5 and recall[3] > recall[4] and spread[1, 4] > spread[0, 3]  # "most", "lower", "overlap"
-boundaries_missed = np.sum(was_found[painted == 0] == 0)
-assert 2 * missed[:2].sum() > missed.sum() and 0.4 < boundaries_missed / (boundaries_missed + missed.sum()) < 0.7
-folder.cleanup()
-print("[OK] every claim of this notebook holds")
+
+# %% [markdown]
+# ## Where the guide differs
+#
+# The course follows a written guide. Where its statements did not hold, this notebook measured:
+#
+# <details><summary>Three statements</summary>
+#
+# | the guide | cell or section | measured |
+# |---|---|---|
+# | Boundary IoU with a band of 2 pixels | *Boundary IoU and its band*; the first cell below | at twice the size, the same masks lose more than 30 % of their score; bands that grow keep it |
+# | `evaluate lane --data …/val` | *Validation scores and luck* | `val` has chosen the epoch, and the best of ten equal models looks better than it is |
+# | `--model results/best_model.pth` | the second cell below | a `.pth` file is a pickle, and reading one may run any code; a pickle is refused here, and by `torch.load` |
+#
+# </details>
+
+
+# %% tags=["folded", "nbval-ignore-output"]
+# @title A fixed band of 2 pixels, at twice the size
+def doubled(masks):
+    return masks.repeat(2, axis=1).repeat(2, axis=2)  # (N, H, W) → (N, 2H, 2W)
+
+
+for name, small, large in [("2 px", 2, 2), *((f"ratio {r}", *band_of[r][:2]) for r in band_of)]:
+    before = boundary_iou(few, few_true, LANE_MARKING, small)
+    after = boundary_iou(doubled(few), doubled(few_true), LANE_MARKING, large)
+    print(f"{name:11s} {before:.3f}, at twice the size {after:.3f}")
+    assert after < 0.7 * before if name == "2 px" else math.isclose(after, before, rel_tol=0.015)
+
+
+# %% tags=["folded"]
+# @title A pickle runs code; model files here hold numbers only
+class Stowaway:
+    def __reduce__(self):
+        return print, ("this line was printed by a file that was only read",)
+
+
+pickle.loads(pickle.dumps(Stowaway()))
+pickled = samples() / "broken" / "checkpoints" / "pickle_with_code.pth"
+assert terminal(f'evaluate lane --model "{pickled}" --data data') == 2
+with warnings.catch_warnings(action="ignore"), contextlib.suppress(pickle.UnpicklingError):
+    torch.load(pickled)
+    raise AssertionError("torch.load has read a pickle with code")
 
 # %% [markdown]
 # ## Next
 #
-# The seven chapters end here. What remains is your own road. Put your images and masks into the folders of notebook 2,
-# write their path into `MY_DATA` above, and run that cell: the data are read, and two epochs show that all goes
-# through.
+# The seven chapters end here. What remains is your own road. Name a photograph in `PHOTO` at the
+# top, run the notebook again, and look at where the model fails.
 
-# %% [markdown]
-# Then train for real, by the recipe that fits your number of scenes; the table below that cell says what was tried.
-# Keep the model outside `work`, which is deleted. To use it, load its `best.safetensors` as `segmenter` before the cell
-# with `MY_IMAGES`, which otherwise goes on using our model.
+# %%
+strip(7, closing=True)

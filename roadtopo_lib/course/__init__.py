@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SETUP_CELL = """\
-#@title Set-up: run this cell first
+# @title Set-up: run this cell first
 # The same cell opens every notebook: it finds the library, or fetches it on Colab.
 import importlib.util
 import subprocess
@@ -45,15 +45,18 @@ REPOSITORY = "{repository}"  # where to clone from if there is no clone around t
 
 if importlib.util.find_spec("roadtopo_lib") is None:
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir()), None)
+    around = (p for p in (here, *here.parents) if (p / "roadtopo_lib" / "course").is_dir())
+    root = next(around, None)
     if root is None:
         root = here / "road-topology"
         if not root.is_dir():
             if not REPOSITORY:
-                raise SystemExit("No clone found here: write your fork's address into REPOSITORY, then run again.")
-            subprocess.run(["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)], check=True)
+                raise SystemExit("No clone here: write your fork's address into REPOSITORY.")
+            clone = ["git", "clone", "-q", "--depth", "1", REPOSITORY, str(root)]
+            subprocess.run(clone, check=True)
         # --no-deps: Colab's own torch, numpy and OpenCV stay as they are.
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)], check=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(root)]
+        subprocess.run(install, check=True)
     sys.path.insert(0, str(root))
 
 from roadtopo_lib.course import start
@@ -165,6 +168,7 @@ def colab_cell(name: str, repository: str) -> str:
         return f"[![Open in Colab]({COLAB_BADGE})]({link})"
     return (
         "**In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,\n"
-        f"choose `notebooks/{name}.ipynb`, and write the same address into `REPOSITORY` below.\n"
+        f"choose `notebooks/{name}.ipynb`, write the same address into `REPOSITORY`\n"
+        "in the first code cell, and run that cell again.\n"
         "**On your machine:** `make lab`."
     )

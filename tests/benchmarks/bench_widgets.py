@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
 
 from conftest import BROWSER_OPTIONS, Lab, Notebook, browser_path
-
 from roadtopo_lib.course.playground import EmbeddingPlayground
 
 PLAY_SECONDS = 10

@@ -114,6 +114,13 @@ FAULTS = [
         "06_postprocessing",
     ),
     Fault(
+        "the model is left in training mode",
+        "pipeline.py",
+        "self.model = model.to(self.device).eval()",
+        "self.model = model.to(self.device).train()",
+        "06_postprocessing",
+    ),
+    Fault(
         "Boundary IoU's band is halved",
         "metrics/semantic.py",
         "BOUNDARY_RATIO = 0.02",
@@ -195,6 +202,27 @@ FAULTS = [
         "files.py",
         "        temporary.replace(path)",
         "        path.write_bytes(temporary.read_bytes())",
+        "05_training",
+    ),
+    Fault(
+        "Muon does not look ahead",
+        "training/optimizer.py",
+        "wide = _wide(p.grad.lerp(average, momentum))",
+        "wide = _wide(average)",
+        "05_training",
+    ),
+    Fault(
+        "a skipped step moves the schedule",
+        "trainer_lane.py",
+        "            return  # the step was skipped",
+        "            pass  # the step was skipped",
+        "05_training",
+    ),
+    Fault(
+        "a run that goes on begins its schedule again",
+        "trainer_lane.py",
+        "self.config.warmup_fraction, self.state.step)",
+        "self.config.warmup_fraction, 0)",
         "05_training",
     ),
 ]

@@ -1,12 +1,16 @@
 """The cells and helpers that all notebooks share."""
 
 import importlib.util
+import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from roadtopo_lib.course import colab_cell, reveal, samples, setup_cell
+from roadtopo_lib.course.pictures import as_png
 
 ADDRESS = "OWNER/NAME"
 
@@ -91,3 +95,14 @@ def test_a_small_percentage_is_not_taken_for_a_fraction(capsys):
 def test_a_choice_is_compared_with_the_answer(capsys, guess, verdict):
     reveal(guess, "yes")
     assert capsys.readouterr().out.endswith("answer: yes" + (f" — {verdict}" if verdict else "") + "\n")
+
+
+def test_a_picture_of_few_colours_keeps_flat_areas_and_takes_fewer_bytes():
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    noise[:30] = (255, 176, 0)
+    picture = Image.fromarray(noise)
+    small, large = (as_png(picture, colors) for colors in (32, 256))
+    stored = np.asarray(Image.open(io.BytesIO(small)).convert("RGB"))
+    assert (stored[:30] == (255, 176, 0)).all()
+    assert len(np.unique(stored.reshape(-1, 3), axis=0)) <= 32
+    assert len(small) < 0.8 * len(large)

@@ -34,6 +34,8 @@ ENLARGED = 1.3
 """The most that a browser may enlarge a panel."""
 STILL_WIDTH = 1100
 """Pixels of the still picture; panels beyond it begin a new row."""
+STILL_QUALITY = 60
+"""Of a still picture with photographs, 0..100: a notebook holds it, and is small."""
 
 COLORS = INSTANCE_COLORS / 255
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -288,7 +290,7 @@ class Board:
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, object], dict[str, object]]:
         """The live widget where a kernel runs, the still picture elsewhere; and what a viewer may tell of it."""
         photo = any(panel.kind == "photo" for panel in self.panels)
-        mime, data = encoded(self.still(), "photo" if photo else "plot")
+        mime, data = encoded(self.still(), "photo" if photo else "plot", STILL_QUALITY)
         alt = f"{self.title}: {' '.join(f'{panel.alt}.' for panel in self.panels)}"
         return {
             "text/plain": f"[{self.title}: run this cell to move it]",
@@ -297,11 +299,11 @@ class Board:
         }, {mime: {"alt": alt}}
 
 
-def encoded(pixels: np.ndarray, kind: str) -> tuple[str, bytes]:
+def encoded(pixels: np.ndarray, kind: str, quality: int = JPEG_QUALITY) -> tuple[str, bytes]:
     """(H, W, 3) uint8 RGB as its media type and bytes: JPEG for a "photo", PNG for a "plot" or a "flat" picture."""
     if kind != "plot":
         ending, options = {
-            "photo": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY,
+            "photo": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality,
                                cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]),
             "flat": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
         }[kind]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Machinery of single notebooks, one module each: what a lesson needs and does not teach."""

@@ -1,0 +1,189 @@
+"""Machinery of notebook 4: heads that learn on frozen features with one loss or another, layouts, pictures."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course.data import samples
+from roadtopo_lib.course.playground import EmbeddingPlayground, Margins, State
+from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
+from roadtopo_lib.labels import CLASS_NAMES, NUM_CLASSES
+from roadtopo_lib.segformer import SegFormerModel, upsample_to
+
+BATCH, LEARNING_RATE, HIDDEN = 8, 1e-2, 32
+SEEDS, LOOKS = range(3), (15, 60)
+"""Of the contest: where the heads start, and after how many steps they are scored."""
+GREY_STEP = 5
+"""Between the grey levels behind a glow: few levels make a small picture."""
+HATCHES = ("", "//", "..", "xx")
+
+
+class Features(NamedTuple):
+    """What a head learns from.
+
+    Attributes:
+        maps: (B, C, h, w) all four maps of the frozen encoder, at a quarter of the image's size.
+        masks: (B, 2h, 2w) int64 classes, at half of its size.
+    """
+
+    maps: Tensor
+    masks: Tensor
+
+
+@torch.no_grad()
+def encoded(model: SegFormerModel, images: Tensor) -> Tensor:
+    """The four maps of the encoder, upsampled to the first and stacked: (B, 3, H, W) → (B, C, H/4, W/4)."""
+    maps = model.encode(images)
+    return torch.cat([upsample_to(m, maps[0].shape[2:]) for m in maps], dim=1)
+
+
+def features_of(model: SegFormerModel, split: str, config: LaneSegmentationConfig) -> Features:
+    """The sample images of a split, as the config shows them in evaluation, through the frozen encoder."""
+    dataset = LaneInstanceDataset(samples(), split, build_transform(config, train=False))
+    items = [dataset[index] for index in range(len(dataset))]
+    maps = encoded(model, torch.stack([item["image"] for item in items]))
+    return Features(maps, torch.stack([item["semantic_mask"] for item in items])[:, ::2, ::2])
+
+
+def train_head(
+    features: Features,
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    seed: int = 0,
+    steps: int = LOOKS[-1],
+    after_step: Callable[[int, nn.Module], None] | None = None,
+) -> nn.Module:
+    """A new head of two 1 × 1 convolutions, trained on frozen features with Adam.
+
+    Args:
+        features: what it learns from; the batches take them in order.
+        loss_function: (logits, classes) → scalar.
+        seed: decides where the weights start.
+        steps: of the optimiser.
+        after_step: called with the number of the step and the head.
+    """
+    torch.manual_seed(seed)
+    head = nn.Sequential(nn.Conv2d(features.maps.shape[1], HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, NUM_CLASSES, 1))
+    optimizer = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
+    for step in range(1, steps + 1):
+        batch = torch.arange(BATCH) + BATCH * (step % (len(features.maps) // BATCH))
+        logits = upsample_to(head(features.maps[batch]), features.masks.shape[1:])
+        loss = loss_function(logits, features.masks[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if after_step is not None:
+            after_step(step, head)
+    return head
+
+
+@torch.no_grad()
+def classes_of(head: nn.Module, maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The class that a head finds most probable: (B, C, h, w) → (B, H, W) of the given size."""
+    return upsample_to(head(maps), tuple(size)).argmax(dim=1)
+
+
+def iou_per_class(predicted: Tensor, truth: Tensor) -> Tensor:
+    """(NUM_CLASSES,): pixels that both hold over pixels that at least one holds."""
+    both = [((predicted == c) & (truth == c)).sum() for c in range(NUM_CLASSES)]
+    either = [((predicted == c) | (truth == c)).sum() for c in range(NUM_CLASSES)]
+    return torch.tensor(both) / torch.tensor(either)
+
+
+def contest(losses: dict[str, Callable], train: Features, val: Features) -> dict[str, Tensor]:
+    """IoU of heads trained with each loss: (seeds, looks, classes), on the validation images."""
+    iou = {}
+    for name, loss in losses.items():
+        rows: list[Tensor] = []
+
+        def score(step: int, head: nn.Module, rows: list[Tensor] = rows) -> None:
+            if step in LOOKS:
+                rows.append(iou_per_class(classes_of(head, val.maps, val.masks.shape[1:]), val.masks))
+
+        for seed in SEEDS:
+            train_head(train, loss, seed, after_step=score)
+        iou[name] = torch.stack(rows).view(len(SEEDS), len(LOOKS), NUM_CLASSES)
+    return iou
+
+
+def draw_contest(iou: dict[str, Tensor], titles: Sequence[str]) -> Figure:
+    """Bars for the mean of the seeds and whiskers for their spread, one panel a look."""
+    figure, axes = plt.subplots(len(titles), 1, figsize=(8, 4.6), sharex=True)
+    for look, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+        for i, ((name, value), hatch) in enumerate(zip(iou.items(), HATCHES, strict=False)):
+            middle, spread = value[:, look].mean(dim=0), value[:, look].std(dim=0)
+            place = np.arange(NUM_CLASSES) + 0.2 * (i - 1.5)
+            ax.bar(place, middle, 0.2, yerr=spread, capsize=2, label=name, hatch=hatch)
+        ax.set(title=title, ylabel="IoU", ylim=(0, 1.15))
+    axes[0].legend(ncols=4, loc="upper center", fontsize="small")
+    axes[1].set_xticks(range(NUM_CLASSES), CLASS_NAMES)
+    return figure
+
+
+def draw_cost(image: np.ndarray, cost: Tensor, title: str, label: str) -> Figure:
+    """An image in grey, and what each of its pixels costs as a glow above it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        cost: (H, W), >= 0.
+        title: of the figure.
+        label: of the colour bar: quantity and unit.
+    """
+    figure, ax = plt.subplots(figsize=(7.2, 2.75))
+    grey = np.round((image.mean(axis=2) * 0.45 + 120) / GREY_STEP) * GREY_STEP
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    top = float(cost.flatten().float().quantile(0.998))
+    strength = (cost / top).clamp(0, 1).numpy()
+    shown = ax.imshow(cost, cmap="inferno", vmin=0, vmax=top, alpha=np.minimum(1, 2.5 * strength))
+    figure.colorbar(plt.cm.ScalarMappable(shown.norm, shown.cmap), ax=ax, label=label, shrink=0.85)
+    ax.set_title(title)
+    ax.axis("off")
+    return figure
+
+
+def settle(delta_var: float, delta_dist: float, seed: int = 0, steps: int = 300) -> State:
+    """Three lanes of 12 points that start in one crowd, after gradient descent on the loss with these margins."""
+    margins = Margins(delta_var, delta_dist)
+    playground = EmbeddingPlayground(lanes=3, points=12, spread=0.6, margins=margins, seed=seed)
+    playground.step(steps)
+    return playground.state()
+
+
+def distances(state: State) -> tuple[float, float]:
+    """The largest distance of two points of one lane, and the smallest of two points of different lanes."""
+    apart = np.linalg.norm(state.points[:, None] - state.points, axis=2)
+    same = state.lanes[:, None] == state.lanes
+    return float(apart[same].max()), float(apart[~same].min())
+
+
+def lost_to_noise(state: State, noise: float = 0.3, draws: int = 20, seed: int = 0) -> float:
+    """Share of the points that noise of this standard deviation moves nearest to the mean of another lane."""
+    rng = np.random.default_rng(seed)
+    shaken = state.points + noise * rng.standard_normal((draws, *state.points.shape))
+    nearest = np.linalg.norm(shaken[:, :, None] - state.means, axis=3).argmin(axis=2)  # (draws, points)
+    return float((nearest != state.lanes).mean())
+
+
+def draw_layouts(states: dict[tuple[float, float], State]) -> Figure:
+    """Layouts in two rows: points of each lane, and a dashed circle of δ_var around their mean.
+
+    Args:
+        states: (δ_var, δ_dist) → state in two dimensions.
+    """
+    figure, axes = plt.subplots(2, -(-len(states) // 2), figsize=(7.2, 3.6), sharex=True, sharey=True, squeeze=False)
+    for ax, ((delta_var, delta_dist), state) in zip(axes.flat, states.items(), strict=True):
+        points = state.points - state.means.mean(axis=0)
+        for lane in range(len(state.means)):
+            mine = points[state.lanes == lane]
+            ax.scatter(*mine.T, s=10, color=f"C{lane}", marker="os^"[lane])
+            ax.add_patch(plt.Circle(mine.mean(axis=0), delta_var, fill=False, color=f"C{lane}", linestyle="--"))
+        ax.set(title=f"δ_var {delta_var}, δ_dist {delta_dist}", aspect="equal")
+    figure.supxlabel("dimension 1", fontsize="medium")
+    figure.supylabel("dimension 2", fontsize="medium")
+    figure.suptitle("δ_dist sets the distance of the means, δ_var the size of the blobs", fontweight="bold")
+    return figure

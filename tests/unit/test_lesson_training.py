@@ -1,0 +1,119 @@
+"""Machinery of notebook 5: what it counts, pretends, interrupts and compares."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course.lessons import training as lesson
+from roadtopo_lib.course.lessons import training_pictures as pictures
+from roadtopo_lib.training.optimizer import Muon
+
+CONFIG = LaneSegmentationConfig.preset("tiny").replace(muon_lr=0.0, image_size=(32, 64), repeat_threshold=0.0)
+
+
+def test_a_path_begins_at_the_start_and_holds_every_step():
+    path = lesson.path_of(torch.optim.SGD, torch.ones(2), torch.tensor([[1.0, 0.0], [1.0, 2.0]]), lr=0.5)
+    assert_close(path, torch.tensor([[1.0, 1.0], [0.5, 1.0], [0.0, 0.0]]))
+
+
+def test_a_path_of_matrices_asks_muon_for_its_rule():
+    gradient = torch.diag(torch.tensor([1.0, 0.1]))
+    adamw, muon = (lesson.path_of(Muon, torch.zeros(2, 2), [gradient], rule, lr=1.0)[1] for rule in (False, True))
+    assert_close(adamw.abs(), torch.eye(2))
+    assert 0.6 < -muon[1, 1] < 1.3
+    assert -muon[1, 1] != 1
+
+
+def test_an_outlier_shortens_the_steps_of_adamw_and_turns_those_of_muon():
+    assert lesson.after_outlier(torch.optim.AdamW, np.inf)[0] < 0.5 < lesson.after_outlier(Muon, np.inf)[0]
+    assert lesson.after_outlier(Muon, np.inf)[1] < 0.5 < lesson.after_outlier(Muon, 1.0)[1]
+
+
+def test_saved_bytes_are_those_of_living_graphs_without_the_weights():
+    layer, images = nn.Linear(100, 10), torch.rand(50, 100)
+    with lesson.SavedBytes(layer) as saved:
+        loss = layer(images).square().sum()
+    assert saved.megabytes() == pytest.approx(4 * (50 * 100 + 50 * 10) / 1e6)
+    loss.backward()
+    assert saved.megabytes() == 0
+
+
+def test_a_pretended_gpu_answers_by_its_capability_and_is_gone_afterwards():
+    real = torch.cuda.is_available
+    for capability, native in (((7, 5), False), ((8, 0), True)):
+        with lesson.pretend_gpu(*capability):
+            assert torch.cuda.is_bf16_supported(including_emulation=False) == native
+            assert torch.cuda.is_bf16_supported()
+    assert torch.cuda.is_available is real
+
+
+def test_a_power_cut_stops_the_write_that_was_asked_for_half_way(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with lesson.power_cut(at_write=2):
+        first.write_bytes(b"whole")
+        second.write_bytes(b"half of it")
+        raise AssertionError("the block goes on after the cut")
+    assert (first.read_bytes(), second.read_bytes()) == (b"whole", b"half ")
+    second.write_bytes(b"afterwards")
+    assert second.read_bytes() == b"afterwards"
+
+
+def test_a_power_cut_that_comes_too_late_changes_nothing(tmp_path):
+    with lesson.power_cut(at_write=2):
+        Path(tmp_path / "file").write_bytes(b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+def test_other_errors_leave_a_power_cut():
+    with pytest.raises(ZeroDivisionError), lesson.power_cut(at_write=1):
+        print(1 / 0)
+
+
+def test_a_step_from_two_batches_is_that_of_one_unless_batch_norm_looks_across():
+    scenes = [lesson.dataset(CONFIG, "train")[k] for k in range(4)]
+    start, config = lesson.new_trainer(CONFIG).model, CONFIG.replace(dice_weight=0.0)
+    for batch_norm in (False, True):
+        in_two, in_one = (lesson.sgd_step(start, config, scenes, size, batch_norm) for size in (3, 4))
+        assert torch.allclose(in_two, in_one, atol=1e-5) != batch_norm
+
+
+def test_a_mean_picture_is_a_better_blind_answer_than_the_class_prior():
+    blind = lesson.blind_losses(CONFIG)
+    assert 0 < blind["mean picture"] < blind["class prior"] < np.log(CONFIG.num_classes)
+
+
+def test_float_types_are_those_that_autocast_gives():
+    trainer = lesson.new_trainer(CONFIG)
+    batch = next(iter(lesson.loaders(CONFIG)[0]))
+    found = lesson.float_types(trainer.model.train(), batch, trainer.criterion)
+    assert found["activation"] == found["gradient on the way"] == torch.bfloat16
+    assert found["weight"] == found["gradient in .grad"] == torch.float32
+
+
+def test_new_trainers_begin_with_the_same_weights():
+    first, second = (lesson.new_trainer(CONFIG).model.parameters() for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_scripted_run_tells_whose_weights_it_keeps():
+    model = lesson.new_trainer(CONFIG).model
+    trainer = lesson.ScriptedTrainer(model, CONFIG.replace(epochs=3), device="cpu", progress=False)
+    trainer.fit([None], [0.5, 0.2, 0.4])
+    assert (next(model.parameters()) == 2).all()
+
+
+def test_a_negative_is_bright_where_the_image_is_dark():
+    positive = lesson.dataset(CONFIG, "val")
+    negative = lesson.Negative(positive.root, "val", positive.transform)
+    assert_close(positive[0]["image"] + negative[0]["image"], torch.ones(3, 32, 64))
+    assert torch.equal(positive[0]["semantic_mask"], negative[0]["semantic_mask"])
+
+
+def test_a_grid_of_pictures_has_its_titles_over_the_first_row():
+    figure = pictures.picture_grid([[np.zeros((2, 2))] * 2] * 2, ["left", "right"])
+    assert [ax.get_title() for ax in figure.axes] == ["left", "right", "", ""]
