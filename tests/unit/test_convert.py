@@ -19,7 +19,8 @@ from roadtopo_lib.data.convert import (
     convert_tusimple,
 )
 from roadtopo_lib.data.convert.bdd100k import json_items
-from roadtopo_lib.data.convert.writing import Line, Options, draw_masks, sample_name, split_of
+from roadtopo_lib.data.convert.drawing import Line, draw_masks
+from roadtopo_lib.data.convert.writing import Options, sample_name, split_of
 from roadtopo_lib.data.samples import read_sample, sample_files
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, LINE_WIDTH, ROAD, ClassTable, LabelClass

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from roadtopo_lib.data.convert.drawing import Area
 from roadtopo_lib.data.convert.names import ClassNames
-from roadtopo_lib.data.convert.writing import Area, Labelled, Options, Report, inside, sample_name, write_labelled
+from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, sample_name, write_labelled
 from roadtopo_lib.files import list_files
 
 

@@ -15,18 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from roadtopo_lib.data.convert.drawing import Area, Line
 from roadtopo_lib.data.convert.lanes import NO_POINT, ONE_POINT
 from roadtopo_lib.data.convert.names import ClassNames
-from roadtopo_lib.data.convert.writing import (
-    Area,
-    Labelled,
-    Line,
-    Options,
-    Report,
-    inside,
-    sample_name,
-    write_labelled,
-)
+from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, sample_name, write_labelled
 from roadtopo_lib.files import list_files
 
 CIRCLE_POINTS = 64

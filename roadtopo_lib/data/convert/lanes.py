@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from roadtopo_lib.data.convert.writing import Line
+from roadtopo_lib.data.convert.drawing import Line
 
 NO_POINT, ONE_POINT = "a lane without a point", "a lane of a single point"
 
