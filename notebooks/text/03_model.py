@@ -297,8 +297,8 @@ print(tuple(tokens.shape), "on a grid of", height, "×", width)
 # ### Step 1: three vectors for every token
 #
 # Three linear layers make three vectors of each token. The [query](GLOSSARY.md#query) says what
-# the token looks for, the [key](GLOSSARY.md#key) what it offers, the [value](GLOSSARY.md#value) what
-# it hands over.
+# the token looks for, the [key](GLOSSARY.md#key) what it offers, the [value](GLOSSARY.md#value)
+# what it hands over.
 
 # %% tags=["folded"]
 # @title Drawing: query, key and value
@@ -458,7 +458,7 @@ assert_close(attention.o_proj(mixed), attention(x, height, width)[0], atol=1e-4,
 
 # %% tags=["folded"]
 # @title Drawing: where one token looks
-line, place = 4, 7  # row and column of the token
+line, place = 5, 6  # row and column of the token
 looks = weights[0, :, line * width + place].view(3, 3, 8)  # by head: 24 places that answer
 figure, axes = plt.subplots(3, 1, figsize=(6, 7.4))
 for number, (ax, look) in enumerate(zip(axes, looks), start=1):
@@ -472,6 +472,7 @@ for number, (ax, look) in enumerate(zip(axes, looks), start=1):
     ax.set(xticks=range(0, 257, 32), yticks=range(0, 97, 32), xticklabels=[], yticklabels=[])
     ax.grid(color="white", linewidth=0.6)
     ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
 show(figure, "The frame three times; red places show where three heads look.", colors=64)
 
 # %% [markdown]
@@ -1264,7 +1265,7 @@ assert double[16 * line : 16 * line + 16, 16 * place : 16 * place + 16].mean() >
 assert min((looks[a] - looks[b]).abs().max() for a, b in ((0, 1), (0, 2), (1, 2))) > 0.1
 columns = looks.sum(dim=1).argmax(dim=1) * 2  # in tokens, where each head looks most
 assert (columns - place).abs().max() >= 4
-assert looks[:, 2].sum(dim=1).min() > 0.6  # the lowest row
+assert looks[:, 2].sum(dim=1).min() > 0.5  # the lowest row
 lowest = weights[0].view(3, 96, 3, 8)[:, :, 2].sum(dim=2)  # (3 heads, 96 tokens)
 assert (lowest[[0, 2]] > 0.5).float().mean(dim=1).min() > 0.9
 assert k.shape == (1, 3, 24, 32) and tuple(SegformerConfig().sr_ratios) == (8, 4, 2, 1)
@@ -1323,7 +1324,8 @@ print("[OK] every claim of this notebook holds")
 # %% [markdown]
 # ## Where the guide differs
 #
-# This course grew from the Road Topology ML guide, a Korean document; this table is for its readers.
+# This course grew from the Road Topology ML guide, a Korean document; this table is for its
+# readers.
 #
 # <details><summary>The guide's statements on the model, and what we measured</summary>
 #
@@ -1357,10 +1359,9 @@ sums = outputs["logits"].sum(dim=1)
 assert not torch.allclose(sums, torch.ones_like(sums))  # ours are logits
 noise = torch.randn(100_000)
 assert abs(((noise < 0) | (noise > 1)).float().mean().item() - 2 / 3) < 0.02
-cityscapes = (
-    "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, "
-    "sky, person, rider, car, truck, bus, train, motorcycle, bicycle"
-).split(", ")
+cityscapes = ["road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"]
+cityscapes += ["traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck"]
+cityscapes += ["bus", "train", "motorcycle", "bicycle"]
 assert len(cityscapes) == 19 and set(cityscapes) & set(CLASS_NAMES) == {"road", "sidewalk"}
 assert not [name for name in cityscapes if "lane" in name or "cross" in name]
 print("[OK] outputs, softmax, randn, Cityscapes")

@@ -16,7 +16,6 @@ from roadtopo_lib.course.schematics._canvas import (
     PURPLE,
     RED,
     SMALL,
-    TITLE,
     Sheet,
     averaged,
     clumps,
