@@ -511,7 +511,7 @@ by_hand = (counts.sum() / counts).sqrt()
 assert_close(sqrt_inverse, by_hand / by_hand.mean(), check_dtype=False)
 
 # %% [markdown]
-# Only `sqrt_inverse` puts all four rare classes above 1. `inverse` spends nearly all of its weight
+# Only `sqrt_inverse` puts all four rare classes above 1. `inverse` spends two thirds of its weight
 # on crosswalk and sidewalk. `median_frequency` leaves crosswalk at 1: few images show one, but
 # where it is seen it is large.
 #
@@ -1176,7 +1176,7 @@ for name in ("inverse", "sqrt_inverse", "median_frequency"):
     assert by_recipe[name][[BACKGROUND, ROAD]].max() < 0.5  # "lower background and road"
 assert [name for name in recipes if by_recipe[name][2:].min() > 1.05] == ["sqrt_inverse"]
 most = by_recipe["inverse"][[CROSSWALK, SIDEWALK]].sum() / by_recipe["inverse"].sum()
-assert 0.6 < most and abs(by_recipe["median_frequency"][CROSSWALK] - 1) < 0.02
+assert 0.6 < most < 0.75 and abs(by_recipe["median_frequency"][CROSSWALK] - 1) < 0.02
 assert counts.argmin() == CROSSWALK
 weighted_dice = (sqrt_inverse * (1 - dice)).sum() / sqrt_inverse.sum()
 weighted = 0.6 * F.cross_entropy(logits, target, sqrt_inverse.float()) + 0.4 * weighted_dice
