@@ -181,7 +181,7 @@ assert_close(-p_true.log().mean(), F.cross_entropy(two_pixels, truth))
 target = batch["semantic_mask"]
 logits = upsample_to(outputs["logits"], target.shape[1:])  # (1, 6, 384, 1024)
 cost = F.cross_entropy(logits, target, reduction="none")[0]  # (384, 1024)
-figure = draw_cost(image, cost, "Cross-entropy: most pixels cost nothing", "−log p")
+figure = draw_cost(image, cost, "Cross-entropy: most pixels cost little", "−log p")
 show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=96)
 
 # %% [markdown]
@@ -218,7 +218,8 @@ for c, name in enumerate(CLASS_NAMES):
 #
 # The encoder of the shipped model stays frozen, and its features are computed once. A new head with
 # random weights learns on top of them with cross-entropy. We split its cost by class before the
-# first step and after 15 steps.
+# first step and after 15 steps. (`train_head` and the drawings are in
+# `roadtopo_lib/course/lessons/losses.py`.)
 
 # %%
 train = features_of(model, "train", config)
@@ -304,6 +305,7 @@ dice = soft_dice(logits.softmax(dim=1), target)
 assert_close(1 - dice.mean(), DiceLoss(smooth=1.0)(logits, target), **about)
 tiny = soft_dice(two_pixels.softmax(dim=1), truth)[:2]  # here `smooth` matters
 assert_close(1 - tiny.mean(), DiceLoss()(two_pixels, truth))
+print("[OK] our soft Dice is the library's")
 
 # %% [markdown]
 # Two rules of the library go beyond this formula. First: a class that occurs nowhere in the labels
@@ -314,6 +316,7 @@ assert_close(1 - tiny.mean(), DiceLoss()(two_pixels, truth))
 five = target.where(target != LANE_BOUNDARY, ROAD)  # class 5 occurs nowhere
 present = soft_dice(logits.softmax(dim=1), five)[:LANE_BOUNDARY]
 assert_close(1 - present.mean(), DiceLoss()(logits, five), **about)
+print("[OK] the absent class is left out of the mean")
 
 # %% [markdown]
 # Second: the id 255 marks pixels that nobody labelled. They change neither a loss nor its gradient.
@@ -330,10 +333,11 @@ for loss_function in (DiceLoss(), CombinedLoss(), FocalLoss(), TverskyLoss()):
     loss_function(learning, half_labelled).backward()
     assert learning.grad[..., :512].abs().max() > 0
     assert learning.grad[..., 512:].abs().max() == 0
+print("[OK] four losses ignore what is not labelled")
 
 # %% [markdown]
-# > **Predict first.** A lane covers 100 of 10,000 pixels. The model says p = 0.5 for "lane"
-# > *everywhere*. What is the soft Dice of the lane, with `smooth=0`?
+# > **Predict first.** A line covers 100 of 10,000 pixels. The model says p = 0.5 for "line"
+# > *everywhere*. What is the soft Dice of the line, with `smooth=0`?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -363,6 +367,7 @@ assert 0.015 < lane_dice < 0.025
 small, large = (loss_curves(rare / 1000, rest=0.99) for rare in (3, 100))
 assert_close(small.pull["cross-entropy"], large.pull["cross-entropy"], rtol=1e-3, atol=1e-6)
 assert (np.diff(small.pull["cross-entropy"]) < 0).all()
+print("[OK] equal pulls for 3 and for 100 pixels")
 
 # %% [markdown]
 # Cross-entropy pulls equally hard whether the class has 3 pixels or 100. The more wrong a pixel
@@ -401,7 +406,8 @@ assert (small.pull["Dice"] > 5 * large.pull["Dice"]).all()
 # ## Two relatives: focal and Tversky
 #
 # From here on the letters α, β and γ mean something else in each paper. We always say whose they
-# are: focal γ, Tversky α and β, the β of effective numbers, and in Part II term weight α, β and γ.
+# are: focal γ, Tversky α and β, the β of effective numbers, and in Part II the term weights α, β and
+# γ.
 
 # %% [markdown]
 # *[Focal loss](GLOSSARY.md#focal-loss)* multiplies cross-entropy by $(1 - p)^\gamma$, pixel by
@@ -418,6 +424,7 @@ def focal(logits, target, gamma=2.0):
 
 assert_close(focal(logits, target), FocalLoss(gamma=2.0)(logits, target), **about)
 assert_close(focal(logits, target, gamma=0.0), cost.mean(), **about)
+print("[OK] our focal loss is the library's; γ = 0 gives cross-entropy")
 
 # %% [markdown]
 # A *[false positive](GLOSSARY.md#false-positive)* is painted but not there. A *[false
@@ -446,6 +453,7 @@ assert_close(1 - tiny.mean(), TverskyLoss(alpha=0.3, beta=0.7)(two_pixels, truth
 # With both prices ½ Tversky is Dice. `smooth` counts hits here and areas there: hence the ½.
 equal_prices = tversky(probabilities, target, 0.5, 0.5, smooth=0.5)
 assert_close(equal_prices, dice, **about)
+print("[OK] our Tversky is the library's; prices of ½ give Dice")
 
 # %% [markdown]
 # ### Shape all four losses yourself
@@ -454,7 +462,7 @@ assert_close(equal_prices, dice, **about)
 # probability that all other pixels get for their true class. Above it was 0.99.
 #
 # > **Predict first.** Set *others right* to 0.5 and shrink the rare class from 3 % to 0.1 %. How
-# > many times as hard does Dice pull one of its pixels then?
+# > many times as hard does Dice pull one of its pixels then, at p = 0.5?
 
 # %%
 LossShaper()
@@ -534,7 +542,7 @@ losses["both, weighted"] = CombinedLoss(class_weights=sqrt_inverse)
 {"maps": tuple(val.maps.shape), "masks": tuple(val.masks.shape)}
 
 # %% [markdown]
-# The score is the IoU of each class over the 16 validation images. We look after 15 steps and after
+# The score is the IoU of each class over the 12 validation images. We look after 15 steps and after
 # 60, with three seeds for each loss.
 
 # %% [markdown]
@@ -637,6 +645,7 @@ points = gather_embeddings(outputs["embeddings"], image_index, rows, columns, ma
 upsampled = upsample_to(outputs["embeddings"], mask.shape[1:])  # (1, 32, 384, 1024)
 assert_close(points, upsampled[image_index, :, rows, columns], **about)
 assert 6 < upsampled.numel() / points.numel() < 8
+print("[OK] the same numbers as from upsampling all")
 
 # %% [markdown]
 # ### Variance: come nearer
@@ -735,6 +744,7 @@ for lane in lanes:
     spread = (push_force[mine] - push_force[mine][0]).norm(dim=1).max()
     assert spread <= 1e-3 * push_force[mine].norm(dim=1).max()
     assert pull_force[mine].sum(dim=0).norm() < 0.01 * pull_force[mine].norm(dim=1).sum()
+print("[OK] one push for a whole line; its pulls add up to zero")
 
 # %% [markdown]
 # The cell asserts two facts:
@@ -746,7 +756,7 @@ for lane in lanes:
 # %% [markdown]
 # ### Push and pull yourself
 #
-# Four lanes that overlap; the arrows are the forces. How far apart will the two nearest means end?
+# Four toy lines that overlap (*lanes* on the sliders); the arrows are the forces. How far apart will the two nearest means end?
 # Set your guess, press *Release*; then *Reset* and *Play* to see the way there. The sentence says
 # what clustering would make of the points: it gathers what lies within a *radius*, here δ_dist.
 
@@ -769,15 +779,15 @@ assert 2.9 < between < 3.5
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The loss tears the line apart until its halves keep the distance of two lines. It knows no road,
-# only labels.
+# The loss tears the line apart until its halves keep the distance of two lines. It follows the
+# labels, even if they are wrong.
 #
 # </details>
 
 # %% [markdown]
 # ## Why two margins? What δ_var and δ_dist do
 #
-# Three lanes of 12 points start in one crowd, in five different ways. They follow the forces for
+# Three toy lines of 12 points start in one crowd, in five different ways. They follow the forces for
 # 300 steps of gradient descent. We try four pairs of margins, and draw the first start of each:
 
 # %%
@@ -798,6 +808,7 @@ for (delta_var, delta_dist), states in settled.items():
     for within, across in map(distances, states):  # points of one line, points of two
         assert within < 2 * delta_var + 0.05
         assert across > 2 * (delta_dist - delta_var) - 0.05
+print("[OK] four pairs of margins, five starts each: the rule holds")
 
 # %% [markdown]
 # A trained model does not come to zero, so the rule is no promise for its pixels. Notebook 6 counts
@@ -810,7 +821,7 @@ for (delta_var, delta_dist), states in settled.items():
 trial = EmbeddingPlayground(lanes=5, points=40, dim=32, spread=1.0)
 trial.step(300)
 for radius in (0.1, 1.1, radius_from_margins(0.5, 1.5), 1.9, 4.0):
-    print(f"radius {radius:.1f}: all five lanes found: {trial.clusters(radius).ari > 0.99}")
+    print(f"radius {radius:.1f}: all five lines found: {trial.clusters(radius).ari > 0.99}")
 assert all(trial.clusters(radius).ari > 0.99 for radius in (1.1, 1.5, 1.9))
 assert all(trial.clusters(radius).ari < 0.9 for radius in (0.1, 4.0))
 
@@ -828,7 +839,7 @@ assert all(trial.clusters(radius).ari < 0.9 for radius in (0.1, 4.0))
 #
 # Every margin and weight, the sphere, and the clustering radius on sliders. The points are
 # projected from 32 dimensions, so means look nearer than they are. *ARI*, the adjusted Rand index,
-# is 1 where clusters and lanes agree, and near 0 where they agree by chance only.
+# is 1 where clusters and lines agree, and near 0 where they agree by chance only.
 #
 # > **Predict first.** Preset "pull margin 1.5, push margin 0.5": the loss comes to zero. Which ARI
 # > does clustering reach, with a radius of 0.5?
@@ -875,7 +886,7 @@ print(f"variance term {broken_variance:.1f}; force on background: {broken_force 
 
 # %% [markdown]
 # **Why.** 0 is the only id that means "no instance". Here the whole background became one giant
-# instance, which is pulled together, and each lane must keep its distance from it.
+# instance, which is pulled together, and each line must keep its distance from it.
 #
 # **Mended.** Subtract, and look at the mask before training.
 
@@ -896,9 +907,10 @@ two_images = outputs["embeddings"].repeat(2, 1, 1, 1)
 with_empty = torch.cat([mask, torch.zeros_like(mask)])  # the second image has no instance
 of_both = DiscriminativeLoss()(two_images, with_empty)[0]
 assert_close(of_both, parts["instance"], **about)
+print("[OK] the empty image changes nothing")
 
 # %% [markdown]
-# > **Predict first.** Two lanes have exactly the same mean. The distance term is at its largest
+# > **Predict first.** Two lines have exactly the same mean. The distance term is at its largest
 # > then. How strong is the force that pushes them apart?
 
 # %% tags=["answer", "nbval-ignore-output"]
@@ -922,7 +934,7 @@ assert same.grad.abs().max() == 0
 # The other corners: loss and gradient must be finite, and a term without anything to do must be 0.
 
 # %%
-corners = {"no lane": [0, 0, 0, 0], "one lane": [1, 1, 1, 1], "lanes of one pixel": [1, 0, 2, 3]}
+corners = {"no line": [0, 0, 0, 0], "one line": [1, 1, 1, 1], "lines of one pixel": [1, 0, 2, 3]}
 for name, ids in corners.items():
     x = torch.randn(1, 2, 1, 4, requires_grad=True)
     corner_loss, terms = DiscriminativeLoss()(x, torch.tensor([[ids]]))
@@ -941,9 +953,9 @@ for name, ids in corners.items():
 # `instance_mask` (B, H, W) of the same size; return a tensor with one number.
 
 # %% [markdown]
-# * Id 0 is no lane. The same id in two images means two lanes.
-# * Average over the pixels of a lane, then the lanes of an image, then the images that have a lane.
-# * Without any lane in the batch, return a zero on which `backward()` works.
+# * Id 0 is no line. The same id in two images means two lines.
+# * Average over the pixels of a line, then the lines of an image, then the images that have a line.
+# * Without any line in the batch, return a zero on which `backward()` works.
 # * Gradients must reach `embeddings`. Pixels exactly at their mean must get a finite one.
 # * The library's loss may be called.
 
@@ -1081,8 +1093,8 @@ check("push_floor", push_floor)
 
 # %% [markdown]
 # * The push of an image: max(0, 2 · `delta_dist` − distance of two means)², averaged over all pairs
-#   of its lanes; 0 if it has one lane.
-# * Average pull + push over the images that have a lane. Without any lane in the batch, return a
+#   of its lines; 0 if it has one line.
+# * Average pull + push over the images that have a line. Without any line in the batch, return a
 #   zero on which `backward()` works.
 # * Equal embeddings must get a finite gradient.
 
@@ -1137,7 +1149,7 @@ costliest = cost.numpy() > float(by_cost[len(by_cost) // 20])
 assert (from_edge[costliest] < 8).mean() > 0.75 > 3 * (from_edge < 8).mean()  # "along the edges"
 cost_of = [cost[target[0] == c].sum() / cost.sum() for c in range(NUM_CLASSES)]
 assert cost[target[0] == LANE_BOUNDARY].mean() > 3 * cost.mean()  # "several times the average"
-assert cost.median() < 0.05 * cost.mean()  # "most pixels cost nothing"
+assert cost.median() < 0.05 * cost.mean()  # "most pixels cost little"
 for seed in range(3):
     begin, later = shares_of_cost(0, seed), shares_of_cost(15, seed)
     assert (begin - of_pixels).abs().max() < 0.12  # "all pixels cost about the same"
@@ -1262,7 +1274,7 @@ print("[OK] every claim of this notebook holds")
 # | Losses of 0.1 and 0.5 with weights 1.41 and 31.6 average to 0.3, "balanced" | cell below | 0.109, and road holds 90 % of it |
 # | A pixel at distance 0.36: "0.36 > 0.5, so no loss"; means 2 apart cost 1.0 | cell below | Both numbers are right, the sign is not |
 # | The code adds plain hinges; the formula squares them | cell below | The sum grows with the resolution; the mean does not |
-# | Pixels of different lanes are usually 1.0 to 2.5 apart | Why two margins? | Once the loss is satisfied at least 2 · (δ_dist − δ_var) = 2 |
+# | Pixels of different lines are usually 1.0 to 2.5 apart | Why two margins? | Once the loss is satisfied at least 2 · (δ_dist − δ_var) = 2 |
 # | Too large a δ_dist pushes too much | Why two margins? | Not seen with δ_dist = 3 and three toy lines |
 #
 # </details>
