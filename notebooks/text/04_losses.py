@@ -310,7 +310,11 @@ print("[OK] our soft Dice is the library's")
 # %% [markdown]
 # Two rules of the library go beyond this formula. First: a class that occurs nowhere in the labels
 # is left out of the mean. Otherwise it would cost nearly 1, although nothing is wrong. We paint the
-# boundaries of the frame over with road and check:
+# boundaries of the frame over with road and check.
+#
+# Second: the id 255 marks pixels that nobody labelled. They change neither a loss nor its gradient.
+# If the right half of the frame is unlabelled, the loss is that of the left half, and no gradient
+# reaches the right. This holds for all losses of this notebook:
 
 # %%
 five = target.where(target != LANE_BOUNDARY, ROAD)  # class 5 occurs nowhere
@@ -318,12 +322,6 @@ present = soft_dice(logits.softmax(dim=1), five)[:LANE_BOUNDARY]
 assert_close(1 - present.mean(), DiceLoss()(logits, five), **about)
 print("[OK] the absent class is left out of the mean")
 
-# %% [markdown]
-# Second: the id 255 marks pixels that nobody labelled. They change neither a loss nor its gradient.
-# If the right half of the frame is unlabelled, the loss is that of the left half, and no gradient
-# reaches the right. This holds for all losses of this notebook:
-
-# %%
 half_labelled = target.clone()
 half_labelled[..., 512:] = 255
 for loss_function in (DiceLoss(), CombinedLoss(), FocalLoss(), TverskyLoss()):
@@ -756,9 +754,10 @@ print("[OK] one push for a whole line; its pulls add up to zero")
 # %% [markdown]
 # ### Push and pull yourself
 #
-# Four toy lines that overlap (*lanes* on the sliders); the arrows are the forces. How far apart will the two nearest means end?
-# Set your guess, press *Release*; then *Reset* and *Play* to see the way there. The sentence says
-# what clustering would make of the points: it gathers what lies within a *radius*, here δ_dist.
+# Four toy lines that overlap (*lanes* on the sliders); the arrows are the forces. How far apart will
+# the two nearest means end? Set your guess, press *Release*; then *Reset* and *Play* to see the way
+# there. The sentence says what clustering would make of the points: it gathers what lies within a
+# *radius*, here δ_dist.
 
 # %%
 EmbeddingSeparation()
@@ -802,6 +801,12 @@ show(figure, "Four layouts of three blobs: apart, tight, far apart, almost touch
 # [notebook 1](01_config.ipynb#Settings-of-the-embeddings) draws:
 #
 # $$2\,\delta_{var} < \text{radius} < 2\,(\delta_{dist} - \delta_{var})$$
+#
+# A trained model does not come to zero, so the rule is no promise for its pixels. Notebook 6 counts
+# how many of them lie within δ_var.
+#
+# A safe radius exists only if δ_dist > 2 · δ_var. Then δ_dist itself is one, and the library takes
+# it. With the default margins the rule gives 1 to 2. Far below and far above, clustering fails:
 
 # %%
 for (delta_var, delta_dist), states in settled.items():
@@ -810,14 +815,6 @@ for (delta_var, delta_dist), states in settled.items():
         assert across > 2 * (delta_dist - delta_var) - 0.05
 print("[OK] four pairs of margins, five starts each: the rule holds")
 
-# %% [markdown]
-# A trained model does not come to zero, so the rule is no promise for its pixels. Notebook 6 counts
-# how many of them lie within δ_var.
-#
-# A safe radius exists only if δ_dist > 2 · δ_var. Then δ_dist itself is one, and the library takes
-# it. With the default margins the rule gives 1 to 2. Far below and far above, clustering fails:
-
-# %%
 trial = EmbeddingPlayground(lanes=5, points=40, dim=32, spread=1.0)
 trial.step(300)
 for radius in (0.1, 1.1, radius_from_margins(0.5, 1.5), 1.9, 4.0):
