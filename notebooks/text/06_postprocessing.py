@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 6 · Postprocessing: from embeddings to numbered lanes
 #
-# The network colours pixels; this notebook turns them into lanes and crossings with numbers, and
+# The network colours pixels; this notebook turns them into lanes and crosswalks with numbers, and
 # shows where each is lost.
 
 # %% tags=["set-up"]
@@ -41,7 +41,7 @@ PHOTO = None  # the path of a photograph of your own road
 strip(6, photo=PHOTO)
 
 # %% [markdown]
-# **You will be able to** turn a class mask and embeddings into numbered lanes and crossings, derive
+# **You will be able to** turn a class mask and embeddings into numbered lanes and crosswalks, derive
 # the clustering radius from the loss, order lanes so that half hidden ones keep their place, and
 # tell which step failed.
 #
@@ -578,19 +578,19 @@ print("px off: own curve {:.0f}, our road {:.0f}, fit_road {:.0f}".format(*off))
 # probability of being a lane. A mask without one is taken at its word.
 
 # %% [markdown]
-# ## Crossings
+# ## Crosswalks
 #
-# A crossing is not a line. Its pixels are clustered apart from those of the lanes. It gets a
-# centre, the mean of its pixels, and no curve. A driver meets the near one first, so crossings are
+# A crosswalk is not a line. Its pixels are clustered apart from those of the lanes. It gets a
+# centre, the mean of its pixels, and no curve. A driver meets the near one first, so crosswalks are
 # numbered from near to far, by the row of their centres.
 
 # %%
-show(schematics.crossing_groups(), schematics.ALT["crossing_groups"])
+show(schematics.crosswalk_groups(), schematics.ALT["crosswalk_groups"])
 
 # %% [markdown]
 # We test the rules on a mask of 8 × 11 pixels that would break other rules. A car hides most of the
-# near crossing (class 3, row 6). So it comes in two pieces, has fewer pixels than the far one (row
-# 1), and comes last when the mask is read from the top. And each crossing has the embedding of a
+# near crosswalk (class 3, row 6). So it comes in two pieces, has fewer pixels than the far one (row
+# 1), and comes last when the mask is read from the top. And each crosswalk has the embedding of a
 # lane.
 
 # %%
@@ -605,7 +605,7 @@ assert of_toy["lane_count"] == 3 and not of_toy["lane_instances"][street == CROS
 assert of_toy["crosswalk_centers"].tolist() == [[5, 6], [5, 1]]  # (x, y)
 
 # %% [markdown]
-# On disk one mask holds both groups. Lanes come first, and the ids of crossings continue after
+# On disk one mask holds both groups. Lanes come first, and the ids of crosswalks continue after
 # theirs. `instances_by_role` reads such a mask and gives the ids of the lanes alone.
 
 # %%
@@ -613,69 +613,69 @@ joined_mask = all_instances(of_toy)
 assert [joined_mask[2, column] for column in (2, 5, 8)] == [1, 2, 3]
 assert joined_mask[6, 0] == 4 and joined_mask[1, 3] == 5  # near, far
 assert instances_by_role(street, joined_mask) == [1, 2, 3]
-assert instances_by_role(true_semantic, true_instances) == [1, 2, 3, 4]  # 5 is the frame's crossing
+assert instances_by_role(true_semantic, true_instances) == [1, 2, 3, 4]  # 5 is the frame's crosswalk
 print(joined_mask)
 
 # %% [markdown]
 # Pixels that touch would not do: *[connected components](GLOSSARY.md#connected-components)*, the
-# pieces of a mask that hang together, count the hidden crossing twice. Nor is a cluster always
+# pieces of a mask that hang together, count the hidden crosswalk twice. Nor is a cluster always
 # right. We let it split, as a radius below the safe ones does, and we let it merge.
 
 # %%
 toy = LanePostProcessor(min_pixels=2, road_model=False)
 split, merged = vectors.copy(), vectors.copy()
-split[:, 6, 9:] += 3  # the right piece of the near crossing
-merged[:, 1, 3:8] = means[0][:, None]  # the far crossing looks like the near one
-print("components:", connected_components(street, min_pixels=2)["crosswalk_count"], "crossings")
+split[:, 6, 9:] += 3  # the right piece of the near crosswalk
+merged[:, 1, 3:8] = means[0][:, None]  # the far crosswalk looks like the near one
+print("components:", connected_components(street, min_pixels=2)["crosswalk_count"], "crosswalks")
 for changed in (split, merged):
     of_toy = toy.process(street, changed)
     print(of_toy["crosswalk_count"], "centres:", of_toy["crosswalk_centers"].round(1).tolist())
 
 # %% [markdown]
-# After the split there are three, and the far crossing is number 3, though nothing about it
-# changed. After the merge there is one, and its centre lies between the two, on no crossing.
+# After the split there are three, and the far crosswalk is number 3, though nothing about it
+# changed. After the merge there is one, and its centre lies between the two, on no crosswalk.
 
 # %% [markdown]
-# ## Trap: two crossings in one image
+# ## Trap: two crosswalks in one image
 #
-# **Broken.** Here the shipped model looks at a scene with two crossings. Vehicles hide a part of
+# **Broken.** Here the shipped model looks at a scene with two crosswalks. Vehicles hide a part of
 # each.
 
 # %%
 scene = render_scene(6351, preset="day")
 figure, _ = picture.roads(
-    [[(picture.shades(scene.image), "Two crossings, both partly hidden")]], (4.8, 2.6)
+    [[(picture.shades(scene.image), "Two crosswalks, both partly hidden")]], (4.8, 2.6)
 )
-show(figure, "A street with a crossing near the camera and a second one behind it.")
+show(figure, "A street with a crosswalk near the camera and a second one behind it.")
 
 # %% [markdown]
-# > **Predict first.** How many crossings does the chain find in it?
+# > **Predict first.** How many crosswalks does the chain find in it?
 
 # %% tags=["trap:broken", "answer", "nbval-ignore-output"]
 my_guess = None
 found = segmenter(scene.image)
-reveal(my_guess, found["crosswalk_count"], "crossings")
+reveal(my_guess, found["crosswalk_count"], "crosswalks")
 
 # %% [markdown]
-# **Why.** How far apart are the mean embeddings of the two crossings? We ask this scene, and the
+# **Why.** How far apart are the mean embeddings of the two crosswalks? We ask this scene, and the
 # first ten that the renderer makes in which the network sees both. And we count training samples
-# with two crossings.
+# with two crosswalks.
 
 # %% tags=["answer", "nbval-ignore-output"]
-gaps, crossings = lesson.two_crossings(segmenter, lesson.TWO_CROSSINGS)
-one_only = sum(result["crosswalk_count"] == 1 for result in crossings)
-with_two = lesson.samples_with_two_crossings()
+gaps, crosswalks = lesson.two_crosswalks(segmenter, lesson.TWO_CROSSWALKS)
+one_only = sum(result["crosswalk_count"] == 1 for result in crosswalks)
+with_two = lesson.samples_with_two_crosswalks()
 assert gaps.max() < 2.5 and np.median(gaps) < 1.7 and one_only >= 9 and with_two <= 2
 print(f"distances of the means: {gaps.round(1)}\nboth are one in {one_only} of 11 scenes")
-print("training samples with two crossings:", with_two, "of 48")
+print("training samples with two crosswalks:", with_two, "of 48")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The chain finds one. The loss asks for means 3 apart; those of two crossings are nearer than 2.5
+# The chain finds one. The loss asks for means 3 apart; those of two crosswalks are nearer than 2.5
 # everywhere, and mostly nearer than 1.7. So both become one cluster. A likely reason: the loss
-# pushes apart only what stands in *one* image, and hardly any training image holds two crossings.
-# The class is right, the count is wrong, and the far crossing is lost.
+# pushes apart only what stands in *one* image, and hardly any training image holds two crosswalks.
+# The class is right, the count is wrong, and the far crosswalk is lost.
 #
 # </details>
 #
@@ -683,10 +683,10 @@ print("training samples with two crossings:", with_two, "of 48")
 #
 # <details><summary>How</summary>
 #
-# Between two crossings lie rows without any, and a car hides columns, not rows. So we cut a
-# crossing's pixels at empty rows, and number the pieces from the bottom up. It is a rule for
-# straight roads: on a steep bend two crossings share rows, and it cuts nothing. The library leaves
-# it out: the cure is more training images with two crossings.
+# Between two crosswalks lie rows without any, and a car hides columns, not rows. So we cut a
+# crosswalk's pixels at empty rows, and number the pieces from the bottom up. It is a rule for
+# straight roads: on a steep bend two crosswalks share rows, and it cuts nothing. The library leaves
+# it out: the cure is more training images with two crosswalks.
 #
 # </details>
 
@@ -704,9 +704,9 @@ parts = split_at_empty_rows(found["crosswalk_instances"])
 owners = [np.bincount(scene.instance_amodal[part])[1:].argmax() + 1 for part in parts]
 assert found["crosswalk_count"] == 1  # the symptom
 assert owners == [len(scene.lanes) + 1, len(scene.lanes) + 2]  # the mend: two, near first
-mended = sum(len(split_at_empty_rows(r["crosswalk_instances"])) == 2 for r in crossings)
+mended = sum(len(split_at_empty_rows(r["crosswalk_instances"])) == 2 for r in crosswalks)
 assert mended >= 9
-print(f"two crossings after the cut in {mended} of 11 scenes")
+print(f"two crosswalks after the cut in {mended} of 11 scenes")
 
 # %% [markdown]
 # ## The frame through a trained model
@@ -1143,7 +1143,7 @@ in_three, in_one = toy.process(street, split), toy.process(street, merged)
 assert (in_three["crosswalk_count"], in_one["crosswalk_count"]) == (3, 1)
 assert in_three["crosswalk_instances"][1, 5] == 3  # the far one's number after the split
 column, row = in_one["crosswalk_centers"][0].round().astype(int)
-assert street[row, column] != CROSSWALK  # the merged centre lies on no crossing
+assert street[row, column] != CROSSWALK  # the merged centre lies on no crosswalk
 assert connected_components(street, min_pixels=2)["crosswalk_count"] == 3
 patch = (np.arange(420, 444)[:, None] * width + np.arange(600, 640)).ravel()  # 24 × 40 pixels
 dashed = lesson.lane_pixels(render_frame().instance_visible, 4)  # line 3 is dashed
@@ -1168,7 +1168,7 @@ rows, columns = np.nonzero(result["crosswalk_instances"] == 1)
 np.testing.assert_allclose(result["crosswalk_centers"][0], [columns.mean(), rows.mean()], atol=1e-6)
 of_lane_4 = np.nonzero(result["lane_instances"] == 4)[1].mean()
 assert abs(of_lane_4 - result["lane_centers"][3][0]) > 10  # px: the pixels' mean is not the centre
-bend = np.zeros((40, 80), dtype=np.uint8)  # two crossings that share rows
+bend = np.zeros((40, 80), dtype=np.uint8)  # two crosswalks that share rows
 for y in (8, 20):
     cv2.line(bend, (0, y), (79, y + 18), 1, 5)
 assert len(split_at_empty_rows(bend)) == 1  # the limit of the cut

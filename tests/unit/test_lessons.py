@@ -20,7 +20,7 @@ def test_lanes_at_the_margin_just_satisfy_the_loss():
     assert DiscriminativeLoss(0.3, 1.5, gamma=0.0)(embeddings, masks)[0] > 0.01  # no room to spare
 
 
-def test_lane_pixels_leave_out_small_lanes_and_crossings():
+def test_lane_pixels_leave_out_small_lanes_and_crosswalks():
     mask = np.array([[1, 1, 2], [3, 3, 3]])
     assert [group.tolist() for group in postprocessing.lane_pixels(mask, 2)] == [[0, 1], [2]]
     assert [group.tolist() for group in postprocessing.lane_pixels(mask, 3, min_pixels=2)] == [[0, 1], [3, 4, 5]]
@@ -51,7 +51,7 @@ def test_farthest_from_measures_along_rows():
     np.testing.assert_allclose(postprocessing.farthest_from(truth, np.array([0.1, 0.0]), polyline), [9, 5])
 
 
-def test_the_toy_street_gives_crossings_the_embeddings_of_lanes():
+def test_the_toy_street_gives_crosswalks_the_embeddings_of_lanes():
     means = np.array([[0.0, 0], [3, 0], [0, 3]])
     street, embeddings = postprocessing.toy_street(means)
     assert np.count_nonzero(street == LANE_MARKING) == 15
@@ -61,8 +61,8 @@ def test_the_toy_street_gives_crossings_the_embeddings_of_lanes():
     np.testing.assert_array_equal(embeddings[:, 7, 8], means[2])
 
 
-def test_the_seeds_with_two_crossings_have_two():
-    for seed in postprocessing.TWO_CROSSINGS[:2]:
+def test_the_seeds_with_two_crosswalks_have_two():
+    for seed in postprocessing.TWO_CROSSWALKS[:2]:
         scene = render_scene(seed, preset="day")
         assert scene.instance_amodal.max() == len(scene.lanes) + 2
 

@@ -61,7 +61,7 @@ class Inspected:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        true: (H, W) ids of the true lanes, 0 elsewhere; crossings are left out.
+        true: (H, W) ids of the true lanes, 0 elsewhere; crosswalks are left out.
         curves: the true lanes' polylines, ascending by id.
         prediction: of ``LaneSegmenter.predict``.
         vectors: (N, D) embeddings of the pixels that network and truth both call lane.

@@ -1,4 +1,4 @@
-"""Notebook 6: embeddings made to measure, orders of lanes, and scenes with two crossings."""
+"""Notebook 6: embeddings made to measure, orders of lanes, and scenes with two crosswalks."""
 
 import time
 from collections import Counter
@@ -28,8 +28,8 @@ from roadtopo_lib.postprocess.clustering import MIN_POINTS, SAMPLE_SIZE, spread,
 from roadtopo_lib.postprocess.curves import row_medians
 from roadtopo_lib.scenes import Scene, render_scene
 
-TWO_CROSSINGS = (6351, 1182, 1691, 2697, 2725, 2937, 3346, 3518, 3985, 4119, 4309)
-"""Seeds of rendered scenes with two crossings that the shipped network sees: one with vehicles before both, and the
+TWO_CROSSWALKS = (6351, 1182, 1691, 2697, 2725, 2937, 3346, 3518, 3985, 4119, 4309)
+"""Seeds of rendered scenes with two crosswalks that the shipped network sees: one with vehicles before both, and the
 first ten from 1000."""
 
 
@@ -164,10 +164,10 @@ def embeddings_at(prediction: dict, pixels: np.ndarray) -> np.ndarray:
 
 
 def toy_street(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Three lanes and two crossings, the near one in two pieces beside a car: (8, 11) classes, (D, 8, 11) embeddings.
+    """Three lanes and two crosswalks, the near one in two pieces beside a car: (8, 11) classes, (D, 8, 11) embeddings.
 
     Args:
-        means: (3, D) of the lanes from left to right. The far crossing has that of lane 2, the near one of lane 1.
+        means: (3, D) of the lanes from left to right. The far crosswalk has that of lane 2, the near one of lane 1.
     """
     street = np.full((8, 11), ROAD)
     street[[[2], [3], [4], [5], [7]], [2, 5, 8]] = LANE_MARKING
@@ -178,19 +178,19 @@ def toy_street(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return street, embeddings
 
 
-def two_crossings(segmenter: LaneSegmenter, seeds: Iterable[int]) -> tuple[np.ndarray, list[LaneResult]]:
-    """Rendered scenes with two crossings each: distances of their mean embeddings (scenes,), and the results."""
+def two_crosswalks(segmenter: LaneSegmenter, seeds: Iterable[int]) -> tuple[np.ndarray, list[LaneResult]]:
+    """Rendered scenes with two crosswalks each: distances of their mean embeddings (scenes,), and the results."""
     gaps, results = [], []
     for seed in seeds:
         scene = render_scene(seed, preset="day")
         prediction = segmenter.predict(scene.image)
-        gaps.append(crossing_gap(scene, prediction))
+        gaps.append(crosswalk_gap(scene, prediction))
         results.append(segmenter.postprocessor.process(**prediction))
     return np.array(gaps), results
 
 
-def crossing_gap(scene: Scene, prediction: dict) -> float:
-    """Distance between the mean embeddings of a scene's first two crossings, on pixels that the network calls so."""
+def crosswalk_gap(scene: Scene, prediction: dict) -> float:
+    """Distance between the mean embeddings of a scene's first two crosswalks, on pixels that the network calls so."""
     first = len(scene.lanes) + 1
     called = prediction["semantic_pred"] == CROSSWALK
     called[: prediction["first_row"]] = False
@@ -199,8 +199,8 @@ def crossing_gap(scene: Scene, prediction: dict) -> float:
     return float(np.linalg.norm(near - far))
 
 
-def samples_with_two_crossings() -> int:
-    """How many of the sample data's training samples show two crossings or more."""
+def samples_with_two_crosswalks() -> int:
+    """How many of the sample data's training samples show two crosswalks or more."""
     dataset = LaneInstanceDataset(samples(), "train")
     pairs = (np.unique(ids[classes == CROSSWALK]) for _, classes, ids in map(dataset.read, range(len(dataset))))
     return sum(np.count_nonzero(ids) > 1 for ids in pairs)

@@ -1,4 +1,4 @@
-"""Drawings of notebook 6: clustering, curves of one road, numbering, lanes and crossings as two groups."""
+"""Drawings of notebook 6: clustering, curves of one road, numbering, lanes and crosswalks as two groups."""
 
 from itertools import combinations
 
@@ -285,7 +285,7 @@ def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
 
 
 def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A toy road in perspective: three lines (2, 2) and two crossings (4, 2), near first, in inches."""
+    """A toy road in perspective: three lines (2, 2) and two crosswalks (4, 2), near first, in inches."""
     apex = np.array([0.5, -0.15])
 
     def point(across: float, down: float) -> np.ndarray:
@@ -293,20 +293,20 @@ def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.nd
         return np.array([x, y]) + ground * (wide, tall)
 
     lines = [np.array([point(a, 0.22), point(a, 0.98)]) for a in (0.08, 0.5, 0.92)]
-    crossings = [
+    crosswalks = [
         np.array([point(a, d) for a, d in ((0.13, s), (0.87, s), (0.87, e), (0.13, e))])
         for s, e in ((0.7, 0.83), (0.35, 0.4))
     ]
-    return lines, crossings
+    return lines, crosswalks
 
 
 @drawing(
-    "Left a mask with lane lines and two crossings; its pixels are split by class into two groups; above, the lines "
-    "are separated and numbered from left to right; below, the crossings are separated and numbered from near to far."
+    "Left a mask with lane lines and two crosswalks; its pixels are split by class into two groups; above, the lines "
+    "are separated and numbered from left to right; below, the crosswalks are separated and numbered from near to far."
 )
-def crossing_groups() -> Figure:
-    """Lanes and crossings are clustered apart."""
-    sheet = Sheet(4.3, "Lanes and crossings are separated in groups of their own")
+def crosswalk_groups() -> Figure:
+    """Lanes and crosswalks are clustered apart."""
+    sheet = Sheet(4.3, "Lanes and crosswalks are separated in groups of their own")
     palette = {c.id: "#{:02x}{:02x}{:02x}".format(*c.color) for c in CLASSES}
     panels = ((0.15, 1.4, "classes"), (5.05, 0.62, ""), (5.05, 2.52, ""))
     wide, tall = 2.3, 1.6
@@ -314,7 +314,7 @@ def crossing_groups() -> Figure:
         sheet.rectangle(x, y, wide, tall, GREY, fc="white", lw=1, zorder=1)
         if name:
             sheet.text(x + wide / 2, y - 0.2, name, weight="bold")
-        lines, crossings = _road_view(x, y, wide, tall)
+        lines, crosswalks = _road_view(x, y, wide, tall)
         if k == 0:
             sheet.rectangle(x, y, wide, tall, GREY, fc=palette[BACKGROUND], lw=1, zorder=1)
             sheet.polygon([*lines[0], *lines[-1][::-1]], palette[ROAD], fc=palette[ROAD], lw=0, zorder=1.5)
@@ -325,11 +325,11 @@ def crossing_groups() -> Figure:
                 if k == 1:
                     sheet.badge(line[0] + 0.85 * (line[1] - line[0]), str(number + 1), own)
         if k != 1:
-            for number, crossing in enumerate(crossings):
+            for number, crosswalk in enumerate(crosswalks):
                 own = palette[CROSSWALK] if k == 0 else COLORS[3 + number]
-                sheet.polygon(crossing, own, fc=own, lw=0)
+                sheet.polygon(crosswalk, own, fc=own, lw=0)
                 if k == 2:
-                    sheet.badge(crossing.mean(axis=0), f"C{number + 1}", own)
+                    sheet.badge(crosswalk.mean(axis=0), f"C{number + 1}", own)
     for y, words, order, color in (
         (1.42, "lane classes", "left to right", ORANGE), (3.32, "crosswalk class", "near to far", PURPLE),
     ):  # fmt: skip
