@@ -174,7 +174,8 @@ def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
 
 @drawing(
     "The frame twice. Left each line alone: the curve of a line of which only a far piece shows, continued downwards, "
-    "leaves its lane. Right one road: all curves share horizon, heading and bend, and the short line runs true."
+    "leaves its line. Right one road: all curves share horizon, heading and bend, and the short line runs true. White: "
+    "the four lines as they are labelled; the right one turns sharply at the horizon."
 )
 def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     """Curves of single lines, and the curves of the road that the lines share.
@@ -189,7 +190,7 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     lines = [np.nonzero(instance == number) for number in instances_by_role(semantic, instance)]
     choices = range(len(lines)) if lane is None else [range(len(lines))[lane]]
     views = [_with_short_line(lines, k, seen, size) for k in choices]
-    short, own, of_road, horizon = max(
+    _, own, of_road, horizon = max(
         views, key=lambda view: _error(view[1], lines, view[0]) - _error(view[2], lines, view[0])
     )
     sheet = Sheet(3.75, "What one line does not show, its neighbours know")
@@ -200,9 +201,10 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
         x0, y0 = 0.15 + k * (wide + 0.14), 0.95
         sheet.text(x0, y0 - 0.18, name, weight="bold", ha="left")
         sheet.image(pale, x0, y0, wide, smooth=False)
-        rows, columns, _ = row_medians(*lines[short])
-        for color, thick in ((INK, 8.5), ("white", 6.5)):
-            sheet.line(x0 + columns * scale, y0 + rows * scale, color, lw=thick, zorder=4)
+        for line in lines:
+            rows, columns, _ = row_medians(*line)
+            for color, thick, above in ((INK, 8.5, 4), ("white", 6.5, 4.5)):
+                sheet.line(x0 + columns * scale, y0 + rows * scale, color, lw=thick, zorder=above)
         for number, (x, y, known) in enumerate(curves):
             inside = (x >= 0) & (x <= size[1] - 1)
             for part, style in ((known, {"lw": 3.6}), (~known, {"lw": 2.4, "ls": (0, (2, 1.2))})):
@@ -213,7 +215,7 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7, bbox=LABEL)
     y = 0.95 + size[0] * scale + 0.25
     sheet.text(0.15, y, "solid: seen, dashed: continued,", ha="left")
-    sheet.text(0.15, y + 0.3, "white: where the line truly runs", ha="left")
+    sheet.text(0.15, y + 0.3, "white: where the lines truly run", ha="left")
     sheet.text(0.29 + wide, y, "shared: horizon, heading, bend", ha="left")
     sheet.text(0.29 + wide, y + 0.3, "its own: one slope for each line", ha="left")
     return sheet.figure
