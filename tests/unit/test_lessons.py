@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from roadtopo_lib.app import main_job
 from roadtopo_lib.course.lessons import lane_audit, postprocessing
 from roadtopo_lib.labels import CROSSWALK, LANE_MARKING
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.scenes import render_scene
+from roadtopo_lib.scenes.synth import image_seed
 
 
 def test_lanes_at_the_margin_just_satisfy_the_loss():
@@ -65,6 +67,18 @@ def test_the_seeds_with_two_crosswalks_have_two():
     for seed in postprocessing.TWO_CROSSWALKS[:2]:
         scene = render_scene(seed, preset="day")
         assert scene.instance_amodal.max() == len(scene.lanes) + 2
+
+
+def test_scenes_with_two_crosswalks_are_counted_by_their_labels(monkeypatch):
+    job = (main_job.TRAIN_SCENES, main_job.TRAIN_SIZE, main_job.TRAIN_SEED)
+    assert job == (postprocessing.LEARNT_SCENES, postprocessing.LEARNT_SIZE, postprocessing.LEARNT_SEED)
+    monkeypatch.setattr(postprocessing, "LEARNT_SCENES", 60)
+    shown = 0
+    for k in range(60):
+        scene = render_scene(image_seed(1, "train", k), (128, 256), "day")
+        ids = np.unique(scene.instance_amodal[scene.semantic_amodal == CROSSWALK])
+        shown += np.count_nonzero(ids > len(scene.lanes)) > 1
+    assert 0 < postprocessing.trained_with_two_crosswalks() == shown
 
 
 def test_fate_names_the_first_stage_that_loses_a_lane():

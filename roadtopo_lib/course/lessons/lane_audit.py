@@ -43,9 +43,6 @@ FATES = (
 FALSE_RESULTS = ("result on no lane", "lane in pieces", "wrong order")
 """What a result can be besides."""
 
-LOST_OR_BENT = {"pixels": "not in the class mask", "curve": "found, curve off"}
-"""Two ways to lose a lane: its pixels are not found, or its curve is off."""
-
 PAIRS = (("embeddings", "components"), ("embeddings", "components + road"), ("all", "embeddings + road"))
 """Which of the ``ways`` notebook 6 compares."""
 
