@@ -453,7 +453,7 @@ show(schematics.numbering(), schematics.ALT["numbering"])
 # in true order, so 0, 1, 2 would be right.
 
 # %% tags=["trap:broken"]
-scene = render_scene(261)
+scene = render_scene(153)
 height, width = scene.instance_visible.shape
 lanes = lesson.lane_pixels(scene.instance_visible, len(scene.lanes), min_pixels=131)
 by_mean = np.argsort([np.mean(pixels % width) for pixels in lanes])
@@ -479,8 +479,8 @@ figure = picture.numbered_at_row(scene.image, lanes, curves, reference_row, by_t
 show(figure, "A road with three lanes twice; at the lower edge the numbers that each rule gives.")
 
 # %% [markdown]
-# By mean x the blue line, of which only a far piece shows, comes second, though it leaves the image
-# on the left.
+# A dark car hides all of the blue line but a far piece. So by mean x the blue line comes second,
+# though it leaves the image on the left.
 #
 # How often does it matter? We order the lanes of 120 rendered scenes by three rules: the mean; the
 # reference row, with one curve per lane; the reference row, with *one road* fitted to all lanes
@@ -531,8 +531,8 @@ print("at most off:", dict(zip(curves, off.round().astype(int).tolist())), "px")
 #
 # A parked car hides the near part of the frame's first line. Say that only the farthest fifth of
 # its rows shows. Its own curve, continued straight, leaves the road. Its neighbours know better.
-# The label of the right line turns sharply at the horizon, where the road bends; its curve does,
-# too.
+# The label of the right line turns sharply near the horizon, because the road bends there. The
+# road's curve turns there, too.
 
 # %%
 show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"])

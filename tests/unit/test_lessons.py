@@ -72,9 +72,9 @@ def test_the_seeds_with_two_crosswalks_have_two():
 def test_scenes_with_two_crosswalks_are_counted_by_their_labels(monkeypatch):
     job = (main_job.TRAIN_SCENES, main_job.TRAIN_SIZE, main_job.TRAIN_SEED)
     assert job == (postprocessing.LEARNT_SCENES, postprocessing.LEARNT_SIZE, postprocessing.LEARNT_SEED)
-    monkeypatch.setattr(postprocessing, "LEARNT_SCENES", 60)
+    monkeypatch.setattr(postprocessing, "LEARNT_SCENES", 140)
     shown = 0
-    for k in range(60):
+    for k in range(140):
         scene = render_scene(image_seed(1, "train", k), (128, 256), "day")
         ids = np.unique(scene.instance_amodal[scene.semantic_amodal == CROSSWALK])
         shown += np.count_nonzero(ids > len(scene.lanes)) > 1
