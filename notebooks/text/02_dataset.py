@@ -54,7 +54,8 @@ strip(2, photo=PHOTO)
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
-# choose `notebooks/02_dataset.ipynb`, and write the same address into `REPOSITORY` below.
+# choose `notebooks/02_dataset.ipynb`, write the same address into `REPOSITORY` in the first code cell,
+# and run that cell again.
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
