@@ -598,7 +598,7 @@ assert 0.05 < luck < 0.2
 # %% [markdown]
 # ### Change one thing only
 #
-# How much does night cost? Comparing the night scenes with the others does not tell: they show other
+# What does night change? Comparing the night scenes with the others does not tell: they show other
 # roads, and some of them also rain. Rain is then a [confounder](GLOSSARY.md#confounder), a second
 # thing that changes with the first. A renderer can do better: it renders the *same* road in another
 # light, or without its vehicles. `render_version` does that, and keeps all random draws of the rest
