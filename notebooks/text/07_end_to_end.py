@@ -439,7 +439,6 @@ def boundary_iou(predicted, true, class_id, band):
     return (p & t).sum() / (p | t).sum()
 
 
-# %%
 few, few_true = predicted_masks[:8], true_masks[:8]  # eight of the day scenes
 bands = [1, 2, 3, 5, 8, 11, 16]
 curves = {
@@ -465,10 +464,10 @@ for c, (name, iou) in enumerate(day["class_iou"].items()):
         assert abs(at_11 - iou) < 0.03 and iou - at_3 > 0.05
 
 # %% [markdown]
-# At ratio 0.02 the score of a line or crosswalk says nothing that IoU does not say; it is of use for
-# road, background and sidewalk. At 0.005 it tells how well the edges of a line are met. The library takes
-# 0.02, as the authors' own code does, so that its numbers compare with published ones. Report the
-# band with the score; the library stores `boundary_band_px`.
+# At ratio 0.02 the score of a line or a crosswalk says nothing that IoU does not say; it is of use
+# for road, background and sidewalk. At 0.005 it tells how well the edges of a line are met. The
+# library takes 0.02, as the authors' own code does, so that its numbers compare with published
+# ones. Report the band with the score; the library stores `boundary_band_px`.
 
 # %% [markdown]
 # ## Trap: the score of the training scenes
@@ -599,7 +598,7 @@ assert 0.05 < luck < 0.2
 # %% [markdown]
 # ### Change one thing only
 #
-# How much does night cost? Comparing the night scenes with the others does not tell: they show other
+# What does night change? Comparing the night scenes with the others does not tell: they show other
 # roads, and some of them also rain. Rain is then a [confounder](GLOSSARY.md#confounder), a second
 # thing that changes with the first. A renderer can do better: it renders the *same* road in another
 # light, or without its vehicles. `render_version` does that, and keeps all random draws of the rest
