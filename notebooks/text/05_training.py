@@ -193,7 +193,7 @@ assert by_trainer.scheduler is None
 # validation, [early stopping](GLOSSARY.md#early-stopping) and the best weights.
 
 # %% [markdown]
-# ## Trap: the forgotten `zero_grad`
+# ### Trap: the forgotten `zero_grad`
 #
 # **Broken.** The true gradient is 1 in every batch. The list holds the gradient that each step sees.
 
@@ -491,7 +491,7 @@ best = load_weights(folder / "run" / "best.safetensors")
 assert LaneSegmentationConfig.from_yaml(folder / "run" / "config.yaml") == small
 assert LaneSegmentationConfig.from_dict(best.info["training"]) == small
 assert len((folder / "run" / "history.csv").read_text().splitlines()) == 1 + small.epochs
-assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in history))
+assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in history), rel_tol=1e-4)
 
 # %% [markdown]
 # The frame's classes, by this model and by the shipped one, which saw 1500 scenes (and your
@@ -556,12 +556,12 @@ assert_close(in_one_go.history[-1]["val_loss"], continued[-1]["val_loss"])
 # one. A whole file is there each time:
 
 # %%
-path, old = folder / "settings.yaml", small.replace(epochs=99)
+file, old = folder / "settings.yaml", small.replace(epochs=99)
 for moment in (1, 2):
-    old.to_yaml(path)
+    old.to_yaml(file)
     with lesson.power_cut(at_write=moment):
-        small.to_yaml(path)
-    assert LaneSegmentationConfig.from_yaml(path) in (old, small)  # an error if it is not whole
+        small.to_yaml(file)
+    assert LaneSegmentationConfig.from_yaml(file) in (old, small)  # an error if it is not whole
 
 # %% [markdown]
 # ### Early stopping
@@ -661,10 +661,10 @@ def judged(model):
 
 sound = SegFormerModel.load(folder / "run" / "best.safetensors").to(device)
 good_loss, good_same, good_classes = judged(sound)
-assert good_loss < blind["mean picture"] and 0.3 < good_same < 0.8
+assert 0.45 < good_same < 0.8 and good_loss < blind["class prior"]
 
 # %% [markdown]
-# Our run at 0.002 gives all twelve images the same class at about half of the pixels: above is
+# Our run at 0.002 gives all twelve images the same class at six of ten pixels: above is
 # background, below is road.
 #
 # > **Predict first.** Four epochs of `fit` at 0.2. At what share of the pixels does this run give all
@@ -679,19 +679,22 @@ reveal(my_guess, fast_same)
 print(f"cross-entropy: {good_loss:.2f} at 0.002, {fast_loss:.2f} at 0.2; blind: {blind}")
 picture = pictures.two_answers(small, good_classes, fast_classes)
 show(picture, "Two images, and what the two runs make of them.")
-print(good_same)
 assert 1 - fast_same < 0.6 * (1 - good_same)
-assert fast_loss < blind["class prior"] - 0.1  # the class prior passes it
-assert abs(fast_loss - blind["mean picture"]) < 0.15 and good_loss < fast_loss  # not so this one
+assert fast_loss < blind["class prior"] - 0.1  # passes the first comparison
+assert abs(fast_loss - blind["mean picture"]) < 0.15 and good_loss > blind["mean picture"] - 0.1
+shipped_loss, shipped_same, _ = judged(SegFormerModel.load(samples() / "tiny.safetensors"))
+assert shipped_loss < 0.7 * blind["mean picture"] and shipped_same < good_same
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The run at 0.2 has learnt where things usually are: its answers differ between images at far fewer
-# pixels. Its loss is lower than the class prior's, so that comparison passes it. It is about that of
-# the mean picture, which never looks at the image: this comparison catches it. A run whose steps are
-# far too long may look calm. Clipping was on and did not help: AdamW's step has the length of the
-# learning rate.
+# Nearly everywhere: the run at 0.2 has learnt where things usually are, and hardly looks at the image.
+# The class prior passes it, since its loss is lower. The mean picture catches it: its loss is about the
+# same. The young run at 0.002 does not clearly beat the mean picture either, but it looks at the image.
+# The shipped model beats both blind answers, and gives the same class at fewer pixels.
+#
+# A run whose steps are far too long may look calm. Clipping was on and did not help: AdamW's step has
+# the length of the learning rate.
 # </details>
 
 # %% [markdown]
@@ -756,16 +759,15 @@ for name, part in start_model.named_children():
 # where they were dark. We train one epoch of 12 steps, and measure the semantic loss on both kinds of
 # images. (The mean of two seeds counts.)
 
+
 # %%
-new_loader, judges = lesson.new_camera(small)
-
-
 def fine_tuned(lr, scale, seed, epochs=1):
     settings = small.replace(lr=lr, encoder_lr_scale=scale, seed=seed, epochs=1)
+    train_batches, judges = lesson.new_camera(settings)
     model = SegFormerModel.load(samples() / "tiny.safetensors")
     trainer = LaneSegmentationTrainer(model, settings, device=device, progress=False)
     if epochs:
-        trainer.fit(new_loader, judges["new"])
+        trainer.fit(train_batches, judges["new"])
     losses = []
     for loader in judges.values():  # old images, then new ones
         trainer.validate(loader)
@@ -837,7 +839,7 @@ assert flat[3] == 0  # the mend
 print("MB kept alive after each image:", flat)
 
 # %% [markdown]
-# ## Mixed precision
+# ### Mixed precision
 #
 # A number in float32 takes 32 bits. Half of the bits are half of the memory, and less time on
 # hardware made for it. **float16** keeps three decimal digits in a narrow range. **bfloat16** keeps
@@ -1169,7 +1171,7 @@ for group in start_model.parameter_groups():
 for r, c in ((64, 4), (16, 16), (4, 64)):
     random = torch.randn(r, c, generator=torch.Generator().manual_seed(0))
     path = lesson.path_of(Muon, 0 * random, [random], matrices=True, lr=1.0, weight_decay=0.0)
-    print(f"{r:2d} × {c:2d}: {path[-1].norm():.0f} rates; √{r} = {r**0.5:.0f}")
+    print(f"{r:2d} × {c:2d}: {path[-1].norm():.1f} rates; √{r} = {r**0.5:.0f}")
     assert 0.7 * r**0.5 < path[-1].norm() < 1.3 * r**0.5
 
 # %% [markdown]
@@ -1405,10 +1407,10 @@ with torch.no_grad():
 
 # Schedule, saves, rates
 assert rate(4 * 9, 40, 4) > 0 == rate(4 * 10, 40, 4) and rate(3, 40, 4) == 1
-old.to_yaml(path)
-with path.open() as reader:  # who opened the old file reads it to its end
-    small.to_yaml(path)
-    assert "epochs: 99" in reader.read() and "epochs: 4" in path.read_text()
+old.to_yaml(file)
+with file.open() as reader:  # who opened the old file reads it to its end
+    small.to_yaml(file)
+    assert "epochs: 99" in reader.read() and "epochs: 4" in file.read_text()
 assert len(rate_of) == len([*start_model.parameters()])
 assert all(math.isclose(rate_of[p], 0.1 * config.lr) for p in start_model.encoder.parameters())
 assert all(rate_of[p] == config.lr for p in start_model.semantic_head.parameters())
@@ -1422,7 +1424,8 @@ print("[OK] every claim of this notebook holds")
 # <details><summary>What the guide states of this chapter, where it is tested, and what was
 # measured</summary>
 #
-# This course grew from the Road Topology ML guide, a Korean document; this table is for its readers.
+# This course grew from the Road Topology ML guide, a Korean document;
+# this table is for its readers.
 #
 # | the guide | tested in | measured |
 # |---|---|---|

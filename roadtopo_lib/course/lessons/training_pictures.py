@@ -16,7 +16,7 @@ STYLES = ("C0-", "C1--", "C2:", "C5-.")
 def gradients_and_paths(gradients: np.ndarray, paths: np.ndarray) -> Figure:
     """Gradients (steps, 3) of three weights, and how far an optimiser took each (steps + 1, 3), in learning rates."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-    for weight, (style, width) in enumerate(zip(("C0-", "C1--", "C2:"), (5, 3, 2), strict=True)):
+    for weight, (style, width) in enumerate(zip(("C0-", "C1-", "C2-"), (8, 4.5, 1.5), strict=True)):
         left.semilogy(np.arange(1, len(gradients) + 1), gradients[:, weight], style, linewidth=width)
         right.plot(np.abs(paths[:, weight]), style, linewidth=width)
     left.set(title="Gradients of very different sizes …", xlabel="step", ylabel="gradient", ylim=(1e-3, 1e3))
