@@ -42,8 +42,8 @@ strip(5, photo=PHOTO)
 
 # %% [markdown]
 # **You will be able to** say what each line of an optimiser step does and why the order matters,
-# write AdamW yourself, train from a file of settings, find out why a run fails, and count what a step
-# holds in memory.
+# write AdamW yourself, train from a file of settings, find out why a run fails, and count what a
+# step holds in memory.
 #
 # **You need** notebooks 3 and 4: what the model gives out and what the losses ask for.
 #
@@ -179,7 +179,8 @@ def one_step(model, batch, optimizer, config):
 # %% [markdown]
 # An epoch of the library's trainer on one batch makes the same step: the weights are the same.
 
-# %%
+# %% tags=["folded"]
+# @title Checked: our step and the trainer's
 by_hand, by_trainer = copy.deepcopy(start_model).train(), lesson.new_trainer(config)
 _, norm = one_step(by_hand, batch, build_optimizer(by_hand, config), config)
 by_trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
@@ -189,8 +190,8 @@ assert_close(by_trainer.train_metrics["grad_norm"], norm)
 assert by_trainer.scheduler is None
 
 # %% [markdown]
-# The last line matters: `train_epoch` alone has no learning-rate schedule. `fit` adds it, with
-# validation, [early stopping](GLOSSARY.md#early-stopping) and the best weights.
+# `train_epoch` alone has no learning-rate schedule. `fit` adds it, with validation, [early
+# stopping](GLOSSARY.md#early-stopping) and the best weights.
 
 # %% [markdown]
 # ### Trap: the forgotten `zero_grad`
@@ -355,8 +356,8 @@ print("three of 4:     ", gradient_of([4, 4, 4], [1 / 3] * 3))
 # %% [markdown]
 # With equal batches, dividing by their number is exact.
 #
-# > **Predict first.** Batches of 5, 5 and 2 points, each loss divided by three. How many times as much
-# > as a point of the first batch does a point of the last batch count in the gradient?
+# > **Predict first.** Batches of 5, 5 and 2 points, each loss divided by three. How many times as
+# > much as a point of the first batch does a point of the last batch count in the gradient?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -369,14 +370,13 @@ assert_close(gradient_of([5, 5, 2], [5 / 12, 5 / 12, 2 / 12]), large)
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# A point of the last batch counts 2.5 times as much, so the gradient is not that of the large batch.
-# The factor must be the batch's share: 5/12, 5/12 and 2/12.
-# </details>
+# A point of the last batch counts 2.5 times as much, so the gradient is not that of the large
+# batch. The factor must be the batch's share: 5/12, 5/12 and 2/12. </details>
 #
-# The last batch of an epoch is often smaller. The share is that of *what the loss averages over*. For
-# the semantic loss these are labelled pixels (all that are not 255), for the discriminative loss images
-# with instances. At the end of an epoch fewer batches may be left than share a step. The trainer steps
-# there, too.
+# The last batch of an epoch is often smaller. The share is that of *what the loss averages over*.
+# For the semantic loss these are labelled pixels (all that are not 255), for the discriminative
+# loss images with instances. At the end of an epoch fewer batches may be left than share a step.
+# The trainer steps there, too.
 #
 # Now the real model: is one batch of 4 images the same as a batch of 3 and one of 1? We take SGD,
 # since Adam would hide differences in size. Dice joins second, BatchNorm last.
@@ -402,10 +402,9 @@ assert gap["neither"] < 0.05 and gap["Dice"] < 2 and gap["both"] > 5
 #
 # The rate is not the same in all steps.
 #
-# * **Warm-up**: the first step has the full length of the rate, as you saw, and only one batch knows
-#   the direction. So the rate starts small and rises in equal steps.
-# * **Cosine**: large steps find the region, small ones the place in it. The rate falls along half a
-#   cosine to zero.
+# * **Warm-up**: the first step has the full length of the rate, as you saw, and only one batch
+# knows   the direction. So the rate starts small and rises in equal steps. * **Cosine**: large
+# steps find the region, small ones the place in it. The rate falls along half a   cosine to zero.
 
 
 # %%
@@ -430,8 +429,8 @@ for step in range(40):
 # %% [markdown]
 # The schedule counts optimiser steps, not batches and not epochs.
 #
-# > **Predict first.** A run of 40 steps, four batches to a step, the schedule counted in batches: at
-# > which step does the rate reach zero?
+# > **Predict first.** A run of 40 steps, four batches to a step, the schedule counted in batches:
+# > at which step does the rate reach zero?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -449,8 +448,8 @@ assert first_zero == 10
 # %% [markdown]
 # ## A whole run, from a file
 #
-# A run begins with a file of settings. Ours is the `tiny` preset with AdamW alone, on small images: four
-# epochs over 48 scenes are far too few for a good model, and enough to see curves move.
+# A run begins with a file of settings. Ours is the `tiny` preset with AdamW alone, on small images:
+# four epochs over 48 scenes are far too few for a good model, and enough to see curves move.
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -485,7 +484,8 @@ show(figure, "Left training and validation loss, right mIoU, over four epochs.")
 # Read the folder back. The settings are those we began with, the history has a row an epoch, and
 # the model file knows its settings and its score.
 
-# %%
+# %% tags=["folded"]
+# @title Checked: what the folder holds
 print(sorted(file.name for file in (folder / "run").iterdir()))
 best = load_weights(folder / "run" / "best.safetensors")
 assert LaneSegmentationConfig.from_yaml(folder / "run" / "config.yaml") == small
@@ -512,16 +512,14 @@ assert all(len(np.unique(row[0].reshape(-1, 3), axis=0)) >= 2 for row in rows)
 # Validation must do neither: otherwise the validation set enters the model. `validate` switches to
 # evaluation mode.
 
-# %%
+# %% tags=["folded"]
+# @title Checked: validation leaves the model as it was; in training mode the running means move
 train_loader, val_loader = lesson.loaders(small)
 trainer = lesson.new_trainer(small, device)
 before = copy.deepcopy(trainer.model.state_dict())
 trainer.validate(val_loader)
 assert all(torch.equal(t, before[name]) for name, t in trainer.model.state_dict().items())
 assert not trainer.model.training
-
-# %% tags=["folded"]
-# @title Checked: the comparison above would notice; in training mode the running means move
 twin = copy.deepcopy(trainer.model).train()
 twin(next(iter(val_loader))["image"].to(device))
 changed = [name for name, t in twin.state_dict().items() if not torch.equal(t, before[name])]
@@ -551,11 +549,12 @@ for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
 assert_close(in_one_go.history[-1]["val_loss"], continued[-1]["val_loss"])
 
 # %% [markdown]
-# A save may be cut off, too. The library writes a new file beside the old one and renames it when it is
-# whole. We cut the power in the middle of the first write of a save, then of the second, if there is
-# one. A whole file is there each time:
+# A save may be cut off, too. The library writes a new file beside the old one and renames it when
+# it is whole. We cut the power in the middle of the first write of a save, then of the second, if
+# there is one. A whole file is there each time:
 
-# %%
+# %% tags=["folded"]
+# @title Checked: a save that is cut off
 file, old = folder / "settings.yaml", small.replace(epochs=99)
 for moment in (1, 2):
     old.to_yaml(file)
@@ -633,8 +632,11 @@ assert end[0.2][0] < 1.5 * end[2e-3][0] < 0.9 * end[2e-5][0]  # by the loss 0.2 
 # In practice there is one run, yours, and no good one beside it. Three checks need none.
 #
 # **Compare the loss with an answer that never looks at the image.** The *class prior* gives every
-# pixel the frequencies of the classes in the training masks. The *mean picture* gives each place the
-# frequencies at that place: background above, road below.
+# pixel the frequencies of the classes in the training masks. The *mean picture* gives each place
+# the frequencies at that place: background above, road below.
+#
+# **Look at predictions** of several images. As a number: at how many pixels does every validation
+# image get the same class?
 
 # %%
 masks = lesson.stacked(lesson.dataset(small, "train"), "semantic_mask")  # (48, H, W)
@@ -645,12 +647,7 @@ blind = lesson.blind_losses(small)  # the same, and place by place
 assert abs(-prior[val_masks].log().mean() - blind["class prior"]) < 0.01
 print("cross-entropy on the validation set:", blind)
 
-# %% [markdown]
-# **Look at predictions** of several images. As a number: at how many pixels does every validation
-# image get the same class?
 
-
-# %%
 def judged(model):
     answers = model.predict(val_images)
     loss = nn.functional.cross_entropy(answers["logits"].cpu(), val_masks)
@@ -667,8 +664,8 @@ assert 0.45 < good_same < 0.8 and good_loss < blind["class prior"]
 # Our run at 0.002 gives all twelve images the same class at six of ten pixels: above is
 # background, below is road.
 #
-# > **Predict first.** Four epochs of `fit` at 0.2. At what share of the pixels does this run give all
-# > images the same class? Answer between 0 and 1.
+# > **Predict first.** Four epochs of `fit` at 0.2. At what share of the pixels does this run give
+# > all images the same class? Answer between 0 and 1.
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -688,14 +685,14 @@ assert shipped_loss < 0.7 * blind["mean picture"] and shipped_same < good_same
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Nearly everywhere: the run at 0.2 has learnt where things usually are, and hardly looks at the image.
-# The class prior passes it, since its loss is lower. The mean picture catches it: its loss is about the
-# same. The young run at 0.002 does not clearly beat the mean picture either, but it looks at the image.
-# The shipped model beats both blind answers, and gives the same class at fewer pixels.
+# Nearly everywhere: the run at 0.2 has learnt where things usually are, and hardly looks at the
+# image. The class prior passes it, since its loss is lower. The mean picture catches it: its loss
+# is about the same. The young run at 0.002 does not clearly beat the mean picture either, but it
+# looks at the image. The shipped model beats both blind answers, and gives the same class at fewer
+# pixels.
 #
-# A run whose steps are far too long may look calm. Clipping was on and did not help: AdamW's step has
-# the length of the learning rate.
-# </details>
+# A run whose steps are far too long may look calm. Clipping was on and did not help: AdamW's step
+# has the length of the learning rate. </details>
 
 # %% [markdown]
 # **Learn one batch by heart**: the third check, and the quickest. If the loop cannot learn two images
@@ -745,8 +742,8 @@ assert all(p.equal(q) for p, q in zip(trainer.model.parameters(), start_model.pa
 # ## The encoder at a tenth of the rate
 #
 # A pretrained encoder often learns at 0.1 × the rate of the new heads (*[differential
-# rates](GLOSSARY.md#differential-rates)*). The aim is that it keeps what it knew. Notebook 3 showed how
-# such rates are lost without an error, so read them back before you train:
+# rates](GLOSSARY.md#differential-rates)*). The aim is that it keeps what it knew. Notebook 3 showed
+# how such rates are lost without an error, so read them back before you train:
 
 # %%
 optimizer = build_optimizer(start_model, config.replace(encoder_lr_scale=0.1))
@@ -756,8 +753,8 @@ for name, part in start_model.named_children():
 
 # %% [markdown]
 # Does a tenth protect? The shipped model moves to a new camera whose images are negatives, bright
-# where they were dark. We train one epoch of 12 steps, and measure the semantic loss on both kinds of
-# images. (The mean of two seeds counts.)
+# where they were dark. We train one epoch of 12 steps, and measure the semantic loss on both kinds
+# of images. (The mean of two seeds counts.)
 
 
 # %%
@@ -776,8 +773,8 @@ def fine_tuned(lr, scale, seed, epochs=1):
 
 
 # %% [markdown]
-# > **Predict first.** At the rate of 0.0005 the loss on the negatives falls, with either scale. Take
-# > the fall at scale 1 as 100 %. How large is the fall at scale 0.1, in per cent?
+# > **Predict first.** At the rate of 0.0005 the loss on the negatives falls, with either scale.
+# > Take the fall at scale 1 as 100 %. How large is the fall at scale 0.1, in per cent?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -805,8 +802,9 @@ assert 0 < fall[0.1] < 0.9 * fall[1.0]  # and gains less at the low rate
 # ## What a step holds in memory
 #
 # The backward pass needs what the layers computed on the way forward, the
-# *[activations](GLOSSARY.md#activations)*. Autograd keeps them in the graph. `SavedBytes` listens to
-# autograd (`saved_tensors_hooks`) and counts the bytes that graphs keep alive, without the weights.
+# *[activations](GLOSSARY.md#activations)*. Autograd keeps them in the graph. `SavedBytes` listens
+# to autograd (`saved_tensors_hooks`) and counts the bytes that graphs keep alive, without the
+# weights.
 
 # %% [markdown]
 # ### Trap: memory that grows
@@ -881,14 +879,16 @@ print("gradient on the way", on_the_way[0].dtype, "· gradient in .grad", layer.
 
 # %% [markdown]
 # Gradients have 16 bits on the way. Where they arrive, in a weight's `.grad`, they have 32 again.
-# So weights, stored gradients and Adam's two means take as much memory as without AMP. What AMP saves
-# is in the activations.
+# So weights, stored gradients and Adam's two means take as much memory as without AMP. What AMP
+# saves is in the activations.
 #
 # > **Predict first.** Autocast casts the input of every convolution and linear layer. To what share
 # > of their float32 size do the saved activations shrink? Answer between 0 and 1.
 
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
 
-# %%
+
 def kept_through_step(bfloat16):
     model = copy.deepcopy(start_model).train()
     counter = lesson.SavedBytes(model, follow=True)
@@ -898,8 +898,6 @@ def kept_through_step(bfloat16):
     return np.array(counter.curve), loss.item()
 
 
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
 (full, loss_32), (half, loss_16) = kept_through_step(False), kept_through_step(True)
 amp_share = half.max() / full.max()
 reveal(my_guess, amp_share)
@@ -953,8 +951,8 @@ print(f"like a T4: {like_t4}; like an A100: {like_a100}")
 # ### The scaler
 #
 # The narrow range of float16 has a price: a number that is too small becomes zero
-# (*[underflow](GLOSSARY.md#underflow)*). A *[scaler](GLOSSARY.md#scaler)* multiplies the loss, and with
-# it all gradients, by a large factor. It divides again before the gradients are used.
+# (*[underflow](GLOSSARY.md#underflow)*). A *[scaler](GLOSSARY.md#scaler)* multiplies the loss, and
+# with it all gradients, by a large factor. It divides again before the gradients are used.
 
 # %% tags=["folded"]
 # @title Drawing: what the factor does
@@ -1068,12 +1066,12 @@ print(f"the weight moved by {in_order:.2f}")
 # %% [markdown]
 # ## Optional: Muon, a matrix moves as a whole
 #
-# The `tiny` preset and the shipped model use a second rule for the matrices of hidden layers. You need
-# this section only to know how it works.
+# The `tiny` preset and the shipped model use a second rule for the matrices of hidden layers. You
+# need this section only to know how it works.
 #
-# AdamW treats a matrix as a bag of numbers. But a layer multiplies by the whole matrix: it stretches
-# some directions of its input much, others little. The *singular values* say how much. A gradient
-# matrix is strong in a few directions and weak in all others.
+# AdamW treats a matrix as a bag of numbers. But a layer multiplies by the whole matrix: it
+# stretches some directions of its input much, others little. The *singular values* say how much. A
+# gradient matrix is strong in a few directions and weak in all others.
 
 # %% tags=["folded"]
 # @title Drawing: a gradient, and Muon's step
@@ -1101,15 +1099,13 @@ def newton_schulz(matrix, rounds=5, a=3.4445, b=-4.7750, c=2.0315):
 # We compare with torch's SVD: between the exact $U$ and $V$, our result must be diagonal, with all
 # values near 1.
 
-# %%
+# %% tags=["folded"]
+# @title Checked: our rounds, torch's SVD, the library's rounds
 sizes = torch.tensor([[8.0], [4.0], [2.0], [1.0]])  # rows of very unequal length
 gradient = sizes * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 U, S, Vt = torch.linalg.svd(gradient, full_matrices=False)
 ours = U.T @ newton_schulz(gradient) @ Vt.T
 print("before:", (S / S.norm()).numpy().round(1), " after:", ours.diag().numpy().round(1))
-
-# %% tags=["folded"]
-# @title Checked: our rounds, torch's SVD, the library's rounds
 assert (ours - torch.diag(ours.diag())).abs().max() < 0.01
 assert 0.6 < ours.diag().min() <= ours.diag().max() < 1.3
 assert_close(newton_schulz(gradient), orthogonalized(gradient[None])[0], rtol=1e-3, atol=1e-3)
@@ -1147,7 +1143,8 @@ print("three steps of a 4 × 6 and of a 6 × 4 matrix agree")
 # Decay acts where there is no gradient, too. After one step with a gradient of zeros, both rules
 # leave $(1-\eta\lambda)$ times the matrix:
 
-# %%
+# %% tags=["folded"]
+# @title Checked: decay without a gradient
 for matrices in (False, True):  # AdamW, then Muon
     settings = {"matrices": matrices, "lr": 0.1, "weight_decay": 0.5}
     _, shrunk = lesson.path_of(Muon, gradient, torch.zeros(1, 4, 6), **settings)
@@ -1165,9 +1162,11 @@ for group in start_model.parameter_groups():
 
 # %% [markdown]
 # How long is a step? $U V^\top$ of an $r \times c$ matrix has a length of $\sqrt{\min(r, c)}$. With
-# the factor for tall matrices it is about $\sqrt{r}$ rates, for tall, square and wide matrices alike:
+# the factor for tall matrices it is about $\sqrt{r}$ rates, for tall, square and wide matrices
+# alike:
 
-# %%
+# %% tags=["folded"]
+# @title Measured: the length of a step
 for r, c in ((64, 4), (16, 16), (4, 64)):
     random = torch.randn(r, c, generator=torch.Generator().manual_seed(0))
     path = lesson.path_of(Muon, 0 * random, [random], matrices=True, lr=1.0, weight_decay=0.0)
@@ -1175,13 +1174,14 @@ for r, c in ((64, 4), (16, 16), (4, 64)):
     assert 0.7 * r**0.5 < path[-1].norm() < 1.3 * r**0.5
 
 # %% [markdown]
-# So each number changes by about $1/\sqrt{c}$ rates, and by a whole rate in AdamW's first step. The two
-# rules need different rates: the `tiny` preset has 0.003 for AdamW and 0.02 for Muon. Pretrained weights
-# stay with AdamW (`muon_lr=0` in `b0` to `b5`).
+# So each number changes by about $1/\sqrt{c}$ rates, and by a whole rate in AdamW's first step. The
+# two rules need different rates: the `tiny` preset has 0.003 for AdamW and 0.02 for Muon.
+# Pretrained weights stay with AdamW (`muon_lr=0` in `b0` to `b5`).
 #
 # The run from above with the preset's rates:
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title Measured: the same run with Muon
 by_muon = lesson.new_trainer(small.replace(lr=tiny.lr, muon_lr=tiny.muon_lr), device)
 by_muon.fit(train_loader, val_loader)
 for name, rows in {"AdamW": history, "Muon": by_muon.history}.items():
@@ -1189,8 +1189,8 @@ for name, rows in {"AdamW": history, "Muon": by_muon.history}.items():
 assert by_muon.history[-1]["train_loss"] < 0.93 * last["train_loss"]
 
 # %% [markdown]
-# With Muon the training loss ends lower here. This is one run of each, and AdamW's rate of 0.002 was
-# not tuned: it does not tell which rule is better.
+# With Muon the training loss ends lower here. This is one run of each, and AdamW's rate of 0.002
+# was not tuned: it does not tell which rule is better.
 
 # %% [markdown]
 # ## Exercises
