@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, create_model
 
-from roadtopo_lib.files import write_atomic
+from roadtopo_lib.files import parse_yaml, write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES, ClassTable, table_for
 
 ACTIVATIONS = ("gelu", "relu")
@@ -205,7 +205,7 @@ class LaneSegmentationConfig:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such config file, expected a YAML file")
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = parse_yaml(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict | None):
                 raise ValueError(f"expected a mapping of settings, found {type(values).__name__}")
             return cls.from_dict(values or {})

@@ -4,9 +4,35 @@ import os
 import sys
 
 
-def say(text: str) -> None:
-    """Prints a line at once. A console that is gone (a closed pipe, a full disk behind it) is not written to again."""
+def open_streams() -> None:
+    """Gives a program whose stdout or stderr was closed one that leads nowhere.
+
+    Progress bars ask for it, and a file opened later would get its number, and with it what libraries print.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            _lead_nowhere(name)
+
+
+def say(text: object, error: bool = False) -> None:
+    """Prints a line at once, to stderr with ``error``. Whatever the console cannot do, nothing is raised.
+
+    A character that its encoding lacks is written as an escape. A console that is gone (a closed pipe, a full disk
+    behind it) is not written to again.
+    """
+    name = "stderr" if error else "stdout"
+    stream = getattr(sys, name)
+    if stream is None:
+        return  # closed before Python began
     try:
-        print(text, flush=True)
-    except OSError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  stays open as long as the process
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            print(str(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError):  # ValueError: closed by the program
+        _lead_nowhere(name)
+
+
+def _lead_nowhere(name: str) -> None:
+    setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  stays open as long as the process

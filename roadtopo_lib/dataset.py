@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import list_samples, read_sample
-from roadtopo_lib.data.sampling import EpochSampler, repeat_factors
+from roadtopo_lib.data.sampling import EpochSampler, random_window, repeat_factors
 from roadtopo_lib.labels import CLASSES, ClassTable
+from roadtopo_lib.processes import check_main_guard
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """(image (H,W,3) uint8, semantic (H,W) uint8, instance (H,W) uint16, seed) → the same three, transformed alike."""
@@ -25,11 +26,13 @@ class JointTransform:
     Args:
         compose: an Albumentations pipeline.
         crop_top: share of the height that is cut off above first, see ``rows_cut``.
+        ratios: least and greatest width / height of the pipeline's crop, see ``data.sampling.random_window``.
     """
 
-    def __init__(self, compose, crop_top: float = 0.0) -> None:
+    def __init__(self, compose, crop_top: float = 0.0, ratios: tuple[float, float] = (0.0, np.inf)) -> None:
         self.compose = compose
         self.crop_top = crop_top
+        self.ratios = ratios
 
     def __call__(
         self, image: np.ndarray, semantic: np.ndarray, instance: np.ndarray, seed: int
@@ -37,7 +40,8 @@ class JointTransform:
         """(H, W, 3) uint8, (H, W) uint8, (H, W) uint16 and the seed of every random draw → the same three."""
         self.compose.set_random_seed(seed)
         top = rows_cut(len(image), self.crop_top)
-        image, semantic, instance = image[top:], semantic[top:], instance[top:]
+        window = random_window((len(image) - top, image.shape[1]), self.ratios, seed)
+        image, semantic, instance = (array[top:][window] for array in (image, semantic, instance))
         # One call for both masks: a second call would draw other random numbers and tear them apart.
         out = self.compose(image=image, masks=[semantic, instance])
         return out["image"], out["masks"][0], out["masks"][1]
@@ -60,19 +64,19 @@ def build_transform(config: LaneSegmentationConfig, train: bool) -> JointTransfo
     if not train:
         steps = [A.Resize(height, width, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_NEAREST)]
         return JointTransform(A.Compose(steps), config.crop_top)
-    ratio, jitter = width / height, config.color_jitter
+    ratios, jitter = (0.75 * width / height, 1.33 * width / height), config.color_jitter
     steps = [
         A.RandomResizedCrop(
             size=(height, width),
             scale=(config.crop_scale, 1.0),
-            ratio=(0.75 * ratio, 1.33 * ratio),
+            ratio=ratios,
             interpolation=cv2.INTER_AREA,
             mask_interpolation=cv2.INTER_NEAREST,
         ),
         A.HorizontalFlip(p=config.flip_probability),
         A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10, p=0.8),
     ]
-    return JointTransform(A.Compose(steps), config.crop_top)
+    return JointTransform(A.Compose(steps), config.crop_top, ratios)
 
 
 def rows_cut(height: int, crop_top: float) -> int:
@@ -100,13 +104,9 @@ class LaneInstanceDataset(Dataset):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        transform: Transform | None = None,
-        seed: int = 0,
+        self, root: str | Path, split: str = "train", transform: Transform | None = None, seed: int = 0,
         classes: ClassTable = CLASSES,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.root = Path(root)
         self.split = split
         self.transform = transform
@@ -159,6 +159,7 @@ def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, s
         config: batch_size, num_workers, seed, repeat_threshold.
         shuffle: for training.
     """
+    check_main_guard(config.num_workers)
     repeats = repeat_factors(dataset, config.repeat_threshold) if shuffle and config.repeat_threshold > 0 else None
     return DataLoader(
         dataset,

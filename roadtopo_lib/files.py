@@ -5,6 +5,8 @@ anything, unlike a pickle, which ``torch.load`` would run.
 """
 
 import json
+import re
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,52 @@ make different files.
 """
 
 _PICKLE_SIGNATURES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def list_files(folder: str | Path, *endings: str, deep: bool = False) -> list[Path]:
+    """Files whose names end so, sorted by name; every listing of a folder goes through here.
+
+    Hidden files, and with ``deep`` all that lies in hidden folders, are left out: macOS puts ``._a.jpg`` beside a.jpg.
+
+    Args:
+        folder: where to look.
+        endings: such as ``".jpg"``, in small letters; names may have capitals.
+        deep: look into subfolders, too.
+    """
+    folder = Path(folder)
+    found = []
+    for path in folder.rglob("*") if deep else folder.iterdir():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.name.lower().endswith(endings) and not path.is_dir():
+            found.append(path)
+    return sorted(found, key=lambda path: plain_name(str(path)))
+
+
+def parse_yaml(text: str) -> object:
+    """The values of a YAML text: YAML 1.1, but ``1e-3`` and ``1e1`` are numbers, as in 1.2, and ``none`` is null.
+
+    Raises:
+        yaml.YAMLError: not valid YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+        value = loader.construct_yaml_float(node)
+        return int(value) if "e" in node.value.lower() and value.is_integer() else value
+
+    exponent = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_constructor("tag:yaml.org,2002:float", number)
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("none$", re.IGNORECASE), list("nN"))
+    return yaml.load(text, Loader)
+
+
+def plain_name(name: str) -> str:
+    """A name in Unicode's composed form (NFC): macOS and some archives spell an ü as u and two dots."""
+    return unicodedata.normalize("NFC", name)
 
 
 class WeightsFile(NamedTuple):

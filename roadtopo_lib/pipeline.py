@@ -1,5 +1,6 @@
 """From a checkpoint and an image to separated lanes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +41,9 @@ class LaneSegmenter:
     """
 
     def __init__(
-        self,
-        model: LaneModel,
-        config: LaneSegmentationConfig,
-        device: str | torch.device | None = None,
+        self, model: LaneModel, config: LaneSegmentationConfig, device: str | torch.device | None = None,
         tta: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_classes(model, config)
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
@@ -53,13 +51,10 @@ class LaneSegmenter:
         self.classes = config.class_table
         self.tta = tta
         self.postprocessor = LanePostProcessor(
-            delta_var=config.delta_var,
-            delta_dist=config.delta_dist,
-            method=config.clustering,
-            reference_row=config.reference_row,
-            lane_class_ids=self.classes.lane_ids,
+            delta_var=config.delta_var, delta_dist=config.delta_dist, method=config.clustering,
+            reference_row=config.reference_row, lane_class_ids=self.classes.lane_ids,
             crosswalk_class_ids=self.classes.crosswalk_ids,
-        )
+        )  # fmt: skip
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device | None = None) -> "LaneSegmenter":
@@ -89,15 +84,15 @@ class LaneSegmenter:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def __call__(self, image: np.ndarray | str | Path) -> LaneResult | list[LaneResult]:
+    def __call__(self, image: np.ndarray | str | Path) -> LaneResult | Iterator[LaneResult]:
         """Separates the lanes and crosswalks of one image, or of every image in a folder.
 
         Args:
             image: (H, W, 3) uint8 RGB of any size, the path of an image file, or the path of a folder.
 
         Returns:
-            The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder a list of
-            such dicts, each with its ``image_path``, sorted by file name.
+            The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder an
+            iterator of such dicts, each with its ``image_path``, sorted by file name: one is made when it is asked for.
 
         Raises:
             FileNotFoundError: no such file or folder.
@@ -107,7 +102,7 @@ class LaneSegmenter:
             return self._segment(image)
         path = Path(image)
         if path.is_dir():
-            return [{**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path)]
+            return ({**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path))
         return self._segment(read_image(path))
 
     def _segment(self, image: np.ndarray) -> LaneResult:

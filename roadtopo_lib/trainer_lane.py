@@ -50,15 +50,10 @@ class LaneSegmentationTrainer:
     """
 
     def __init__(
-        self,
-        model: LaneModel,
-        config: LaneSegmentationConfig | None = None,
-        criterion: Criterion | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        device: str | torch.device | None = None,
-        recorders: Sequence[Recorder] = (),
-        progress: bool = True,
-    ) -> None:
+        self, model: LaneModel, config: LaneSegmentationConfig | None = None, criterion: Criterion | None = None,
+        optimizer: torch.optim.Optimizer | None = None, device: str | torch.device | None = None,
+        recorders: Sequence[Recorder] = (), progress: bool = True,
+    ) -> None:  # fmt: skip
         self.config = config or LaneSegmentationConfig()
         self.device = choose_device(device)
         check_classes(model, self.config)

@@ -54,8 +54,8 @@ strip(2, photo=PHOTO)
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
-# choose `notebooks/02_dataset.ipynb`, write the same address into `REPOSITORY` in the first code cell,
-# and run that cell again.
+# choose `notebooks/02_dataset.ipynb`, write the same address into `REPOSITORY`
+# in the first code cell, and run that cell again.
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
@@ -118,8 +118,8 @@ folder = tempfile.TemporaryDirectory()  # all files that this notebook writes
 # left to right, and crosswalks come after them.
 #
 # Here is the frame, then its classes (left) and its instances (right). The classes use two colours
-# for its four lines: orange for lines between lanes, sky blue for the edges of the carriageway. The
-# instances use five: one for each line, and one for the crosswalk.
+# for its four lines: orange for lines between driving lanes, sky blue for the edges of the
+# carriageway. The instances use five: one for each line, and one for the crosswalk.
 
 # %%
 image, semantic, instance = frame()
@@ -435,18 +435,18 @@ for name, color in (("semantic_mask", color_semantic), ("instance_mask", color_i
 # %% [markdown]
 # ### Move them yourself
 #
-# In a running notebook these sliders crop, mirror and recolour a scene by hand, here one with lanes
-# only. Watch the sentence while you do. Then switch to separate draws: the masks take another crop,
-# and may be mirrored. Guess before: how large is the share of the instance pixels that still fit
-# the image?
+# In a running notebook these sliders crop, mirror and recolour a scene by hand, here one with lines
+# and no crosswalk. Watch the sentence while you do. Then switch to separate draws: the masks take
+# another crop, and may be mirrored. Guess before: how large is the share of the instance pixels that
+# still fit the image?
 
 # %%
-AugmentationInStep(index=24)
+AugmentationInStep(index=38)
 
 # %% [markdown]
 # <details><summary>What happens</summary>
 #
-# The share changes from draw to draw. Lanes are a few pixels wide and hardly ever overlap
+# The share changes from draw to draw. Lines are a few pixels wide and hardly ever overlap
 # themselves. A wide crosswalk often does, and hides the mistake: try sample 45.
 # </details>
 
@@ -1086,18 +1086,17 @@ print("[OK] every claim on counts and folders holds")
 # %% [markdown]
 # ## Where the guide differs
 #
+# This course grew from the Road Topology ML guide, a Korean document; this table is for its readers.
+#
 # <details><summary>The guide's statements on data, and what we measured</summary>
 #
 # | The guide states | Where | Measured |
 # |---|---|---|
-# | `cv2.imread(path)` gives (H, W, 3) RGB | Three files, read by hand | Blue comes first. The guide's data set code converts rightly; the comment in its list of mistakes is wrong |
+# | `cv2.imread(path)` gives (H, W, 3) RGB | Three files, read by hand | Blue comes first |
 # | In an RGB mask red is 1 and green is 2 | Three formats of instance masks | Any numbers do: the loss is the same |
-# | Mistake 3: a colour mask goes into the loss | Trap: a colour mask used as it is | Holds |
-# | An RGB mask read in grey gives `None`; then its colours are converted | cell below; Trap: luminance is not an id | `None` means "cannot be read". Luminances arrive in place of ids, and the conversion is never reached |
-# | Right example 1: load instance masks in grey | cell below | Right for 8-bit grey only. Of the 154 instances of our training split none is left |
-# | Colours are sorted and numbered from 0, so that black is 0 | cell below | Without a black pixel the first colour becomes 0, and that instance vanishes. The library refuses such a mask |
-# | Mistake 7: two calls of one transform; `masks=[…]` or `additional_targets` keep step | Trap: a call for each mask | Holds |
-#
+# | An RGB mask read in grey gives `None` | cell below; Trap: luminance is not an id | It gives luminances in place of ids; `None` means "cannot be read" |
+# | Instance masks are loaded in grey | cell below | Right for 8-bit grey only. Of the 154 instances of our training split none is left |
+# | Colours are sorted and numbered from 0, so that black is 0 | cell below | Without a black pixel the first colour becomes 0, and that instance vanishes |
 #
 # </details>
 

@@ -51,8 +51,8 @@ strip(4, photo=PHOTO)
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
-# choose `notebooks/04_losses.ipynb`, write the same address into `REPOSITORY` in the first code cell,
-# and run that cell again.
+# choose `notebooks/04_losses.ipynb`, write the same address into `REPOSITORY`
+# in the first code cell, and run that cell again.
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]
@@ -76,6 +76,7 @@ from roadtopo_lib.course.lessons.losses import (
     draw_contest,
     draw_cost,
     draw_layouts,
+    draw_shares,
     encoded,
     features_of,
     lost_to_noise,
@@ -83,7 +84,7 @@ from roadtopo_lib.course.lessons.losses import (
     train_head,
 )
 from roadtopo_lib.course.parts import keep
-from roadtopo_lib.course.playground import LOSSES, EmbeddingPlayground, loss_curves
+from roadtopo_lib.course.playground import LOSSES, EmbeddingPlayground, Margins, loss_curves
 from roadtopo_lib.course.widgets import EmbeddingSeparation, LossShaper, MarginsExplorer
 from roadtopo_lib.data.counting import count_class_pixels
 from roadtopo_lib.dataset import LaneInstanceDataset, image_to_tensor
@@ -95,6 +96,7 @@ from roadtopo_lib.labels import (
     LANE_MARKING,
     NUM_CLASSES,
     ROAD,
+    SIDEWALK,
 )
 from roadtopo_lib.losses import (
     CombinedLoss,
@@ -179,7 +181,7 @@ assert_close(-p_true.log().mean(), F.cross_entropy(two_pixels, truth))
 target = batch["semantic_mask"]
 logits = upsample_to(outputs["logits"], target.shape[1:])  # (1, 6, 384, 1024)
 cost = F.cross_entropy(logits, target, reduction="none")[0]  # (384, 1024)
-figure = draw_cost(image, cost, "Cross-entropy: most pixels cost nothing", "−log p")
+figure = draw_cost(image, cost, "Cross-entropy: most pixels cost little", "−log p")
 show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=96)
 
 # %% [markdown]
@@ -207,32 +209,69 @@ for c, name in enumerate(CLASS_NAMES):
     print(f"{cost[mine].sum() / cost.sum():4.0%} of the cost")
 
 # %% [markdown]
-# A pixel of a lane boundary costs several times the average. Even so, road holds the largest part
-# of the sum, because so many pixels are road.
+# A pixel of a lane boundary costs several times the average. The four rare classes hold a fifth of
+# the pixels of the frame and nearly half of the cost. This model has been trained. How was it at
+# the start?
 
 # %% [markdown]
-# ## Rare classes hardly count
+# ## What each class costs, from the first step on
 #
-# Cross-entropy is a mean over *pixels*. A class with few pixels contributes little to it: the class
-# imbalance of notebook 2. We drive by such classes: markings, boundaries, crosswalks.
+# The encoder of the shipped model stays frozen, and its features are computed once. A new head with
+# random weights learns on top of them with cross-entropy. We split its cost by class before the
+# first step and after 15 steps. (`train_head` and the drawings are in
+# `roadtopo_lib/course/lessons/losses.py`.)
+
+# %%
+train = features_of(model, "train", config)
+
+
+def shares_of_cost(steps, seed=0):
+    head = train_head(train, F.cross_entropy, seed, steps)
+    with torch.no_grad():
+        mine = upsample_to(head(encoded(model, pixels)), target.shape[1:])
+    costs = F.cross_entropy(mine, target, reduction="none")
+    return torch.stack([costs[target == c].sum() for c in range(NUM_CLASSES)]) / costs.sum()
+
+
+of_pixels = target.flatten().bincount() / target.numel()
+parts_of = {"share of the pixels": of_pixels, "cost at the start": shares_of_cost(steps=0)}
+parts_of["cost after 15 steps"] = shares_of_cost(steps=15)
+figure = draw_shares(parts_of, "At the start a class costs what it covers")
+show(figure, "Bars by class: share of the pixels, and of the cost at two moments.", colors=24)
 
 # %% [markdown]
-# > **Predict first.** A lazy model calls every pixel "background" or "road", and gets all of those
-# > right. It never finds a line, a crosswalk or a sidewalk. What is its pixel accuracy over the 48
-# > training images, in percent?
+# Cross-entropy is a mean over *pixels*. At the start all pixels cost about the same, so background
+# and road hold four fifths of the cost. The first steps teach these two classes. Then they cost
+# little, and the rare classes hold most of what is left.
+#
+# So the rare classes are not forgotten, but they come last. We drive by them: markings,
+# boundaries, crosswalks.
+
+# %% [markdown]
+# Over the 48 training images the rare classes are rarer still (notebook 2): background and road
+# hold 93 % of the pixels. A lazy model gets these two right and paints everything else as road. Its
+# pixel accuracy is 93 %, too.
+#
+# The *[IoU](GLOSSARY.md#iou)* of a class, intersection over union, is a stricter score: the pixels
+# that prediction and truth share, divided by those that at least one of them holds. The *mean IoU*
+# averages it over the six classes.
+#
+# > **Predict first.** What is the mean IoU of the lazy model, from 0 to 1?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
 scenes = LaneInstanceDataset(samples(), "train")
 counts, image_counts = count_class_pixels(scenes, NUM_CLASSES)  # pixels; of images with the class
-lazy_accuracy = float((counts[BACKGROUND] + counts[ROAD]) / counts.sum())
-reveal(my_guess, 100 * lazy_accuracy, "%")
-assert 0.9 < lazy_accuracy < 0.95
+lazy_iou = torch.zeros(NUM_CLASSES)  # nothing found of four classes
+lazy_iou[BACKGROUND] = 1.0
+lazy_iou[ROAD] = counts[ROAD] / (counts.sum() - counts[BACKGROUND])
+reveal(my_guess, float(lazy_iou.mean()))
+assert 0.27 < lazy_iou.mean() < 0.33
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Two classes hold nearly all pixels. A high pixel accuracy says nothing about lines.
+# Four of the six IoUs are 0. The mean over *classes* shows what the mean over *pixels* hides.
 #
 # </details>
 
@@ -266,23 +305,23 @@ dice = soft_dice(logits.softmax(dim=1), target)
 assert_close(1 - dice.mean(), DiceLoss(smooth=1.0)(logits, target), **about)
 tiny = soft_dice(two_pixels.softmax(dim=1), truth)[:2]  # here `smooth` matters
 assert_close(1 - tiny.mean(), DiceLoss()(two_pixels, truth))
+print("[OK] our soft Dice is the library's")
 
 # %% [markdown]
 # Two rules of the library go beyond this formula. First: a class that occurs nowhere in the labels
 # is left out of the mean. Otherwise it would cost nearly 1, although nothing is wrong. We paint the
-# boundaries of the frame over with road and check:
-
-# %%
-five = target.where(target != LANE_BOUNDARY, ROAD)  # class 5 occurs nowhere
-present = soft_dice(logits.softmax(dim=1), five)[:LANE_BOUNDARY]
-assert_close(1 - present.mean(), DiceLoss()(logits, five), **about)
-
-# %% [markdown]
+# boundaries of the frame over with road and check.
+#
 # Second: the id 255 marks pixels that nobody labelled. They change neither a loss nor its gradient.
 # If the right half of the frame is unlabelled, the loss is that of the left half, and no gradient
 # reaches the right. This holds for all losses of this notebook:
 
 # %%
+five = target.where(target != LANE_BOUNDARY, ROAD)  # class 5 occurs nowhere
+present = soft_dice(logits.softmax(dim=1), five)[:LANE_BOUNDARY]
+assert_close(1 - present.mean(), DiceLoss()(logits, five), **about)
+print("[OK] the absent class is left out of the mean")
+
 half_labelled = target.clone()
 half_labelled[..., 512:] = 255
 for loss_function in (DiceLoss(), CombinedLoss(), FocalLoss(), TverskyLoss()):
@@ -292,10 +331,11 @@ for loss_function in (DiceLoss(), CombinedLoss(), FocalLoss(), TverskyLoss()):
     loss_function(learning, half_labelled).backward()
     assert learning.grad[..., :512].abs().max() > 0
     assert learning.grad[..., 512:].abs().max() == 0
+print("[OK] four losses ignore what is not labelled")
 
 # %% [markdown]
-# > **Predict first.** A lane covers 100 of 10,000 pixels. The model says p = 0.5 for "lane"
-# > *everywhere*. What is the soft Dice of the lane, with `smooth=0`?
+# > **Predict first.** A line covers 100 of 10,000 pixels. The model says p = 0.5 for "line"
+# > *everywhere*. What is the soft Dice of the line, with `smooth=0`?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -325,6 +365,7 @@ assert 0.015 < lane_dice < 0.025
 small, large = (loss_curves(rare / 1000, rest=0.99) for rare in (3, 100))
 assert_close(small.pull["cross-entropy"], large.pull["cross-entropy"], rtol=1e-3, atol=1e-6)
 assert (np.diff(small.pull["cross-entropy"]) < 0).all()
+print("[OK] equal pulls for 3 and for 100 pixels")
 
 # %% [markdown]
 # Cross-entropy pulls equally hard whether the class has 3 pixels or 100. The more wrong a pixel
@@ -360,35 +401,16 @@ assert (small.pull["Dice"] > 5 * large.pull["Dice"]).all()
 # </details>
 
 # %% [markdown]
-# ### Shape the losses yourself
-#
-# The same scene with sliders, and two more losses, which follow below.
-#
-# > **Predict first.** Make the rare class rarer and rarer. Which losses pull a single pixel harder
-# > then, and which do not change?
-
-# %%
-LossShaper()
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# Cross-entropy and focal loss divide by all pixels, so their pull on one pixel does not change.
-# Dice and Tversky compare areas. They pull harder on a small class, but much harder only if few
-# other pixels are painted by mistake: set *others right* to 0.99 and to 0.5.
-#
-# </details>
-
-# %% [markdown]
 # ## Two relatives: focal and Tversky
 #
 # From here on the letters α, β and γ mean something else in each paper. We always say whose they
-# are: focal γ, Tversky α and β, and in Part II the term weights α, β and γ.
+# are: focal γ, Tversky α and β, the β of effective numbers, and in Part II the term weights α, β and
+# γ.
 
 # %% [markdown]
 # *[Focal loss](GLOSSARY.md#focal-loss)* multiplies cross-entropy by $(1 - p)^\gamma$, pixel by
 # pixel. A pixel that is already right then costs next to nothing. With focal γ = 0 it is
-# cross-entropy. The slider *focal gamma* above shows the difference.
+# cross-entropy.
 
 
 # %%
@@ -400,6 +422,7 @@ def focal(logits, target, gamma=2.0):
 
 assert_close(focal(logits, target), FocalLoss(gamma=2.0)(logits, target), **about)
 assert_close(focal(logits, target, gamma=0.0), cost.mean(), **about)
+print("[OK] our focal loss is the library's; γ = 0 gives cross-entropy")
 
 # %% [markdown]
 # A *[false positive](GLOSSARY.md#false-positive)* is painted but not there. A *[false
@@ -428,6 +451,36 @@ assert_close(1 - tiny.mean(), TverskyLoss(alpha=0.3, beta=0.7)(two_pixels, truth
 # With both prices ½ Tversky is Dice. `smooth` counts hits here and areas there: hence the ½.
 equal_prices = tversky(probabilities, target, 0.5, 0.5, smooth=0.5)
 assert_close(equal_prices, dice, **about)
+print("[OK] our Tversky is the library's; prices of ½ give Dice")
+
+# %% [markdown]
+# ### Shape all four losses yourself
+#
+# The scene of 1000 pixels again, now with sliders for every number. *Others right* is the
+# probability that all other pixels get for their true class. Above it was 0.99.
+#
+# > **Predict first.** Set *others right* to 0.5 and shrink the rare class from 3 % to 0.1 %. How
+# > many times as hard does Dice pull one of its pixels then, at p = 0.5?
+
+# %%
+LossShaper()
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+few, many = (loss_curves(rare / 1000, rest=0.5) for rare in (1, 30))
+growth = {name: few.pull[name][20] / many.pull[name][20] for name in LOSSES}  # at p = 0.5
+reveal(my_guess, growth["Dice"], "times")
+assert 1 < growth["Dice"] < 1.3 and 1 < growth["Tversky"] < 1.3
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# Dice and Tversky compare areas. They pull much harder on a small class only if few other pixels
+# are painted by mistake. Here the 999 other pixels all get half a vote for the rare class. They
+# fill the denominator, whether the class has 1 pixel or 30. Cross-entropy and focal loss divide by
+# all pixels, so the size of the class never changes their pull on one pixel.
+#
+# </details>
 
 # %% [markdown]
 # ## The semantic loss
@@ -455,7 +508,7 @@ recipes = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
 for i, recipe in enumerate(recipes):
     weights = weights_from_counts(counts, recipe, image_pixels=image_counts)
     ax.bar(np.arange(NUM_CLASSES) + 0.2 * (i - 1.5), weights, 0.2, label=recipe)
-ax.set(title="Three recipes raise rare classes, one changes nothing", ylabel="weight")
+ax.set(title="Three recipes lower background and road, one does nothing", ylabel="weight")
 ax.set_xticks(range(NUM_CLASSES), CLASS_NAMES)
 ax.legend(ncols=2)
 show(figure, "Bars: weights of the six classes by four recipes, one of which is flat.", colors=24)
@@ -464,38 +517,43 @@ by_hand = (counts.sum() / counts).sqrt()
 assert_close(sqrt_inverse, by_hand / by_hand.mean(), check_dtype=False)
 
 # %% [markdown]
+# Only `sqrt_inverse` puts all four rare classes above 1. `inverse` spends two thirds of its weight
+# on crosswalk and sidewalk. `median_frequency` leaves crosswalk at 1: few images show one, but
+# where it is seen it is large.
+#
 # `effective_number` does nothing here. Its number for n pixels, $(1 - \beta^n)/(1 - \beta)$, stops
-# growing beyond about $1/(1 - \beta)$ = 10,000 pixels, and our rarest class has more. This β suits
-# counts of *images*.
+# growing beyond about $1/(1 - \beta)$ pixels. With 0.9999, the β of effective numbers that the
+# library uses, these are 10,000. Crosswalk, the rarest class over the 48 images, has more. This β
+# suits counts of *images*.
 
 # %% [markdown]
 # ## Why a sum? Cross-entropy, Dice and both in a contest
 #
 # The config's default is the sum without class weights. Is it a good choice? A small experiment:
-# the encoder of the shipped model stays frozen, and its features are computed once. A new head
-# learns on top of them, with one loss or another. Seeds decide where its weights start.
+# the new head again, on the frozen features, with one loss or another. Seeds decide where its
+# weights start.
 
 # %%
-train, val = (features_of(model, split, config) for split in ("train", "val"))
+val = features_of(model, "val", config)
 losses = {"cross-entropy": F.cross_entropy, "Dice": DiceLoss(), "both": CombinedLoss()}
 losses["both, weighted"] = CombinedLoss(class_weights=sqrt_inverse)
-{"maps": tuple(train.maps.shape), "masks": tuple(train.masks.shape)}
+{"maps": tuple(val.maps.shape), "masks": tuple(val.masks.shape)}
 
 # %% [markdown]
-# The score is the *[IoU](GLOSSARY.md#iou)* of each class, intersection over union: the pixels that
-# prediction and truth share, divided by those that at least one of them holds. We look after 15
-# steps and after 60, with three seeds for each loss.
+# The score is the IoU of each class over the 12 validation images. We look after 15 steps and after
+# 60, with three seeds for each loss.
 
 # %% [markdown]
-# > **Predict first.** After 15 steps, which loss has the highest IoU on lane markings:
-# > "cross-entropy", "Dice" or "both"?
+# > **Predict first.** How far is Dice ahead of cross-entropy after 60 steps: in IoU, averaged over
+# > the four rare classes and the seeds? A negative number means that it is behind.
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
 iou = contest(losses, train, val)  # of each loss: (3 seeds, 2 looks, 6 classes)
 early, late = ({name: iou[name][:, look].mean(dim=0) for name in iou} for look in (0, 1))
-plain = ("cross-entropy", "Dice", "both")
-reveal(my_guess, max(plain, key=lambda name: early[name][LANE_MARKING]))
+lead = (iou["Dice"] - iou["cross-entropy"])[:, :, 2:].mean(dim=2)  # rare: (3 seeds, 2 looks)
+reveal(my_guess, float(lead[:, 1].mean()))
+assert abs(lead[:, 1].mean()) < 0.08 < lead[:, 0].mean()
 for name in ("cross-entropy", "both"):
     assert early["Dice"][LANE_MARKING] > early[name][LANE_MARKING] + 0.05
 titles = ("After 15 steps: Dice finds rare classes first", "After 60 steps: the lead is gone")
@@ -580,11 +638,12 @@ show(schematics.loss_terms(), schematics.ALT["loss_terms"], colors=24)
 # %%
 mask = batch["instance_mask"]
 image_index, rows, columns = mask.nonzero(as_tuple=True)
-lane_of = mask[image_index, rows, columns]  # (N,) ids: 1 to 4 are lines, 5 is the crossing
+lane_of = mask[image_index, rows, columns]  # (N,) ids: 1 to 4 are lines, 5 is the crosswalk
 points = gather_embeddings(outputs["embeddings"], image_index, rows, columns, mask.shape[1:])
 upsampled = upsample_to(outputs["embeddings"], mask.shape[1:])  # (1, 32, 384, 1024)
 assert_close(points, upsampled[image_index, :, rows, columns], **about)
 assert 6 < upsampled.numel() / points.numel() < 8
+print("[OK] the same numbers as from upsampling all")
 
 # %% [markdown]
 # ### Variance: come nearer
@@ -608,7 +667,7 @@ print(f"{variance:.2f} by instances, {pull.mean():.2f} by pixels")
 assert pull.mean() > 1.3 * variance  # not the same mean
 
 # %% [markdown]
-# The mean runs over the pixels of an instance first, then over the instances. So the crossing, with
+# The mean runs over the pixels of an instance first, then over the instances. So the crosswalk, with
 # its many pixels, counts no more than a line. A mean over all pixels at once is another number.
 #
 # Which pixels pay?
@@ -616,11 +675,11 @@ assert pull.mean() > 1.3 * variance  # not the same mean
 # %%
 pulled = torch.zeros(semantic.shape)
 pulled[rows, columns] = pull
-figure = draw_cost(image, pulled, "The crossing pays most where lines meet it", "pull (units²)")
-show(figure, "The frame in grey; the crossing glows where lines meet it, lines weakly.", colors=96)
+figure = draw_cost(image, pulled, "The crosswalk pays most where lines meet it", "pull (units²)")
+show(figure, "The frame in grey; the crosswalk glows where lines meet it, lines weakly.", colors=96)
 
 # %% [markdown]
-# The crossing pays more than half of its pull within 20 pixels of a line. Of the lines, the left
+# The crosswalk pays more than half of its pull within 20 pixels of a line. Of the lines, the left
 # edge pays most, behind the parked cars: the labels continue there, the paint cannot be seen.
 
 # %% [markdown]
@@ -683,6 +742,7 @@ for lane in lanes:
     spread = (push_force[mine] - push_force[mine][0]).norm(dim=1).max()
     assert spread <= 1e-3 * push_force[mine].norm(dim=1).max()
     assert pull_force[mine].sum(dim=0).norm() < 0.01 * pull_force[mine].norm(dim=1).sum()
+print("[OK] one push for a whole line; its pulls add up to zero")
 
 # %% [markdown]
 # The cell asserts two facts:
@@ -694,16 +754,17 @@ for lane in lanes:
 # %% [markdown]
 # ### Push and pull yourself
 #
-# Four lanes that overlap; the arrows are the forces. How far apart will the two nearest means end?
-# Set your guess, press *Release*; then *Reset* and *Play* to see the way there. The sentence says
-# what clustering would make of the points: it gathers what lies within a *radius*, here δ_dist.
+# Four toy lines that overlap (*lanes* on the sliders); the arrows are the forces. How far apart will
+# the two nearest means end? Set your guess, press *Release*; then *Reset* and *Play* to see the way
+# there. The sentence says what clustering would make of the points: it gathers what lies within a
+# *radius*, here δ_dist.
 
 # %%
 EmbeddingSeparation()
 
 # %% [markdown]
-# > **Predict first.** One lane got two ids by mistake: *start* "one lane twice". Will the loss
-# > leave its points together, "yes" or "no"?
+# > **Predict first.** One line got two ids by mistake: *start* "one lane twice". How far apart are
+# > the means of these two ids in the end?
 
 # %% tags=["answer", "nbval-ignore-output"]
 my_guess = None
@@ -711,20 +772,21 @@ twice = EmbeddingPlayground(start="one lane twice")
 twice.step(300)
 first, second, *_ = twice.state().means
 between = np.linalg.norm(first - second)
-reveal(my_guess, "yes" if between < 0.5 else "no")
-assert between > 2.9
+reveal(my_guess, between, "units")
+assert 2.9 < between < 3.5
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The loss tears the lane apart, as if it were two. It believes the labels.
+# The loss tears the line apart until its halves keep the distance of two lines. It follows the
+# labels, even if they are wrong.
 #
 # </details>
 
 # %% [markdown]
 # ## Why two margins? What δ_var and δ_dist do
 #
-# Three lanes of 12 points start in one crowd, in five different ways. They follow the forces for
+# Three toy lines of 12 points start in one crowd, in five different ways. They follow the forces for
 # 300 steps of gradient descent. We try four pairs of margins, and draw the first start of each:
 
 # %%
@@ -734,58 +796,68 @@ figure = draw_layouts({pair: states[0] for pair, states in settled.items()})
 show(figure, "Four layouts of three blobs: apart, tight, far apart, almost touching.", colors=24)
 
 # %% [markdown]
-# Pull and push are satisfied in all of them, and the two nearest means stop at 2 · δ_dist.
-#
-# Two points of one lane end at most 2 · δ_var apart, since both lie within δ_var of their mean.
-# Two points of different lanes end at least 2 · δ_dist − 2 · δ_var apart. Clustering works with
-# every radius in between. That is the rule for the radius:
+# Here the loss comes to zero: every point lies within δ_var of its mean, and the two nearest means
+# stop at 2 · δ_dist. Then the rule of the radius holds, which
+# [notebook 1](01_config.ipynb#Settings-of-the-embeddings) draws:
 #
 # $$2\,\delta_{var} < \text{radius} < 2\,(\delta_{dist} - \delta_{var})$$
-
-# %%
-for (delta_var, delta_dist), states in settled.items():
-    for within, across in map(distances, states):
-        assert within < 2 * delta_var + 0.05
-        assert across > 2 * (delta_dist - delta_var) - 0.05
-
-# %% [markdown]
-# Such a radius exists only if δ_dist > 2 · δ_var. Then δ_dist itself is one, and the library takes
+#
+# A trained model does not come to zero, so the rule is no promise for its pixels. Notebook 6 counts
+# how many of them lie within δ_var.
+#
+# A safe radius exists only if δ_dist > 2 · δ_var. Then δ_dist itself is one, and the library takes
 # it. With the default margins the rule gives 1 to 2. Far below and far above, clustering fails:
 
 # %%
+for (delta_var, delta_dist), states in settled.items():
+    for within, across in map(distances, states):  # points of one line, points of two
+        assert within < 2 * delta_var + 0.05
+        assert across > 2 * (delta_dist - delta_var) - 0.05
+print("[OK] four pairs of margins, five starts each: the rule holds")
+
 trial = EmbeddingPlayground(lanes=5, points=40, dim=32, spread=1.0)
 trial.step(300)
 for radius in (0.1, 1.1, radius_from_margins(0.5, 1.5), 1.9, 4.0):
-    print(f"radius {radius:.1f}: all five lanes found: {trial.clusters(radius).ari > 0.99}")
+    print(f"radius {radius:.1f}: all five lines found: {trial.clusters(radius).ari > 0.99}")
 assert all(trial.clusters(radius).ari > 0.99 for radius in (1.1, 1.5, 1.9))
 assert all(trial.clusters(radius).ari < 0.9 for radius in (0.1, 4.0))
 
 # %% [markdown]
 # The last pair, (0.5, 0.6), breaks the condition: no radius is left. Noise shows the price. Shaken
 # with a standard deviation of 0.3, more than a twentieth of its points end up nearest to the mean
-# of another lane, while the other pairs lose none.
+# of another line. With the other pairs fewer than one in 200 do.
 #
-# A large δ_dist does no harm as long as the space has room for it. A sphere has not: notebook 1
-# showed that means of length 1 cannot be 3 apart.
+# The pair (0.5, 3.0) did no harm to these three toy lines. We tried no larger δ_dist, and no
+# training with it. On a sphere a large δ_dist fails for sure: notebook 1 showed that means of length
+# 1 cannot be 3 apart.
 
 # %% [markdown]
 # ### All margins in your hand
 #
 # Every margin and weight, the sphere, and the clustering radius on sliders. The points are
 # projected from 32 dimensions, so means look nearer than they are. *ARI*, the adjusted Rand index,
-# is 1 where clusters and lanes agree, and near 0 where they agree by chance only.
+# is 1 where clusters and lines agree, and near 0 where they agree by chance only.
 #
-# > **Predict first.** Preset "no room between the margins": the pull margin is larger than the push
-# > margin. Will the loss be content? Will clustering be right?
+# > **Predict first.** Preset "pull margin 1.5, push margin 0.5": the loss comes to zero. Which ARI
+# > does clustering reach, with a radius of 0.5?
 
 # %%
 MarginsExplorer()
 
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+swapped = EmbeddingPlayground(5, 40, dim=32, spread=1.0, margins=Margins(1.5, 0.5))
+swapped.step(300)
+reveal(my_guess, swapped.clusters(radius=0.5).ari)
+assert swapped.clusters(radius=0.5).ari < 0.05
+assert max(swapped.state().terms[term] for term in ("variance", "distance")) < 1e-3
+
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The loss is nearly zero, and the lanes are mixed. A loss of zero is worth something only if the
-# margins leave room. The config refuses δ_var ≥ δ_dist for this reason.
+# The loss is zero, but points of one line are farther apart than points of two lines. Clustering
+# finds nothing. A loss of zero is worth something only if the margins leave room. The config refuses
+# δ_var ≥ δ_dist for this reason.
 #
 # </details>
 
@@ -811,7 +883,7 @@ print(f"variance term {broken_variance:.1f}; force on background: {broken_force 
 
 # %% [markdown]
 # **Why.** 0 is the only id that means "no instance". Here the whole background became one giant
-# instance, which is pulled together, and each lane must keep its distance from it.
+# instance, which is pulled together, and each line must keep its distance from it.
 #
 # **Mended.** Subtract, and look at the mask before training.
 
@@ -832,9 +904,10 @@ two_images = outputs["embeddings"].repeat(2, 1, 1, 1)
 with_empty = torch.cat([mask, torch.zeros_like(mask)])  # the second image has no instance
 of_both = DiscriminativeLoss()(two_images, with_empty)[0]
 assert_close(of_both, parts["instance"], **about)
+print("[OK] the empty image changes nothing")
 
 # %% [markdown]
-# > **Predict first.** Two lanes have exactly the same mean. The distance term is at its largest
+# > **Predict first.** Two lines have exactly the same mean. The distance term is at its largest
 # > then. How strong is the force that pushes them apart?
 
 # %% tags=["answer", "nbval-ignore-output"]
@@ -858,7 +931,7 @@ assert same.grad.abs().max() == 0
 # The other corners: loss and gradient must be finite, and a term without anything to do must be 0.
 
 # %%
-corners = {"no lane": [0, 0, 0, 0], "one lane": [1, 1, 1, 1], "lanes of one pixel": [1, 0, 2, 3]}
+corners = {"no line": [0, 0, 0, 0], "one line": [1, 1, 1, 1], "lines of one pixel": [1, 0, 2, 3]}
 for name, ids in corners.items():
     x = torch.randn(1, 2, 1, 4, requires_grad=True)
     corner_loss, terms = DiscriminativeLoss()(x, torch.tensor([[ids]]))
@@ -877,9 +950,9 @@ for name, ids in corners.items():
 # `instance_mask` (B, H, W) of the same size; return a tensor with one number.
 
 # %% [markdown]
-# * Id 0 is no lane. The same id in two images means two lanes.
-# * Average over the pixels of a lane, then the lanes of an image, then the images that have a lane.
-# * Without any lane in the batch, return a zero on which `backward()` works.
+# * Id 0 is no line. The same id in two images means two lines.
+# * Average over the pixels of a line, then the lines of an image, then the images that have a line.
+# * Without any line in the batch, return a zero on which `backward()` works.
 # * Gradients must reach `embeddings`. Pixels exactly at their mean must get a finite one.
 # * The library's loss may be called.
 
@@ -1017,8 +1090,8 @@ check("push_floor", push_floor)
 
 # %% [markdown]
 # * The push of an image: max(0, 2 · `delta_dist` − distance of two means)², averaged over all pairs
-#   of its lanes; 0 if it has one lane.
-# * Average pull + push over the images that have a lane. Without any lane in the batch, return a
+#   of its lines; 0 if it has one line.
+# * Average pull + push over the images that have a line. Without any line in the batch, return a
 #   zero on which `backward()` works.
 # * Equal embeddings must get a finite gradient.
 
@@ -1072,9 +1145,16 @@ from_edge = cv2.distanceTransform((1 - edge).numpy(), cv2.DIST_L2, 5)
 costliest = cost.numpy() > float(by_cost[len(by_cost) // 20])
 assert (from_edge[costliest] < 8).mean() > 0.75 > 3 * (from_edge < 8).mean()  # "along the edges"
 cost_of = [cost[target[0] == c].sum() / cost.sum() for c in range(NUM_CLASSES)]
-assert max(cost_of) == cost_of[ROAD]
 assert cost[target[0] == LANE_BOUNDARY].mean() > 3 * cost.mean()  # "several times the average"
-assert cost.median() < 0.05 * cost.mean()  # "most pixels cost nothing"
+assert cost.median() < 0.05 * cost.mean()  # "most pixels cost little"
+for seed in range(3):
+    begin, later = shares_of_cost(0, seed), shares_of_cost(15, seed)
+    assert (begin - of_pixels).abs().max() < 0.12  # "all pixels cost about the same"
+    assert abs(begin[2:].sum() - of_pixels[2:].sum()) < 0.05
+    assert later[2:].sum() > 0.65  # "the rare classes hold most of what is left"
+assert 0.15 < of_pixels[2:].sum() < 0.25  # "a fifth"
+assert 0.4 < sum(cost_of[2:]) < 0.5  # "nearly half"
+assert 0.925 < (counts[BACKGROUND] + counts[ROAD]) / counts.sum() < 0.935  # "93 %"
 pulls = {(n, r): loss_curves(n / 1000, r).pull for n in (30, 1) for r in (0.5, 0.99)}
 rise = {
     (name, right): (pulls[1, right][name] / pulls[30, right][name])[20]
@@ -1100,6 +1180,13 @@ for recipe, weights in recipe_by_hand.items():
     reference = weights.double() / weights.double().mean()
     assert math.isclose(library.mean(), 1, rel_tol=1e-4)  # "scaled to a mean of 1"
     assert_close(library, reference, **about)
+by_recipe = {name: weights_from_counts(counts, name, image_pixels=image_counts) for name in recipes}
+for name in ("inverse", "sqrt_inverse", "median_frequency"):
+    assert by_recipe[name][[BACKGROUND, ROAD]].max() < 0.5  # "lower background and road"
+assert [name for name in recipes if by_recipe[name][2:].min() > 1.05] == ["sqrt_inverse"]
+most = by_recipe["inverse"][[CROSSWALK, SIDEWALK]].sum() / by_recipe["inverse"].sum()
+assert 0.6 < most < 0.75 and abs(by_recipe["median_frequency"][CROSSWALK] - 1) < 0.02
+assert counts.argmin() == CROSSWALK
 weighted_dice = (sqrt_inverse * (1 - dice)).sum() / sqrt_inverse.sum()
 weighted = 0.6 * F.cross_entropy(logits, target, sqrt_inverse.float()) + 0.4 * weighted_dice
 assert_close(CombinedLoss(class_weights=sqrt_inverse)(logits, target), weighted.float(), **about)
@@ -1110,7 +1197,6 @@ default = LaneSegmentationConfig()
 assert default.class_weights is None
 for each in (default, config):
     assert (each.ce_weight, each.dice_weight) == (0.6, 0.4)
-lead = (iou["Dice"] - iou["cross-entropy"])[:, :, 2:].mean(dim=2)  # (3 seeds, 2 looks): rare
 assert lead[:, 0].min() > 0.04  # "in each of the three seeds"
 assert abs(lead[:, 1].mean()) < 0.08  # "that lead is gone"
 frequent, rare = [BACKGROUND, ROAD], [LANE_MARKING, CROSSWALK, 4, LANE_BOUNDARY]
@@ -1151,15 +1237,17 @@ for (_, delta_dist), states in settled.items():
         assert abs(state.smallest_gap - 2 * delta_dist) < 0.05
 lost = {pair: np.mean([lost_to_noise(state) for state in settled[pair]]) for pair in pairs}
 assert lost[0.5, 0.6] > 0.05  # "a twentieth"
-assert max(lost[0.5, 1.5], lost[0.1, 1.5], lost[0.5, 3.0]) < 0.005
+assert max(lost[0.5, 1.5], lost[0.1, 1.5], lost[0.5, 3.0]) < 0.005  # "one in 200"
+within, across = distances(swapped.state())
+assert within > 1.5 * across  # "farther apart than points of two lines"
 by_lane = torch.stack([pull[lane_of == lane].mean() for lane in lanes])
-assert by_lane[4] > 1.5 * by_lane[:4].max()  # the crossing pays most
+assert by_lane[4] > 1.5 * by_lane[:4].max()  # the crosswalk pays most
 assert by_lane[0] > 1.2 * by_lane[1:4].max()  # of the lines, the left edge
-crossing, lines = instances == 5, (instances > 0) & (instances < 5)
+crosswalk, lines = instances == 5, (instances > 0) & (instances < 5)
 near = cv2.distanceTransform(1 - lines.astype(np.uint8), cv2.DIST_L2, 5) < 20
 paid = pulled.numpy()
-assert paid[crossing & near].sum() > 0.55 * paid[crossing].sum()  # "where lines meet it"
-assert (crossing & near).sum() < 0.45 * crossing.sum()
+assert paid[crosswalk & near].sum() > 0.55 * paid[crosswalk].sum()  # "where lines meet it"
+assert (crosswalk & near).sum() < 0.45 * crosswalk.sum()
 hidden = (instances == 1) & (render_frame().instance_visible[128:] != 1)
 assert paid[hidden].sum() > 0.5 * paid[instances == 1].sum()  # "behind the cars"
 assert hidden.sum() < 0.45 * (instances == 1).sum()
@@ -1169,6 +1257,8 @@ print("[OK] every claim of this notebook holds")
 # ## Where the guide differs
 #
 # <details><summary>The guide's statements on losses, and what we measured</summary>
+#
+# This course grew from the Road Topology ML guide, a Korean document; this table is for its readers.
 #
 # | The guide states | Where | Measured |
 # |---|---|---|
@@ -1181,8 +1271,8 @@ print("[OK] every claim of this notebook holds")
 # | Losses of 0.1 and 0.5 with weights 1.41 and 31.6 average to 0.3, "balanced" | cell below | 0.109, and road holds 90 % of it |
 # | A pixel at distance 0.36: "0.36 > 0.5, so no loss"; means 2 apart cost 1.0 | cell below | Both numbers are right, the sign is not |
 # | The code adds plain hinges; the formula squares them | cell below | The sum grows with the resolution; the mean does not |
-# | Pixels of different lanes are usually 1.0 to 2.5 apart | Why two margins? | Once the loss is satisfied at least 2 · (δ_dist − δ_var) = 2 |
-# | Too large a δ_dist pushes too much | Why two margins? | Not seen at δ_dist = 3, as long as the space has room |
+# | Pixels of different lines are usually 1.0 to 2.5 apart | Why two margins? | Once the loss is satisfied at least 2 · (δ_dist − δ_var) = 2 |
+# | Too large a δ_dist pushes too much | Why two margins? | Not seen with δ_dist = 3 and three toy lines |
 #
 # </details>
 

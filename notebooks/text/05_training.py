@@ -52,8 +52,8 @@ strip(5, photo=PHOTO)
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
-# choose `notebooks/05_training.ipynb`, write the same address into `REPOSITORY` in the first code cell,
-# and run that cell again.
+# choose `notebooks/05_training.ipynb`, write the same address into `REPOSITORY`
+# in the first code cell, and run that cell again.
 # **On your machine:** `make lab`.
 
 # %% tags=["folded"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from roadtopo_lib import __version__
-from roadtopo_lib.console import say
+from roadtopo_lib.console import open_streams, say
 from roadtopo_lib.data import SPLITS
 
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -31,18 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
 
     Returns:
-        Exit code: 0 done, 1 a failed health check (``doctor``), 2 wrong input.
+        Exit code: 0 done, 1 a failed health check (``doctor``) or done but for damaged files or frames (``infer``),
+        2 wrong input.
 
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
     """
+    open_streams()
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
     except EXPECTED_ERRORS as error:
         if arguments.debug:
             raise
-        print(f"road-topology: {one_line(error)}", file=sys.stderr)
+        say(f"road-topology: {one_line(error)}", error=True)
         return 2
 
 
@@ -108,6 +110,23 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--amodal", action="store_true", help="labels run on through gaps and behind vehicles")
     synth.add_argument("--workers", type=int, help="processes (default: all cores)")
     synth.set_defaults(run=_synth)
+
+    convert = commands.add_parser(
+        "convert", help="turn label files of another format into a data set", parents=[common], allow_abbrev=False
+    )
+    convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
+    convert.add_argument("src", type=Path, help="label file or folder")
+    convert.add_argument("dst", type=Path, help="folder of the data set")
+    convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels (bdd100k, coco)")
+    convert.add_argument(
+        "--split", choices=SPLITS, help="split of all images (default: what the format says, or train)"
+    )
+    convert.add_argument("--val-share", type=float, default=0.0, help="share of the recordings in train that go to val")
+    convert.add_argument("--line-width", type=float, help="of lanes: pixels from 1 on, a share of the width below 1")
+    convert.add_argument("--limit", type=int, help="stop after that many images")
+    convert.add_argument("--workers", type=int, help="processes (default: all cores)")
+    convert.add_argument("--classes", type=Path, help="YAML: their names to ours, or a class table of your own")
+    convert.set_defaults(run=_convert)
 
     doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
     doctor.set_defaults(run=_doctor)
@@ -183,13 +202,20 @@ def _decimals(value: float | None) -> str:
     return "  –  " if value is None else f"{value:.3f}"
 
 
-def _infer(arguments: argparse.Namespace) -> None:
+def _infer(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.inference.files import infer_to_files
     from roadtopo_lib.pipeline import LaneSegmenter
 
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
-    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize):
+    faults: list[str] = []
+
+    def on_fault(text: str) -> None:
+        faults.append(text)
+        say(f"road-topology: {text}", error=True)
+
+    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize, on_fault):
         say(f"{path}  {lanes} lanes")
+    return 1 if faults else 0
 
 
 def _synth(arguments: argparse.Namespace) -> None:
@@ -208,6 +234,21 @@ def _synth(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
     )
     say(f"{sum(counts.values())} scenes in {arguments.out}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.data.convert import FORMATS
+    from roadtopo_lib.data.convert.names import read_classes
+
+    names = ("images", "split", "val_share", "line_width", "limit", "workers")
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.classes is not None:
+        options |= read_classes(arguments.classes)
+    known = FORMATS[arguments.format].__annotations__
+    for name in ("images", "names"):
+        if name in options and name not in known:
+            raise ValueError(f"{arguments.format} takes no {name}")
+    say(FORMATS[arguments.format](arguments.src, arguments.dst, **options))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roadtopo_lib import __version__
+from roadtopo_lib.console import say
 from roadtopo_lib.hub import ask_hub, hub_settings
 
 try:
@@ -240,19 +241,19 @@ CHECKS = (check_python, check_packages, check_device, check_memory, check_disk, 
 
 def main() -> int:
     """Print the report; returns the exit code, 0 if everything that is needed is there, else 1."""
-    print(f"Road Topology {__version__} on {platform.platform()}")
+    say(f"Road Topology {__version__} on {platform.platform()}")
     failures = 0
     for check in CHECKS:
         try:
             for line in check():
-                print(line, flush=True)
+                say(line)
                 failures += line.status == "FAIL"
         except Exception as error:  # the other checks go on
-            print(Check("FAIL", check.__name__.removeprefix("check_"), one_line(error)), flush=True)
+            say(Check("FAIL", check.__name__.removeprefix("check_"), one_line(error)))
             failures += 1
         if tomllib is None:
             break
-    print("All that is needed is there." if not failures else f"{failures} failed: see the [FAIL] lines above.")
+    say("All that is needed is there." if not failures else f"{failures} failed: see the [FAIL] lines above.")
     return 1 if failures else 0
 
 

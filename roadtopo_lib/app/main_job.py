@@ -15,7 +15,7 @@ import numpy as np
 from roadtopo_lib.app.cli import EXPECTED_ERRORS, Parser, one_line, print_scores
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.console import say
+from roadtopo_lib.console import open_streams, say
 from roadtopo_lib.data.images import write_image
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.files import write_atomic, write_json
@@ -50,13 +50,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes and epochs, for a quick trial")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    open_streams()
     arguments = parser.parse_args()
     try:
         run(arguments.out, arguments.scale)
     except EXPECTED_ERRORS as error:
         if arguments.debug:
             raise
-        print(f"main_job: {one_line(error)}", file=sys.stderr)
+        say(f"main_job: {one_line(error)}", error=True)
         return 2
     return 0
 

@@ -168,7 +168,7 @@ def colab_cell(name: str, repository: str) -> str:
         return f"[![Open in Colab]({COLAB_BADGE})]({link})"
     return (
         "**In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,\n"
-        f"choose `notebooks/{name}.ipynb`, write the same address into `REPOSITORY` in the first code cell,\n"
-        "and run that cell again.\n"
+        f"choose `notebooks/{name}.ipynb`, write the same address into `REPOSITORY`\n"
+        "in the first code cell, and run that cell again.\n"
         "**On your machine:** `make lab`."
     )

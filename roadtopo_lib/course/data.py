@@ -22,7 +22,7 @@ def samples() -> Path:
 
 
 def frame() -> Sample:
-    """The frame with amodal labels: a bend with four lines and a crossing, where a car hides part of the first line.
+    """The frame with amodal labels: a bend with four lines and a crosswalk, where a car hides part of the first line.
 
     Returns:
         Image (512, 1024, 3) uint8 RGB, semantic mask (512, 1024) uint8, instance mask (512, 1024) uint16.

@@ -172,7 +172,7 @@ def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Fig
 
 
 def _number_lanes(ax: Axes, row: dict) -> None:
-    """Numbers at the near ends of the lanes and on the crossings, larger than those of the overlay."""
+    """Numbers at the near ends of the lanes and on the crosswalks, larger than those of the overlay."""
     height, width = row[BOXES[-1]].shape[:2]
     scale = width / row["result"]["semantic_mask"].shape[1]
     ends = []
@@ -180,9 +180,9 @@ def _number_lanes(ax: Axes, row: dict) -> None:
         x, y = (scale * polyline).T
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         ends.append((x[inside][-1], y[inside][-1]) if inside.any() else (x[-1], y[-1]))
-    crossings = [scale * center for center in row["result"]["crosswalk_centers"]]
-    names = [*(str(k + 1) for k in range(len(ends))), *(f"C{k + 1}" for k in range(len(crossings)))]
-    for k, (name, (x, y)) in enumerate(zip(names, [*ends, *crossings], strict=True), start=1):
+    crosswalks = [scale * center for center in row["result"]["crosswalk_centers"]]
+    names = [*(str(k + 1) for k in range(len(ends))), *(f"C{k + 1}" for k in range(len(crosswalks)))]
+    for k, (name, (x, y)) in enumerate(zip(names, [*ends, *crosswalks], strict=True), start=1):
         place = (np.clip(x, 0.04 * width, 0.96 * width), np.clip(y, 0.1 * height, 0.92 * height))
         plate = {"boxstyle": "square,pad=0.15", "facecolor": np.array(instance_color(k)) / 255, "edgecolor": "none"}
         ax.text(*place, name, color="white", fontsize=9, fontweight="bold", ha="center", va="center", bbox=plate)
@@ -197,8 +197,8 @@ def alt_text(row: dict, chapter: int, closing: bool) -> str:
 
 def _title(name: str, result: dict, is_open: bool) -> str:
     if name == "lanes" and is_open:
-        lanes, crossings = result["lane_count"], result["crosswalk_count"]
-        return f"{lanes} lane{'s' * (lanes != 1)}, {crossings} crossing{'s' * (crossings != 1)}"
+        lanes, crosswalks = result["lane_count"], result["crosswalk_count"]
+        return f"{lanes} lane{'s' * (lanes != 1)}, {crosswalks} crosswalk{'s' * (crosswalks != 1)}"
     return name
 
 

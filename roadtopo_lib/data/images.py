@@ -5,21 +5,32 @@ Pillow decodes the files: it names a file's pixel format and refuses a truncated
 OpenCV encodes the files.
 """
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from roadtopo_lib.files import write_atomic
+from roadtopo_lib.files import list_files, write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 MASK_SUFFIXES = (".png",)
 
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+"""Pillow's names of the formats that may change pixels."""
+
 GREY_16_BIT = ("I;16", "I;16B", "I")
 """Pillow's names for 16-bit grey; older versions open it as 32-bit "I"."""
+
+ORIENTATION = 0x0112
+"""EXIF's tag that says how a viewer turns the picture: 1 not at all, 2 to 8 mirrored, turned or both."""
+
+MARK = b"Software\0roadtopo_lib"
+"""Stands in the head of a picture that shows results: no listing takes it for a photograph."""
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -35,19 +46,33 @@ def read_image(path: str | Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: not an image, or truncated.
     """
-    picture = ImageOps.exif_transpose(_open(path))
+    return turned(*stored_image(path))
+
+
+def stored_image(path: str | Path) -> tuple[np.ndarray, int]:
+    """As ``read_image``, but not turned: the pixels as they are stored, and the orientation tag, 1..8."""
+    picture = _open(path)
     if picture.mode in GREY_16_BIT:
         # Pillow scales 16-bit colours to 8 bits, but of 16-bit grey it would make white wherever it exceeds 255.
         grey = np.rint(np.asarray(picture) / (65535 / 255)).clip(0, 255).astype(np.uint8)
-        return np.stack([grey] * 3, axis=2)
-    return np.asarray(picture.convert("RGB"))
+        return np.stack([grey] * 3, axis=2), _orientation(picture)
+    return np.asarray(picture.convert("RGB")), _orientation(picture)
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, …) as a viewer shows it that heeds the orientation tag: (H, W, …), or from 5 on (W, H, …)."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = (-1 if orientation in backwards else 1 for backwards in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
 def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.ndarray:
     """Reads a mask of class ids.
 
     Args:
-        path: single-channel PNG of 8 bits, or of 2 or 4 as tools that shrink files make of it.
+        path: single-channel PNG of 8 bits, or of 2 or 4 as tools that shrink files make of it; EXIF rotation
+            is applied.
         num_classes: ids 0..num_classes-1 and 255 are valid.
 
     Returns:
@@ -57,12 +82,17 @@ def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.n
         FileNotFoundError: no such file.
         ValueError: another pixel format, or ids outside the range; names the file and what was found.
     """
-    picture = _open(path)
+    return turned(*stored_semantic_mask(path, num_classes))
+
+
+def stored_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> tuple[np.ndarray, int]:
+    """As ``read_semantic_mask``, but not turned: the mask as it is stored, and the orientation tag, 1..8."""
+    picture = _open_mask(path)
     if picture.mode != "L":
         raise ValueError(f"{path}: semantic masks are single-channel 8-bit, found {_describe(picture)}")
     mask = _unscaled(picture, path)
     check_class_ids(mask, path, num_classes)
-    return mask
+    return mask, _orientation(picture)
 
 
 def check_class_ids(mask: np.ndarray, path: str | Path, num_classes: int = NUM_CLASSES) -> None:
@@ -78,7 +108,7 @@ def read_instance_mask(path: str | Path) -> np.ndarray:
 
     Args:
         path: PNG, grey (2 to 16 bit: the value is the id) or RGB of 8 bits (black is 0; every other colour gets an id,
-            1..N in the order of its (red, green, blue) value).
+            1..N in the order of its (red, green, blue) value); EXIF rotation is applied.
 
     Returns:
         (H, W) uint16.
@@ -88,16 +118,21 @@ def read_instance_mask(path: str | Path) -> np.ndarray:
         ValueError: palette, alpha or float pixels, or RGB without any black pixel: then nothing says which colour is
             the background, and an instance would silently vanish.
     """
-    picture = _open(path)
+    return turned(*stored_instance_mask(path))
+
+
+def stored_instance_mask(path: str | Path) -> tuple[np.ndarray, int]:
+    """As ``read_instance_mask``, but not turned: the mask as it is stored, and the orientation tag, 1..8."""
+    picture = _open_mask(path)
     if picture.mode in ("L", *GREY_16_BIT):
         mask = _unscaled(picture, path)
         if mask.min(initial=0) < 0 or mask.max(initial=0) > np.iinfo(np.uint16).max:
             raise ValueError(f"{path}: instance ids {mask.min()}..{mask.max()} found, expected 0..65535")
-        return mask.astype(np.uint16)
+        return mask.astype(np.uint16), _orientation(picture)
     if picture.mode == "RGB":
         if _bit_depth(path) == 16:  # Pillow would cut colours to 8 bits: several would become one
             raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB of 8 bits, found RGB of 16 bits")
-        return rgb_to_instance_ids(np.asarray(picture), path)
+        return rgb_to_instance_ids(np.asarray(picture), path), _orientation(picture)
     raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB, found {_describe(picture)}")
 
 
@@ -123,7 +158,7 @@ def rgb_to_instance_ids(rgb: np.ndarray, name: str | Path = "mask") -> np.ndarra
     return ids.reshape(code.shape).astype(np.uint16)
 
 
-def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
+def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_result: bool = False) -> None:
     """Writes an image or a mask; the file appears complete or not at all.
 
     Args:
@@ -131,6 +166,7 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> 
             masks.
         image: (H, W, 3) uint8 RGB, or (H, W) uint8, or for PNG (H, W) uint16.
         jpeg_quality: 0..100, for JPEG only.
+        is_result: mark it as a picture that no listing takes for a photograph.
 
     Raises:
         OSError: as for ``files.write_atomic``.
@@ -151,11 +187,17 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> 
     done, data = cv2.imencode(suffix, image[..., ::-1] if is_rgb else image, options)  # OpenCV writes blue first
     if not done:
         raise ValueError(f"{path}: an image of {image.shape[0]}×{image.shape[1]} is too large for this format")
-    write_atomic(path, data.tobytes())
+    content = data.tobytes()
+    if is_result and suffix == ".png":  # a text chunk behind the header, which ends at byte 33
+        chunk = struct.pack(">L", len(MARK)) + b"tEXt" + MARK + struct.pack(">L", zlib.crc32(b"tEXt" + MARK))
+        content = content[:33] + chunk + content[33:]
+    elif is_result:  # a comment behind JFIF's header, which ends at byte 20
+        content = content[:20] + b"\xff\xfe" + struct.pack(">H", 2 + len(MARK)) + MARK + content[20:]
+    write_atomic(path, content)
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files of a folder, sorted by name.
+    """Photographs of a folder, sorted by name: neither hidden files nor pictures that show results.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -164,7 +206,7 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = [path for path in list_files(folder, *IMAGE_SUFFIXES) if not _is_result(path)]
     if not files:
         raise ValueError(f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return files
@@ -181,9 +223,46 @@ def _open(path: str | Path) -> Image.Image:
         raise ValueError(f"{path}: not an image that can be read, expected a JPEG or PNG") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: too large to be read safely ({error})") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # a damaged file makes Pillow's parsers raise almost anything
         raise ValueError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
     return picture
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file begins as a picture does; it may be damaged further on."""
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # see ``_open``
+        return False
+
+
+def _open_mask(path: str | Path) -> Image.Image:
+    """As ``_open``, but no lossy format, whatever the file is called."""
+    picture = _open(path)
+    if picture.format in LOSSY:
+        raise ValueError(
+            f"{path}: this is a {picture.format} file, which invents ids where a mask has borders, expected a PNG"
+        )
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's orientation, 1..8; a tag that is none of these turns nothing, and damaged EXIF never stops a reader."""
+    try:
+        value = picture.getexif().get(ORIENTATION)
+    except Exception:  # Pillow lets pass whatever its parsers meet: struct.error, TypeError, SyntaxError and others
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _is_result(path: Path) -> bool:
+    """Whether ``write_image`` has marked the file."""
+    try:
+        with open(path, "rb") as file:
+            return MARK in file.read(100)
+    except OSError:
+        return False  # whoever reads it says what is wrong
 
 
 def _bit_depth(path: str | Path) -> int:

@@ -16,21 +16,26 @@ from pathlib import Path
 import numpy as np
 
 from roadtopo_lib.data.images import (
-    IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     check_class_ids,
-    read_image,
-    read_instance_mask,
-    read_semantic_mask,
+    list_images,
+    stored_image,
+    stored_instance_mask,
+    stored_semantic_mask,
+    turned,
     write_image,
 )
-from roadtopo_lib.labels import CLASSES, NO_INSTANCE, ClassTable
+from roadtopo_lib.files import list_files, plain_name
+from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, NO_INSTANCE, ClassTable
 
 FOLDERS = ("images", "semantic_masks", "instance_masks")
 """The three folders of a split."""
 
 JPEG_QUALITY = 92
 """Of the images that ``write_sample`` writes."""
+
+BINARY = "holds 0 and 255 only, and 255 means unlabelled: no pixel is labelled as a lane"
+"""What is wrong with a binary mask; a model would learn nothing from it, and score an mIoU of 1."""
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Image (H, W, 3) uint8 RGB, semantic mask (H, W) uint8, instance mask (H, W) uint16."""
@@ -100,15 +105,29 @@ def read_sample(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: unreadable files, wrong ids, masks of another size than the image, or an id on two classes that
-            bear instances; names the file and what was found.
+        ValueError: unreadable files, wrong ids, masks of another size than the image, an id on two classes that bear
+            instances, instances on unlabelled pixels only, or EXIF orientations of which nothing says what they mean
+            for the masks; names the file and what was found.
     """
-    image = read_image(image_path)
-    semantic = read_semantic_mask(semantic_path, len(classes))
-    instance = read_instance_mask(instance_path)
+    stored, tag = stored_image(image_path)
+    image = turned(stored, tag)
+    semantic, instance = (
+        _aligned(mask, mask_tag, Path(path), image, tag, Path(image_path))
+        for (mask, mask_tag), path in (
+            (stored_semantic_mask(semantic_path, len(classes)), semantic_path),
+            (stored_instance_mask(instance_path), instance_path),
+        )
+    )
     _check_sizes((image, semantic, instance), (Path(image_path), Path(semantic_path), Path(instance_path)))
     check_instances(semantic, instance, instance_path, classes)
+    if classes.lane_ids and instance.any() and has_binary_ids(np.bincount(semantic.ravel(), minlength=256)):
+        raise ValueError(f"{semantic_path}: {BINARY}, expected {classes.lane_ids[0]} where a lane is")
     return image, semantic, instance
+
+
+def has_binary_ids(pixels: np.ndarray) -> bool:
+    """Whether a mask, or several, hold 0 and 255 and nothing else: (256,) how many pixels each class id has."""
+    return bool(pixels[IGNORE_INDEX]) and not pixels[1:IGNORE_INDEX].any()
 
 
 def check_instances(
@@ -169,18 +188,16 @@ def list_samples(root: Path, split: str) -> tuple[list[Path], list[Path], list[P
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such data folder")
     if not folder.is_dir():
-        found = sorted(child.name for child in root.iterdir() if child.is_dir())
+        found = sorted(child.name for child in root.iterdir() if child.is_dir() and child.name[0] != ".")
         raise FileNotFoundError(f"{folder}: no such split; {root} holds {', '.join(found) or 'no folder'}")
     for name in FOLDERS:
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder / name}: missing; a split needs {', '.join(FOLDERS)}")
 
-    images = _files_by_stem(folder / "images", IMAGE_SUFFIXES)
-    if not images:
-        raise ValueError(f"{folder / 'images'}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    images = _by_stem(folder / "images", list_images(folder / "images"))
     masks = {}
     for kind in FOLDERS[1:]:
-        present = _files_by_stem(folder / kind, MASK_SUFFIXES)
+        present = _by_stem(folder / kind, list_files(folder / kind, *MASK_SUFFIXES))
         missing = sorted(images.keys() - present.keys())
         if missing:
             raise FileNotFoundError(
@@ -217,6 +234,26 @@ def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]
     return data.resolve().parent, data.resolve().name
 
 
+def _aligned(mask: np.ndarray, tag: int, path: Path, image: np.ndarray, image_tag: int, image_path: Path) -> np.ndarray:
+    """A mask turned by its own orientation tag or, if its size fits only so, along with the image, by the image's.
+
+    Args:
+        mask: as stored; ``tag`` is its EXIF orientation, ``path`` its file.
+        image: turned by ``image_tag``, its EXIF orientation.
+
+    Raises:
+        ValueError: the tags differ and the sizes fit both ways.
+    """
+    own, along = turned(mask, tag), turned(mask, image_tag)
+    if tag != image_tag and own.shape == along.shape == image.shape[:2]:
+        (turns, by), (other, its) = ((path, tag), (image_path, image_tag))[:: -1 if tag == 1 else 1]
+        raise ValueError(
+            f"{turns}: EXIF orientation {by} turns it, {other.parent.name}/{other.name} has orientation {its}, and the "
+            "sizes fit either way: nothing says on which pixels the mask was drawn, expected equal tags or none"
+        )
+    return along if along.shape == image.shape[:2] != own.shape else own
+
+
 def _check_sizes(sample: Sample, files: tuple[Path, Path, Path]) -> None:
     """Raises ValueError if a mask has another size than its image."""
     image, *masks = sample
@@ -244,11 +281,11 @@ def _pixels_by_id(semantic: np.ndarray, instance: np.ndarray, class_ids: Sequenc
     return np.bincount(instance[np.isin(semantic, class_ids)], minlength=size)
 
 
-def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files with one of the endings, sorted, by their names without it."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    twice = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+def _by_stem(folder: Path, files: list[Path]) -> dict[str, Path]:
+    """Files by their names without ending, in one Unicode form: that of a mask need not be its image's."""
+    stems = [plain_name(path.stem) for path in files]
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
         kind = folder.name.replace("_", " ")
         raise ValueError(f"{folder}: several {kind} are named {twice[0]!r}; nothing says which one is meant")
-    return {path.stem: path for path in files}
+    return dict(zip(stems, files, strict=True))

@@ -72,6 +72,25 @@ def repeat_factors(dataset, threshold: float) -> np.ndarray:
     return np.where(holds, factor, 1.0).max(axis=1)
 
 
+def random_window(size: tuple[int, int], ratios: tuple[float, float], seed: int) -> tuple[slice, slice]:
+    """Rows and columns of an image that a crop can hold: all, or for portrait and very wide images a random part.
+
+    A random crop takes the middle of an image whose width / height it cannot have: nothing else would ever be seen.
+
+    Args:
+        size: (H, W) of the image.
+        ratios: least and greatest width / height of the crop.
+        seed: decides the place; the window's middle falls anywhere, so its edges are as frequent as what lies between.
+    """
+    (height, width), (low, high) = size, ratios
+    rows = height if width >= low * height else max(1, int(width / low))
+    columns = width if width <= high * height else max(1, int(height * high))
+    rng = np.random.default_rng(seed)
+    top = int(np.clip(rng.integers(height + 1) - rows // 2, 0, height - rows))
+    left = int(np.clip(rng.integers(width + 1) - columns // 2, 0, width - columns))
+    return slice(top, top + rows), slice(left, left + columns)
+
+
 def set_epoch(loader: DataLoader, epoch: int) -> None:
     """Tells data set and sampler of a loader which epoch it is, where they care."""
     if hasattr(loader.dataset, "set_epoch"):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from tqdm.auto import tqdm
 
+from roadtopo_lib.data.checks import refuse_binary
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.inference.baselines import classical_lanes, connected_components
@@ -48,16 +49,21 @@ def evaluate(
         name; ``None`` where a class occurs neither in masks nor in predictions), ``boundary_iou`` with its
         ``boundary_ratio`` and ``boundary_band_px``, ``lane_f1`` with ``lane_precision`` and ``lane_recall``,
         ``instance_f1``; with baselines, their lane and instance scores under ``baselines``.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``data.checks.check_every_file``.
     """
     classes = dataset.classes
     confusion = ConfusionMatrix(len(classes), IGNORE_INDEX)
     boundary = BoundaryIoU(len(classes), IGNORE_INDEX)
     methods: dict[str, Method] = {"model": lambda image, result, classes: result, **(BASELINES if baselines else {})}
     scores = {name: (LaneF1(), InstanceF1()) for name in methods}
+    pixels = np.zeros(256, np.int64)
     for index in tqdm(
         range(len(dataset)), desc="evaluate", unit="image", leave=False, disable=None if progress else True
     ):
         image, semantic, instance = dataset.read(index)
+        pixels += np.bincount(semantic.ravel(), minlength=256)
         result = segment(image)
         confusion.update(result["semantic_mask"], semantic)
         boundary.update(result["semantic_mask"], semantic)
@@ -68,6 +74,7 @@ def evaluate(
             lane_f1, instance_f1 = scores[name]
             lane_f1.update(output["lane_polylines"], true_lanes, image.shape[:2])
             instance_f1.update(all_instances(output), instance)
+    refuse_binary(pixels, dataset)
     report = {
         "images": len(dataset),
         "miou": _number(confusion.miou()),

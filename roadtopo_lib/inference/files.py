@@ -1,25 +1,34 @@
 """Lanes found in image files, folders and videos, written to files."""
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from roadtopo_lib.data.images import IMAGE_SUFFIXES, list_images, read_image, write_image
+from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
 from roadtopo_lib.files import write_json
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
+"""Always videos; a file of another ending is one if it is no picture and the reader can open it."""
+
+MAX_GAP = 1000
+"""Undecodable frames in a row after which a video has ended: how many it announces may be wrong or not known."""
 
 UNWRITTEN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", *VIDEO_SUFFIXES)
 """Who names an output so wants a file of a kind that is not written here, and no folder of that name."""
 
 
 def infer_to_files(
-    segmenter: LaneSegmenter, source: str | Path, output: str | Path, visualize: bool = False
+    segmenter: LaneSegmenter,
+    source: str | Path,
+    output: str | Path,
+    visualize: bool = False,
+    on_fault: Callable[[str], object] = warnings.warn,
 ) -> Iterator[tuple[Path, int]]:
     """Separates lanes in an image, a folder or a video, and writes what was found.
 
@@ -29,10 +38,12 @@ def infer_to_files(
 
     Args:
         segmenter: the model.
-        source: an image, a folder of images, or a video (``NAME`` is then ``frame_000000`` and so on).
+        source: an image, a folder of images, or a video (``NAME`` is then ``CLIP_frame_000000`` and so on).
         output: a folder; for one image it may be a picture file, which then holds the overlay (with ``visualize``) or
             the instance ids (without), with the JSON beside it.
         visualize: write overlays.
+        on_fault: told in a line of each image of a folder that cannot be read, and of frames that are missing; the job
+            goes on.
 
     Yields:
         (main file written, number of lanes) for each image.
@@ -46,7 +57,7 @@ def infer_to_files(
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if output.suffix.lower() in IMAGE_SUFFIXES:
-        if source.is_dir() or source.suffix.lower() in VIDEO_SUFFIXES:
+        if source.is_dir() or is_video(source):
             raise ValueError(f"{output}: {source} holds many images, so the output must be a folder")
         if not visualize and output.suffix.lower() != ".png":
             raise ValueError(f"{output}: instance ids would not survive JPEG, expected a name ending in .png")
@@ -54,7 +65,7 @@ def infer_to_files(
         image = read_image(source)
         result = segmenter(image)
         picture = overlay(image, result) if visualize else all_instances(result).astype(np.uint16)
-        write_image(output, picture)
+        write_image(output, picture, is_result=True)
         write_json(output.with_suffix(".json"), summary(result))
         yield output, result["lane_count"]
         return
@@ -62,36 +73,67 @@ def infer_to_files(
         expected = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{output}: expected a folder, or for one image a name ending in {expected}")
     endings = ["_instances.png", ".json", "_overlay.png"][: 3 if visualize else 2]
+    clip = is_video(source)
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
-    for name, image in _named_images(source):
+    for name, image in _named_frames(source, on_fault) if clip else _named_images(files, source, on_fault):
         result = segmenter(image)
         main = output / f"{name}_instances.png"
-        write_image(main, all_instances(result).astype(np.uint16))
+        write_image(main, all_instances(result).astype(np.uint16), is_result=True)
         write_json(output / f"{name}.json", summary(result))
         if visualize:
             main = output / f"{name}_overlay.png"
-            write_image(main, overlay(image, result))
+            write_image(main, overlay(image, result), is_result=True)
         yield main, result["lane_count"]
 
 
-def read_video(path: str | Path) -> Iterator[np.ndarray]:
-    """Frames of a video file, each (H, W, 3) uint8 RGB.
+def is_video(path: str | Path) -> bool:
+    """Whether a file is to be read as a video: by its ending or, if that tells nothing, by what is in it."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES or is_picture(path):
+        return path.is_file() and suffix in VIDEO_SUFFIXES
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        return capture.isOpened()
+    finally:
+        capture.release()
+
+
+def read_video(path: str | Path, on_fault: Callable[[str], object] = warnings.warn) -> Iterator[np.ndarray]:
+    """Frames of a video file, each (H, W, 3) uint8 RGB; those behind a damaged one, too.
+
+    Args:
+        path: of any container and codec that OpenCV can decode.
+        on_fault: told at the end, in a line, how many frames are missing.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a video that OpenCV can decode.
     """
-    if not Path(path).is_file():
+    for _, frame in _numbered_frames(Path(path), on_fault):
+        yield frame
+
+
+def _numbered_frames(path: Path, on_fault: Callable[[str], object]) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames with their places in the video, a damaged one's being left out."""
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     capture = cv2.VideoCapture(str(path))
     try:
-        found, frame = capture.read()
+        announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        number = found = end = 0  # ``end``: one behind the last frame that was read
+        while number < end + MAX_GAP:
+            is_read, frame = capture.read()
+            if is_read:
+                yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                found, end = found + 1, number + 1
+            number += 1
         if not found:
             raise ValueError(f"{path}: not a video that can be decoded")
-        while found:
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            found, frame = capture.read()
+        missing = max(end, announced) - found
+        if missing:
+            on_fault(f"{path}: {missing} of {found + missing} frames are missing or cannot be decoded")
     finally:
         capture.release()
 
@@ -112,18 +154,32 @@ def _named_files(source: Path) -> list[tuple[str, Path]]:
     return [(file.name.replace(".", "_") if twice else file.stem, file) for file in files]
 
 
-def _named_images(source: Path) -> Iterator[tuple[str, np.ndarray]]:
-    if source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES:
-        for number, frame in enumerate(read_video(source)):
-            yield f"frame_{number:06d}", frame
-        return
-    for name, file in _named_files(source):
-        yield name, read_image(file)
+def _named_frames(source: Path, on_fault: Callable[[str], object]) -> Iterator[tuple[str, np.ndarray]]:
+    for number, frame in _numbered_frames(source, on_fault):
+        yield f"{source.stem}_frame_{number:06d}", frame
+
+
+def _named_images(
+    files: list[tuple[str, Path]], source: Path, on_fault: Callable[[str], object]
+) -> Iterator[tuple[str, np.ndarray]]:
+    for name, file in files:
+        try:
+            image = read_image(file)
+        except (OSError, ValueError) as error:
+            if file == source:
+                raise
+            on_fault(" ".join(str(error).split()))
+        else:
+            yield name, image
 
 
 def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Refuses to write over what is read, by whatever path it is named."""
+    """Refuses to write over what is read, by whatever path it is named, or over labels that lie beside photographs."""
     read = {path.resolve() for path in inputs}
     for path in outputs:
         if path.resolve() in read:
             raise ValueError(f"{path}: would be written over an input image; choose another output")
+        if path.suffix == ".json" and path.is_file() and b'"lane_count"' not in path.read_bytes():
+            raise ValueError(
+                f"{path}: holds something else than results, and would be written over; choose another output"
+            )

@@ -18,7 +18,7 @@ margins 0.5 and 1.5. Below the range a lane may be split, above it two lanes may
    together when there is no valley between them: the density halfway is at least half of that at the lower peak.
    Thin bridges of stray pixels between two lanes are such a valley; DBSCAN joins lanes across them.
 
-The cost is O(rounds · M² · D + N · K · D): linear in N. DBSCAN and mean shift on all pixels are quadratic in N.
+The cost is O(rounds · M² · D + N · K · D): linear in N. DBSCAN and mean shift are quadratic: see ``QUADRATIC_POINTS``.
 
 Reference:
     B. De Brabandere, D. Neven, L. Van Gool, "Semantic Instance Segmentation with a Discriminative Loss Function", 2017,
@@ -32,6 +32,7 @@ from functools import cache
 import numpy as np
 import torch
 from sklearn.cluster import DBSCAN, MeanShift
+from sklearn.metrics import pairwise_distances_argmin_min
 from threadpoolctl import ThreadpoolController
 
 from roadtopo_lib.config import CLUSTERING_METHODS
@@ -58,6 +59,9 @@ VALLEY = 0.5
 
 WINDOW = 1 / 3
 """Half the width of the windows in which the density between two modes is counted, in radii."""
+
+QUADRATIC_POINTS = 8000
+"""Pixels, at most, that DBSCAN and mean shift see, whose memory grows with their square; others follow the nearest."""
 
 MEANSHIFT_SEEDS = 1000
 """Start points of scikit-learn's mean shift, whose cost is this number times N per iteration."""
@@ -120,6 +124,10 @@ def cluster_embeddings(x: np.ndarray | torch.Tensor, radius: float, method: str 
     if len(x) == 0:
         return np.empty(0, dtype=np.int64)
 
+    if method != "fast" and len(x) > QUADRATIC_POINTS:
+        sample = x[spread(len(x), QUADRATIC_POINTS)]
+        nearest, distance = pairwise_distances_argmin_min(x, sample)
+        return np.where(distance <= radius, cluster_embeddings(sample, radius, method)[nearest], -1)
     if method == "meanshift":
         seeds = x[spread(len(x), MEANSHIFT_SEEDS)]
         return MeanShift(bandwidth=radius, seeds=seeds, cluster_all=False).fit(x).labels_.astype(np.int64)

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from roadtopo_lib import __version__
 from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.samples import FOLDERS, sample_files, write_sample
-from roadtopo_lib.files import UNFINISHED, write_atomic
+from roadtopo_lib.files import UNFINISHED, list_files, write_atomic
+from roadtopo_lib.processes import check_main_guard
 from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
 
 META, JOURNAL = "meta.json", "meta.partial.jsonl"
@@ -132,7 +133,7 @@ def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
     records: dict[str, dict] = {}
     if (out / META).exists():
         records = _read(out, settings, counts)
-    elif any(any((out / split / "images").glob("*")) for split in SPLITS):
+    elif any((out / split / "images").is_dir() and list_files(out / split / "images", "") for split in SPLITS):
         raise ValueError(f"{out} holds images but no {META}: expected an empty folder or one that synth has written")
     folders = [out / split / folder for split in SPLITS for folder in FOLDERS]
     try:
@@ -195,6 +196,7 @@ def _run(tasks: list[_Task], workers: int):
     # A forked child needs no re-import of the caller's script, so that this works without a __main__ guard and in
     # a notebook. It touches nothing but NumPy and OpenCV, hence the warning about threads does not apply.
     method = "fork" if sys.platform == "linux" else "spawn"
+    check_main_guard(workers if method == "spawn" else 0)
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)), multiprocessing.get_context(method), initializer=cv2.setNumThreads, initargs=(0,)
     )

@@ -68,9 +68,13 @@ def test_infer_into_the_folder_it_reads_only_where_no_name_is_taken(infer, tmp_p
     photos(folder, "a.png", "b.jpg")
     assert infer(folder, folder) == 0
     assert {"a_instances.png", "b_instances.png", "a.json", "b.json"} < set(contents(folder))
-    capsys.readouterr()
     before = contents(folder)
-    assert infer(folder, folder) == 2  # a_instances.png is an image of the folder now
+    assert infer(folder, folder) == 0, "results are no photographs"
+    assert contents(folder) == before
+    capsys.readouterr()
+    photos(folder, "a_instances.png")  # a photograph of that name is
+    before = contents(folder)
+    assert infer(folder, folder) == 2
     assert f"{folder / 'a_instances.png'}: would be written over an input image" in one_line(capsys)
     assert contents(folder) == before
 

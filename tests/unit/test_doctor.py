@@ -124,8 +124,7 @@ def test_what_the_project_asks_for_is_read_from_pyproject_in_a_clone_that_is_not
     assert python == PROJECT["requires-python"]
     assert lines[: len(PROJECT["dependencies"])] == PROJECT["dependencies"]
     assert {str(Requirement(line).marker) for line in lines[len(PROJECT["dependencies"]) :]} == {
-        'extra == "course"',
-        'extra == "test"',
+        f'extra == "{extra}"' for extra in PROJECT["optional-dependencies"]
     }
 
 

@@ -76,6 +76,9 @@ def test_pictures_show_all_that_they_are_given():
     assert len(figure.axes[0].patches) == 2 * NUM_CLASSES
     layouts = lesson.draw_layouts({pair: lesson.settle(*pair, steps=1) for pair in ((0.5, 1.5), (0.1, 1.5))})
     assert [len(ax.patches) for ax in layouts.axes] == [3, 3]
+    shares = {"one": torch.full((NUM_CLASSES,), 1 / NUM_CLASSES), "two": torch.eye(NUM_CLASSES)[1]}
+    heights = [patch.get_height() for patch in lesson.draw_shares(shares, "title").axes[0].patches]
+    assert np.allclose(heights, 100 * torch.cat(list(shares.values())))
     cost = torch.zeros(8, 16)
     cost[2, 3] = 1.0
     glow = lesson.draw_cost(np.zeros((8, 16, 3), np.uint8), cost, "title", "unit").axes[0].images[1]

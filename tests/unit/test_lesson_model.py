@@ -13,11 +13,18 @@ def size(module):
     return sum(p.numel() for p in module.parameters())
 
 
+def wake_up(encoder):
+    """Random weights in place of the zeros with which each branch of a new SegFormer encoder begins."""
+    for block in (block for stage in encoder.stages for block in stage.blocks):
+        torch.nn.init.xavier_uniform_(block.attention.o_proj.weight)
+        torch.nn.init.xavier_uniform_(block.mlp.fc2.weight)
+
+
 def field_width(kind):
     """How many columns of a long image one token of the last stage depends on."""
     model = lesson.model_of(kind).eval()
     if kind != "CNN":
-        lesson.wake_up(model.encoder)
+        wake_up(model.encoder)
     else:
         for block in (m for m in model.encoder.modules() if isinstance(m, lesson.ConvBlock)):
             torch.nn.init.normal_(block.branch[-1].weight)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from roadtopo_lib.app import main_job
 from roadtopo_lib.course.lessons import lane_audit, postprocessing
 from roadtopo_lib.labels import CROSSWALK, LANE_MARKING
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.scenes import render_scene
+from roadtopo_lib.scenes.synth import image_seed
 
 
 def test_lanes_at_the_margin_just_satisfy_the_loss():
@@ -20,7 +22,7 @@ def test_lanes_at_the_margin_just_satisfy_the_loss():
     assert DiscriminativeLoss(0.3, 1.5, gamma=0.0)(embeddings, masks)[0] > 0.01  # no room to spare
 
 
-def test_lane_pixels_leave_out_small_lanes_and_crossings():
+def test_lane_pixels_leave_out_small_lanes_and_crosswalks():
     mask = np.array([[1, 1, 2], [3, 3, 3]])
     assert [group.tolist() for group in postprocessing.lane_pixels(mask, 2)] == [[0, 1], [2]]
     assert [group.tolist() for group in postprocessing.lane_pixels(mask, 3, min_pixels=2)] == [[0, 1], [3, 4, 5]]
@@ -51,7 +53,7 @@ def test_farthest_from_measures_along_rows():
     np.testing.assert_allclose(postprocessing.farthest_from(truth, np.array([0.1, 0.0]), polyline), [9, 5])
 
 
-def test_the_toy_street_gives_crossings_the_embeddings_of_lanes():
+def test_the_toy_street_gives_crosswalks_the_embeddings_of_lanes():
     means = np.array([[0.0, 0], [3, 0], [0, 3]])
     street, embeddings = postprocessing.toy_street(means)
     assert np.count_nonzero(street == LANE_MARKING) == 15
@@ -61,10 +63,22 @@ def test_the_toy_street_gives_crossings_the_embeddings_of_lanes():
     np.testing.assert_array_equal(embeddings[:, 7, 8], means[2])
 
 
-def test_the_seeds_with_two_crossings_have_two():
-    for seed in postprocessing.TWO_CROSSINGS[:2]:
+def test_the_seeds_with_two_crosswalks_have_two():
+    for seed in postprocessing.TWO_CROSSWALKS[:2]:
         scene = render_scene(seed, preset="day")
         assert scene.instance_amodal.max() == len(scene.lanes) + 2
+
+
+def test_scenes_with_two_crosswalks_are_counted_by_their_labels(monkeypatch):
+    job = (main_job.TRAIN_SCENES, main_job.TRAIN_SIZE, main_job.TRAIN_SEED)
+    assert job == (postprocessing.LEARNT_SCENES, postprocessing.LEARNT_SIZE, postprocessing.LEARNT_SEED)
+    monkeypatch.setattr(postprocessing, "LEARNT_SCENES", 140)
+    shown = 0
+    for k in range(140):
+        scene = render_scene(image_seed(1, "train", k), (128, 256), "day")
+        ids = np.unique(scene.instance_amodal[scene.semantic_amodal == CROSSWALK])
+        shown += np.count_nonzero(ids > len(scene.lanes)) > 1
+    assert 0 < postprocessing.trained_with_two_crosswalks() == shown
 
 
 def test_fate_names_the_first_stage_that_loses_a_lane():

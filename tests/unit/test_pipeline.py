@@ -310,11 +310,16 @@ def test_files_and_folders_give_what_arrays_give(segmenter, tmp_path):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     expected = segmenter(image)["lane_instances"]
     assert np.array_equal(segmenter(tmp_path / "a.png")["lane_instances"], expected)
-    results = segmenter(str(tmp_path))
+    results = list(segmenter(str(tmp_path)))
     assert [r["image_path"] for r in results] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     assert np.array_equal(results[1]["lane_instances"], expected)
     with pytest.raises(FileNotFoundError):
         segmenter(tmp_path / "none.png")
+    (tmp_path / "b.png").write_text("damaged since")
+    results = segmenter(tmp_path)
+    assert np.array_equal(next(results)["lane_instances"], expected), "one result at a time"
+    with pytest.raises(ValueError, match=r"b\.png: not an image"):
+        next(results)
 
 
 def write_split(root, scenes, split="test", classes=CLASSES):
@@ -409,7 +414,7 @@ def test_a_video_is_read_frame_by_frame(checkpoint, tmp_path):
     assert [round(frame[..., 0].mean() / 50) for frame in frames] == [1, 4], "red comes first"
     command = ["infer", "lane", "--model", str(checkpoint), "--input", str(tmp_path / "road.avi")]
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "frame_000001.json").is_file()
+    assert (tmp_path / "out" / "road_frame_000001.json").is_file()
     (tmp_path / "not.avi").write_text("no video")
     with pytest.raises(ValueError, match="not a video"):
         list(read_video(tmp_path / "not.avi"))

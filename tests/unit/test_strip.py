@@ -55,7 +55,7 @@ def test_the_frame_is_what_the_renderer_makes():
 def test_the_frame_shows_what_the_course_says_of_it():
     _, semantic, instance = frame()
     scene = render_frame()
-    assert (scene.attributes["light"], len(scene.lanes), int(instance.max())) == ("day", 4, 5)  # the fifth: a crossing
+    assert (scene.attributes["light"], len(scene.lanes), int(instance.max())) == ("day", 4, 5)  # the fifth: a crosswalk
     first = instance == 1
     hidden = np.isin(semantic, LANE_CLASS_IDS) & ~np.isin(scene.semantic_visible, LANE_CLASS_IDS)
     assert 0.25 < hidden[first].mean() < 0.6  # the parked car
@@ -67,7 +67,7 @@ def test_the_shipped_model_was_not_trained_on_the_frame():
     assert data.FRAME_SEED not in seeds
 
 
-def test_the_shipped_model_finds_the_frames_lanes_and_its_crossing(boxes):
+def test_the_shipped_model_finds_the_frames_lanes_and_its_crosswalk(boxes):
     result = boxes["result"]
     assert (result["lane_count"], result["crosswalk_count"]) == (4, 1)
 

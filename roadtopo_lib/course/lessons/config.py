@@ -159,9 +159,9 @@ def _columns(rows: list[dict], captions: list[str], boxes: Sequence[str], title:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         result = row["result"]
-        lanes, crossings = result["lane_count"], result["crosswalk_count"]
+        lanes, crosswalks = result["lane_count"], result["crosswalk_count"]
         column[0].set_title(caption, fontweight="normal", fontsize=10)
-        found = f"{lanes} lane{'s' * (lanes != 1)}, {crossings} crossing{'s' * (crossings != 1)}"
+        found = f"{lanes} lane{'s' * (lanes != 1)}, {crosswalks} crosswalk{'s' * (crosswalks != 1)}"
         column[-1].set_xlabel(found, fontsize=10)
     if title is not None:
         figure.suptitle(title, fontweight="bold", fontsize=11)
@@ -169,7 +169,7 @@ def _columns(rows: list[dict], captions: list[str], boxes: Sequence[str], title:
 
 
 def _numbered(result: dict) -> np.ndarray:
-    """Lanes and crossings on plain grey."""
+    """Lanes and crosswalks on plain grey."""
     paper = np.full((*result["lane_instances"].shape, 3), PAPER, np.uint8)
     painted = overlay(paper, result, alpha=0.9)
     scale = min(1, PANEL_PIXELS / painted.shape[1])

@@ -43,9 +43,6 @@ FATES = (
 FALSE_RESULTS = ("result on no lane", "lane in pieces", "wrong order")
 """What a result can be besides."""
 
-LOST_OR_BENT = {"pixels": "not in the class mask", "curve": "found, curve off"}
-"""Two ways to lose a lane: its pixels are not found, or its curve is off."""
-
 PAIRS = (("embeddings", "components"), ("embeddings", "components + road"), ("all", "embeddings + road"))
 """Which of the ``ways`` notebook 6 compares."""
 
@@ -61,7 +58,7 @@ class Inspected:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        true: (H, W) ids of the true lanes, 0 elsewhere; crossings are left out.
+        true: (H, W) ids of the true lanes, 0 elsewhere; crosswalks are left out.
         curves: the true lanes' polylines, ascending by id.
         prediction: of ``LaneSegmenter.predict``.
         vectors: (N, D) embeddings of the pixels that network and truth both call lane.

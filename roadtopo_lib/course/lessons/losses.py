@@ -125,6 +125,19 @@ def draw_contest(iou: dict[str, Tensor], titles: Sequence[str]) -> Figure:
     return figure
 
 
+def draw_shares(shares: dict[str, Tensor], title: str) -> Figure:
+    """Bars by class: for each name a (NUM_CLASSES,) tensor of shares that sum to 1."""
+    figure, ax = plt.subplots(figsize=(8, 2.8))
+    width = 0.8 / len(shares)
+    for i, ((name, share), hatch) in enumerate(zip(shares.items(), HATCHES, strict=False)):
+        place = np.arange(NUM_CLASSES) + width * (i - (len(shares) - 1) / 2)
+        ax.bar(place, 100 * share, width, label=name, hatch=hatch)
+    ax.set(title=title, ylabel="share (%)")
+    ax.set_xticks(range(NUM_CLASSES), CLASS_NAMES)
+    ax.legend()
+    return figure
+
+
 def draw_cost(image: np.ndarray, cost: Tensor, title: str, label: str) -> Figure:
     """An image in grey, and what each of its pixels costs as a glow above it.
 

@@ -82,15 +82,6 @@ def model_of(kind: str, seed: int = 0) -> SegFormerModel:
     return model
 
 
-def wake_up(encoder: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights in place of the zeros with which each branch of a new SegFormer encoder begins."""
-    torch.manual_seed(seed)
-    for block in (block for stage in encoder.stages for block in stage.blocks):
-        nn.init.xavier_uniform_(block.attention.o_proj.weight)
-        nn.init.xavier_uniform_(block.mlp.fc2.weight)
-    return encoder
-
-
 def train(
     model: SegFormerModel,
     draw: Callable[[torch.Generator], tuple[Tensor, Tensor]],

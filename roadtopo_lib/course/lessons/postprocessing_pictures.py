@@ -87,7 +87,7 @@ def numbered_at_row(
         orders: indices of the lanes from left to right, by title.
     """
     height, width = image.shape[:2]
-    figure, axes = roads([[(dark(image), title) for title in orders]], (7.0, 2.0))
+    figure, axes = roads([[(shades(image), title) for title in orders]], (7.0, 2.0))
     for ax, order in zip(axes[0], orders.values(), strict=True):
         for number, k in enumerate(order, start=1):
             x = x_at_row(curves[k], row)

@@ -64,7 +64,7 @@ FAILURES: dict[str, tuple[Margins, float | None]] = {
     "the paper's": (Margins(), None),
     "on the sphere": (Margins(normalize=True), None),
     "on the sphere, margins that fit": (Margins(delta_var=0.2, delta_dist=0.7, normalize=True), None),
-    "no room between the margins": (Margins(delta_var=1.5, delta_dist=0.5), 0.5),
+    "pull margin 1.5, push margin 0.5": (Margins(delta_var=1.5, delta_dist=0.5), 0.5),
     "no pull": (Margins(alpha=0.0), None),
     "no push": (Margins(beta=0.0), None),
     "held too tightly": (Margins(gamma=6.0), None),

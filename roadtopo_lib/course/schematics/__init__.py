@@ -23,7 +23,7 @@ from roadtopo_lib.course.schematics.model import (
 )
 from roadtopo_lib.course.schematics.postprocessing import (
     clustering,
-    crossing_groups,
+    crosswalk_groups,
     curves_of_one_road,
     numbering,
     seed_and_gather,
@@ -47,7 +47,7 @@ __all__ = [
     "boxes",
     "clustering",
     "cross_entropy_pixel",
-    "crossing_groups",
+    "crosswalk_groups",
     "curves_of_one_road",
     "dice_overlap",
     "flip_together",

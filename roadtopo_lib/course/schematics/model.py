@@ -16,7 +16,6 @@ from roadtopo_lib.course.schematics._canvas import (
     PURPLE,
     RED,
     SMALL,
-    TITLE,
     Sheet,
     averaged,
     clumps,
@@ -300,7 +299,8 @@ def _map_slab(sheet: Sheet, x: float, middle: float, shape: tuple[int, int, int]
 
 @drawing(
     "Four feature maps, each half as high and wide as the one above, pass through a linear layer to the same number of "
-    "channels, are upsampled to the size of the first, and are fused by one more linear layer into the head's output."
+    "channels and are upsampled to the size of the first; their channels are concatenated to one deep map, last map "
+    "first, and one more linear layer, a 1 × 1 convolution, fuses these into the channels of one map."
 )
 def fusion(backbone: str = "tiny") -> Figure:
     """Four maps into one head.
@@ -310,26 +310,34 @@ def fusion(backbone: str = "tiny") -> Figure:
     """
     config = LaneSegmentationConfig.preset(backbone).replace(image_size=(96, 256))
     shapes, inner = maps(config), ARCHITECTURES[backbone]["decoder_hidden_size"]
-    fine = shapes[0][1:]
+    fine, colors = shapes[0][1:], (BLUE, CYAN, GREEN, ORANGE)
     sheet = Sheet(4.75, "A head brings four maps to one size and fuses them")
-    unit = 1.05 / fine[1]
-    for x, words in ((0.95, "encoder’s maps"), (3.05, "linear"), (4.85, "upsampled"), (7.1, "fused")):
+    unit = 0.92 / fine[1]
+    deep, wide, tall = 0.08 + 0.0035 * inner, fine[1] * unit, fine[0] * unit
+    for x, words in ((0.88, "encoder’s maps"), (2.32, "linear"), (3.7, "upsampled"), (5.9, "concatenated")):
         sheet.text(x, 0.72, words, weight="bold")
-    for k, (shape, color) in enumerate(zip(shapes, (BLUE, CYAN, GREEN, ORANGE), strict=True)):
+    for k, (shape, color) in enumerate(zip(shapes, colors, strict=True)):
         y = 1.2 + 0.9 * k
-        right = _map_slab(sheet, 0.25, y, shape, color, unit)
-        sheet.text(0.25, y + 0.5 * max(shape[1] * unit, 0.1) + 0.27, " × ".join(map(str, shape)), SMALL, ha="left")
-        sheet.arrow((right + 0.08, y), (2.5, y), GREY)
-        sheet.box(2.55, y - 0.19, 1.0, 0.38, f"{shape[0]} to {inner}", color, size=SMALL)
-        sheet.arrow((3.55, y), (4.1, y), GREY)
-        right = _map_slab(sheet, 4.15, y, (inner, *fine), color, unit)
-        sheet.arrow((right + 0.05, y), (6.35, 2.46 + 0.06 * k), GREY, mutation_scale=10)
-    sheet.text(4.8, 4.48, f"all {fine[0]} × {fine[1]}, {inner} channels", SMALL)
-    sheet.box(6.38, 2.1, 0.36, 0.85, "+", PURPLE, size=TITLE)
-    sheet.arrow((6.74, 2.5), (6.98, 2.5), GREY)
-    sheet.text(6.56, 1.72, "one more\nlinear layer", SMALL)
-    sheet.slab(7.02, 2.42, 0.62, 0.26, 0.25, PURPLE)
-    sheet.text(7.2, 3.12, f"{inner} × {fine[0]} × {fine[1]}", SMALL)
+        right = _map_slab(sheet, 0.2, y, shape, color, unit)
+        sheet.text(0.2, y + 0.5 * max(shape[1] * unit, 0.1) + 0.27, " × ".join(map(str, shape)), SMALL, ha="left")
+        sheet.arrow((right + 0.06, y), (1.83, y), GREY)
+        sheet.box(1.86, y - 0.19, 0.96, 0.38, f"{shape[0]} to {inner}", color, size=SMALL)
+        sheet.arrow((2.82, y), (3.08, y), GREY)
+        right = _map_slab(sheet, 3.12, y, (inner, *fine), color, unit)
+        back = len(shapes) - 1 - k  # the last map is concatenated first and lies in front
+        spot = (4.9 + back * deep, 1.72 - 0.6 * back * deep)
+        sheet.slab(*spot, wide, tall, deep, color)
+        sheet.arrow((right + 0.05, y), (4.84, 1.33 + 0.22 * k), color, mutation_scale=10)
+    sheet.text(3.75, 4.48, f"all {fine[0]} × {fine[1]}, {inner} channels", SMALL)
+    channels = len(shapes) * inner
+    sheet.text(6.22, 2.12, f"{len(shapes)} · {inner} = {channels} channels", SMALL, ha="left")
+    sheet.arrow((5.75, 2.2), (5.75, 2.62), GREY)
+    sheet.box(5.0, 2.66, 1.5, 0.42, f"{channels} to {inner}", PURPLE, size=SMALL)
+    sheet.text(6.6, 2.87, "1 × 1\nconvolution", SMALL, ha="left")
+    sheet.arrow((5.75, 3.08), (5.75, 3.46), GREY)
+    sheet.slab(5.18, 3.72, wide, tall, deep, PURPLE)
+    sheet.text(5.75, 4.34, "fused", weight="bold")
+    sheet.text(6.6, 3.82, f"{inner} × {fine[0]} × {fine[1]}", SMALL, ha="left")
     return sheet.figure
 
 

@@ -1,4 +1,4 @@
-"""Drawings of notebook 6: clustering, curves of one road, numbering, lanes and crossings as two groups."""
+"""Drawings of notebook 6: clustering, curves of one road, numbering, lanes and crosswalks as two groups."""
 
 from itertools import combinations
 
@@ -174,7 +174,8 @@ def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
 
 @drawing(
     "The frame twice. Left each line alone: the curve of a line of which only a far piece shows, continued downwards, "
-    "leaves its lane. Right one road: all curves share horizon, heading and bend, and the short line runs true."
+    "leaves its line. Right one road: all curves share horizon, heading and bend, and the short line runs true. White: "
+    "the four lines as they are labelled; the right one turns sharply at the horizon."
 )
 def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     """Curves of single lines, and the curves of the road that the lines share.
@@ -189,7 +190,7 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     lines = [np.nonzero(instance == number) for number in instances_by_role(semantic, instance)]
     choices = range(len(lines)) if lane is None else [range(len(lines))[lane]]
     views = [_with_short_line(lines, k, seen, size) for k in choices]
-    short, own, of_road, horizon = max(
+    _, own, of_road, horizon = max(
         views, key=lambda view: _error(view[1], lines, view[0]) - _error(view[2], lines, view[0])
     )
     sheet = Sheet(3.75, "What one line does not show, its neighbours know")
@@ -200,9 +201,10 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
         x0, y0 = 0.15 + k * (wide + 0.14), 0.95
         sheet.text(x0, y0 - 0.18, name, weight="bold", ha="left")
         sheet.image(pale, x0, y0, wide, smooth=False)
-        rows, columns, _ = row_medians(*lines[short])
-        for color, thick in ((INK, 8.5), ("white", 6.5)):
-            sheet.line(x0 + columns * scale, y0 + rows * scale, color, lw=thick, zorder=4)
+        for line in lines:
+            rows, columns, _ = row_medians(*line)
+            for color, thick, above in ((INK, 8.5, 4), ("white", 6.5, 4.5)):
+                sheet.line(x0 + columns * scale, y0 + rows * scale, color, lw=thick, zorder=above)
         for number, (x, y, known) in enumerate(curves):
             inside = (x >= 0) & (x <= size[1] - 1)
             for part, style in ((known, {"lw": 3.6}), (~known, {"lw": 2.4, "ls": (0, (2, 1.2))})):
@@ -213,7 +215,7 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7, bbox=LABEL)
     y = 0.95 + size[0] * scale + 0.25
     sheet.text(0.15, y, "solid: seen, dashed: continued,", ha="left")
-    sheet.text(0.15, y + 0.3, "white: where the line truly runs", ha="left")
+    sheet.text(0.15, y + 0.3, "white: where the lines truly run", ha="left")
     sheet.text(0.29 + wide, y, "shared: horizon, heading, bend", ha="left")
     sheet.text(0.29 + wide, y + 0.3, "its own: one slope for each line", ha="left")
     return sheet.figure
@@ -285,7 +287,7 @@ def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
 
 
 def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A toy road in perspective: three lines (2, 2) and two crossings (4, 2), near first, in inches."""
+    """A toy road in perspective: three lines (2, 2) and two crosswalks (4, 2), near first, in inches."""
     apex = np.array([0.5, -0.15])
 
     def point(across: float, down: float) -> np.ndarray:
@@ -293,20 +295,20 @@ def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.nd
         return np.array([x, y]) + ground * (wide, tall)
 
     lines = [np.array([point(a, 0.22), point(a, 0.98)]) for a in (0.08, 0.5, 0.92)]
-    crossings = [
+    crosswalks = [
         np.array([point(a, d) for a, d in ((0.13, s), (0.87, s), (0.87, e), (0.13, e))])
         for s, e in ((0.7, 0.83), (0.35, 0.4))
     ]
-    return lines, crossings
+    return lines, crosswalks
 
 
 @drawing(
-    "Left a mask with lane lines and two crossings; its pixels are split by class into two groups; above, the lines "
-    "are separated and numbered from left to right; below, the crossings are separated and numbered from near to far."
+    "Left a mask with lane lines and two crosswalks; its pixels are split by class into two groups; above, the lines "
+    "are separated and numbered from left to right; below, the crosswalks are separated and numbered from near to far."
 )
-def crossing_groups() -> Figure:
-    """Lanes and crossings are clustered apart."""
-    sheet = Sheet(4.3, "Lanes and crossings are separated in groups of their own")
+def crosswalk_groups() -> Figure:
+    """Lanes and crosswalks are clustered apart."""
+    sheet = Sheet(4.3, "Lanes and crosswalks are separated in groups of their own")
     palette = {c.id: "#{:02x}{:02x}{:02x}".format(*c.color) for c in CLASSES}
     panels = ((0.15, 1.4, "classes"), (5.05, 0.62, ""), (5.05, 2.52, ""))
     wide, tall = 2.3, 1.6
@@ -314,7 +316,7 @@ def crossing_groups() -> Figure:
         sheet.rectangle(x, y, wide, tall, GREY, fc="white", lw=1, zorder=1)
         if name:
             sheet.text(x + wide / 2, y - 0.2, name, weight="bold")
-        lines, crossings = _road_view(x, y, wide, tall)
+        lines, crosswalks = _road_view(x, y, wide, tall)
         if k == 0:
             sheet.rectangle(x, y, wide, tall, GREY, fc=palette[BACKGROUND], lw=1, zorder=1)
             sheet.polygon([*lines[0], *lines[-1][::-1]], palette[ROAD], fc=palette[ROAD], lw=0, zorder=1.5)
@@ -325,11 +327,11 @@ def crossing_groups() -> Figure:
                 if k == 1:
                     sheet.badge(line[0] + 0.85 * (line[1] - line[0]), str(number + 1), own)
         if k != 1:
-            for number, crossing in enumerate(crossings):
+            for number, crosswalk in enumerate(crosswalks):
                 own = palette[CROSSWALK] if k == 0 else COLORS[3 + number]
-                sheet.polygon(crossing, own, fc=own, lw=0)
+                sheet.polygon(crosswalk, own, fc=own, lw=0)
                 if k == 2:
-                    sheet.badge(crossing.mean(axis=0), f"C{number + 1}", own)
+                    sheet.badge(crosswalk.mean(axis=0), f"C{number + 1}", own)
     for y, words, order, color in (
         (1.42, "lane classes", "left to right", ORANGE), (3.32, "crosswalk class", "near to far", PURPLE),
     ):  # fmt: skip

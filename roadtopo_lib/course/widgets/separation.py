@@ -117,14 +117,14 @@ def cluster_colors(found: Clusters) -> np.ndarray:
 
 
 class TermsPanel(Panel):
-    """The three terms of the loss over the steps, with the floor that the push cannot fall below."""
+    """The three weighted terms of the loss over the steps, with the floor that the push cannot fall below."""
 
     def __init__(self) -> None:
         super().__init__("The three terms of the loss over the steps, on a logarithmic axis", TERMS_SIZE)
         self.axes.set_xscale("symlog", linthresh=1)
         self.axes.xaxis.set_major_formatter("{x:.0f}")
         self.axes.set_xlabel("steps (logarithmic from 1 on)", fontsize=LABEL)
-        self.axes.set_ylabel("term, unweighted", fontsize=LABEL)
+        self.axes.set_ylabel("term × weight", fontsize=LABEL)
         self.axes.grid(alpha=0.2)
         self._lines = {
             name: self.axes.plot([], [], TERM_STYLES[name], color=color, lw=1.8, label=name, **LAST_STEP)[0]
@@ -141,21 +141,22 @@ class TermsPanel(Panel):
         """Sets all artists."""
         history = playground.history
         steps = np.arange(len(history))
-        most = 0.5
+        margins, most = playground.margins, 0.5
+        weights = {"variance": margins.alpha, "distance": margins.beta, "regularization": margins.gamma}
         for name, line in self._lines.items():
-            values = np.array([row[name] for row in history])
+            values = weights[name] * np.array([row[name] for row in history])
             line.set_data(steps, values)
             most = max(most, values.max())
-        floor = playground.floor()
+        floor = margins.beta * playground.floor()
         self._floor.set_data([0, 10**7], [floor, floor])
         for artist in (self._floor, self._floor_name):
             artist.set_visible(floor > 0)
-        largest = max(TERM_COLORS, key=history[-1].get)
-        self.finding.set_text(f"{largest.capitalize()} is the largest term")
+        loss = sum(weight * history[-1][name] for name, weight in weights.items())
+        self.finding.set_text(f"The loss is {loss:.2f}")
         # Limits grow tenfold, so that a new background is rarely needed.
         right = 10 ** max(2, math.ceil(math.log10(max(1, len(history)))))
         top = _round_up(max(most, floor))
-        self.set_limits(0, right, -0.03 * top, top)
+        self.set_limits(-0.2, right, -0.03 * top, top)
         self._floor_name.set_position((0.1, floor + 0.01 * top))
 
 

@@ -1,0 +1,77 @@
+"""Other people's class names → ids of a class table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from roadtopo_lib.files import parse_yaml
+from roadtopo_lib.labels import CLASSES, ClassTable
+
+SYNONYMS = {
+    "lane": "lane_marking", "lane line": "lane_marking", "lane mark": "lane_marking", "line": "lane_marking",
+    "road edge": "lane_boundary", "curb": "lane_boundary", "kerb": "lane_boundary", "road curb": "lane_boundary",
+    "crossing": "crosswalk", "zebra": "crosswalk", "pedestrian crossing": "crosswalk",
+    "pavement": "sidewalk", "undrivable": "background",
+}  # fmt: skip
+"""Names that label files use for the classes of the default table."""
+
+
+def read_classes(path: str | Path) -> dict:
+    """Reads what ``--classes`` names: a YAML list is a class table, a mapping gives their names ours.
+
+    Returns:
+        Arguments ``classes`` or ``names`` of a converter.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: neither a list nor a mapping of names, or a table with a wrong row; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected a class table or a mapping of names in YAML")
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+        if isinstance(values, list):
+            return {"classes": ClassTable.from_list(values)}
+        if isinstance(values, dict) and all(isinstance(ours, str | None) for ours in values.values()):
+            ClassNames(CLASSES, values)
+            return {"names": {str(theirs): ours for theirs, ours in values.items()}}
+        raise ValueError(f"expected a list of classes or a mapping of names, found {type(values).__name__}")
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+class ClassNames:
+    """Finds the class of a name; upper and lower case, blanks, hyphens and underscores are alike.
+
+    Args:
+        classes: the class table.
+        names: their name → name in the table; ``None`` for names to leave out without counting them. Comes before
+            ``SYNONYMS``.
+
+    Raises:
+        ValueError: a name that the table does not have.
+    """
+
+    def __init__(self, classes: ClassTable, names: Mapping[str, str | None] | None = None) -> None:
+        ids = {_plain(c.name): c.id for c in classes}
+        unknown = sorted(str(ours) for ours in (names or {}).values() if ours is not None and _plain(ours) not in ids)
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no class of that name, expected one of {', '.join(classes.names)}")
+        self.ids: dict[str, int | None] = {
+            theirs: ids[_plain(ours)] for theirs, ours in SYNONYMS.items() if _plain(ours) in ids
+        }
+        self.ids |= ids
+        self.ids |= {_plain(theirs): ours and ids[_plain(ours)] for theirs, ours in (names or {}).items()}
+
+    def __contains__(self, name: str) -> bool:
+        return _plain(name) in self.ids
+
+    def __getitem__(self, name: str) -> int | None:
+        """The class id, ``None`` for a name to leave out; KeyError for an unknown one."""
+        return self.ids[_plain(name)]
+
+
+def _plain(name: str) -> str:
+    return " ".join(str(name).casefold().replace("_", " ").replace("-", " ").split())
