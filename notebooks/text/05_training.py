@@ -42,12 +42,13 @@ strip(5, photo=PHOTO)
 
 # %% [markdown]
 # **You will be able to** say what each line of an optimiser step does and why the order matters,
-# write AdamW and Muon yourself, count what a step holds in memory, train from a file of settings,
-# and find out why a run fails.
+# write AdamW yourself, train from a file of settings, find out why a run fails, and count what a
+# step holds in memory.
 #
 # **You need** notebooks 3 and 4: what the model gives out and what the losses ask for.
 #
-# **Time** to run: about two minutes on two CPU cores. To work through: two hours.
+# **Time** to run: about two minutes on two CPU cores. To work through: two hours. The notebook has
+# four parts: a step, a run, runs that go wrong, memory. A fifth part, on Muon, is optional.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
@@ -67,7 +68,6 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import frame, my_photo, reveal, samples, schematics, show
@@ -82,6 +82,7 @@ from roadtopo_lib.losses import LaneCriterion
 from roadtopo_lib.models import upsample_to
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.segformer import SegFormerModel
+from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.optimizer import Muon, build_optimizer, build_scheduler, orthogonalized
 from roadtopo_lib.training.run_state import RunState
@@ -93,8 +94,9 @@ from roadtopo_lib.viz import color_semantic, training_curve
 # Training repeats one thing thousands of times, the *optimiser step*: show the model a few images,
 # measure how wrong it is, and move every weight a little.
 #
-# Our batch is the frame and three training scenes. The model is tiny and has random weights. At
-# first AdamW alone moves all of them (`muon_lr=0`), at a rate of 0.002.
+# Our batch is the frame and three training scenes. The model is tiny and has random weights. The
+# optimiser is AdamW, at a rate of 0.002. (The preset has a second one, Muon, for a part of the
+# weights; `muon_lr=0` switches it off.)
 
 # %%
 tiny = LaneSegmentationConfig.preset("tiny").replace(repeat_threshold=0.0)
@@ -132,8 +134,7 @@ gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
 print(f"loss {total.item():.1f}, gradient norm {gradients.norm().item():.0f}")
 
 # %% [markdown]
-# **Step.** The optimiser turns gradients into changes of the weights. Ours has two rules: Muon for
-# the matrices of hidden layers, AdamW for all else. AdamW comes first.
+# **Step.** The optimiser turns gradients into changes of the weights.
 #
 # > **Predict first.** Our model has a gradient for each of its 1.27 million weights, some large,
 # > some tiny. The learning rate is 0.002. By how much does the weight that moves most change in
@@ -150,19 +151,93 @@ assert 0.95 * config.lr < max(moved) < 1.05 * config.lr
 # <details><summary>What happened</summary>
 #
 # By the learning rate (and a trace of decay), whatever the gradient norm was. AdamW divides each
-# gradient by its own size, as the next section shows; in the first step only its sign is left.
+# gradient by its own size, as its section shows; in the first step only its sign is left.
 # </details>
+
+# %% [markdown]
+# ## All lines in their order
+#
+# Two calls are still missing. `zero_grad` empties `.grad`, to which `backward` would otherwise add.
+# `clip_grad_norm_` shortens gradients that are too long. With them a step has six calls:
+
+# %% tags=["folded"]
+# @title Drawing: the order of a step
+show(schematics.plain_step(config), schematics.ALT["plain_step"])
+
+
+# %%
+def one_step(model, batch, optimizer, config):
+    optimizer.zero_grad(set_to_none=True)
+    outputs = model(batch["image"], upsample=False)
+    loss, _ = LaneCriterion.from_config(config)(outputs, batch)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    optimizer.step()
+    return loss.item(), norm.item()  # numbers, not tensors: they hold no graph
+
+
+# %% [markdown]
+# An epoch of the library's trainer on one batch makes the same step: the weights are the same.
+
+# %% tags=["folded"]
+# @title Checked: our step and the trainer's
+by_hand, by_trainer = copy.deepcopy(start_model).train(), lesson.new_trainer(config)
+_, norm = one_step(by_hand, batch, build_optimizer(by_hand, config), config)
+by_trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
+for a, b in zip(by_hand.parameters(), by_trainer.model.parameters()):
+    assert_close(a, b)
+assert_close(by_trainer.train_metrics["grad_norm"], norm)
+assert by_trainer.scheduler is None
+
+# %% [markdown]
+# `train_epoch` alone has no learning-rate schedule. `fit` adds it, with validation, [early
+# stopping](GLOSSARY.md#early-stopping) and the best weights.
+
+# %% [markdown]
+# ### Trap: the forgotten `zero_grad`
+#
+# **Broken.** The true gradient is 1 in every batch. The list holds the gradient that each step sees.
+
+
+# %% tags=["trap:broken"]
+def gradients_seen(zero):
+    weight, seen = nn.Parameter(torch.zeros(1)), []
+    for _ in range(4):
+        weight.sum().backward()
+        seen.append(weight.grad.item())
+        if zero:
+            weight.grad = None  # what zero_grad does
+    return seen
+
+
+print("gradient at each step:", gradients_seen(zero=False))
+
+# %% [markdown]
+# **Why.** `backward` adds for ever, so every step repeats all earlier ones: a momentum that never
+# fades. The symptom to look for is a gradient norm that grows with the number of steps.
+#
+# **Mended.** Zero after each step.
+
+# %% tags=["trap:mended"]
+assert gradients_seen(zero=False) == [1.0, 2.0, 3.0, 4.0]  # the symptom
+assert gradients_seen(zero=True) == [1.0, 1.0, 1.0, 1.0]  # the mend
+print("gradient at each step:", gradients_seen(zero=True))
 
 # %% [markdown]
 # ## AdamW: each weight at its own scale
 #
 # *Adam* keeps two running means for each weight: of its gradient, and of the gradient's square.
-# It moves the weight by the first divided by the root of the second, times the learning rate. In the
-# picture a weight's gradients grow tenfold at step 50.
+# It moves the weight by the first divided by the root of the second, times the learning rate.
+#
+# Here are three weights. Their gradients are about 100, 1 and 0.01 in every step, with some noise:
 
-# %% tags=["folded"]
-# @title Picture: one weight under Adam
-show(pictures.gradient_and_step(), "Gradients grow tenfold; the steps keep about the same length.")
+# %%
+noise = 0.2 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+gradients = (1 + noise) * torch.tensor([100.0, 1.0, 0.01])
+paths = lesson.path_of(torch.optim.Adam, torch.zeros(3), gradients, lr=1.0)
+figure = pictures.gradients_and_paths(gradients.numpy(), paths.numpy())
+show(figure, "Left gradients of three sizes, right the ways of three weights: they coincide.")
+assert (paths[-1].max() - paths[-1].min()).abs() < 3 and -53 < paths[-1].mean() < -45
 
 # %% [markdown]
 # With gradient $g_t$, learning rate $\eta$ and weight decay $\lambda$:
@@ -175,7 +250,7 @@ show(pictures.gradient_and_step(), "Gradients grow tenfold; the steps keep about
 # The means start at zero and are too small at first; the hats make up for it (*[bias
 # correction](GLOSSARY.md#bias-correction)*). The *W* is the factor $1-\eta\lambda$: decay shrinks
 # the weight itself, and does not pass through Adam's means. $\epsilon = 10^{-8}$ keeps the divisor
-# from being zero.
+# from being zero. The default decays are $\beta_1 = 0.9$ and $\beta_2 = 0.999$.
 
 
 # %%
@@ -187,11 +262,10 @@ def adamw_step(w, g, m, v, t, lr=0.01, decay=0.1, beta1=0.9, beta2=0.999, eps=1e
 
 
 # %% [markdown]
-# Five steps by hand agree with torch's AdamW, and with the library's class `Muon`, which applies
-# AdamW to everything that is not a hidden matrix:
+# Five steps by hand agree with torch's AdamW:
 
 # %% tags=["folded"]
-# @title Checked: AdamW by hand, by torch and by the library
+# @title Checked: AdamW by hand, by torch and by the library's optimiser
 five = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 w, m, v = torch.ones(3), torch.zeros(3), torch.zeros(3)
 for t, g in enumerate(five, start=1):
@@ -199,295 +273,6 @@ for t, g in enumerate(five, start=1):
 for rule in (torch.optim.AdamW, Muon):
     assert_close(lesson.path_of(rule, torch.ones(3), five, lr=0.01, weight_decay=0.1)[-1], w)
 print("after five steps:", w.numpy().round(3))
-
-# %% [markdown]
-# ## Muon: a matrix moves as a whole
-#
-# AdamW treats a matrix as a bag of numbers. But a layer multiplies by the whole matrix: it stretches
-# some directions of its input much, others little. The *singular values* say how much. A gradient
-# matrix is strong in a few directions and weak in all others.
-
-# %% tags=["folded"]
-# @title Drawing: a gradient, and Muon's step
-show(schematics.muon_step(), schematics.ALT["muon_step"])
-
-# %% [markdown]
-# Muon (K. Jordan and others, 2024) takes the gradient's running mean apart, $M = U S V^\top$ (its
-# *singular value decomposition*, SVD), and steps along $U V^\top$: the same directions, all of length
-# 1. An exact SVD is slow. *Newton–Schulz* rounds come near with matrix products alone:
-#
-# $$X \leftarrow a X + b\,(XX^\top)X + c\,(XX^\top)^2X$$
-#
-# A round leaves $U$ and $V$ alone and turns each singular value $s$ into $as + bs^3 + cs^5$.
-
-
-# %%
-def newton_schulz(matrix, rounds=5, a=3.4445, b=-4.7750, c=2.0315):
-    x = matrix / matrix.norm()  # now no singular value exceeds 1
-    for _ in range(rounds):
-        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
-    return x
-
-
-# %% [markdown]
-# We compare with torch's SVD: between the exact $U$ and $V$, our result must be diagonal, with all
-# values near 1.
-
-# %%
-sizes = torch.tensor([[8.0], [4.0], [2.0], [1.0]])  # rows of very unequal length
-gradient = sizes * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-U, S, Vt = torch.linalg.svd(gradient, full_matrices=False)
-ours = U.T @ newton_schulz(gradient) @ Vt.T
-print("before:", (S / S.norm()).numpy().round(1), " after:", ours.diag().numpy().round(1))
-
-# %% tags=["folded"]
-# @title Checked: our rounds, torch's SVD, the library's rounds
-assert (ours - torch.diag(ours.diag())).abs().max() < 0.01
-assert 0.6 < ours.diag().min() <= ours.diag().max() < 1.3
-assert_close(newton_schulz(gradient), orthogonalized(gradient[None])[0], rtol=1e-3, atol=1e-3)
-
-# %% [markdown]
-# Around it is a momentum that looks ahead (Nesterov): the new mean is mixed with the gradient once
-# more. A matrix that is higher than wide steps farther, by $\sqrt{\text{rows}/\text{columns}}$.
-# Decay is AdamW's.
-
-
-# %%
-def muon_step(w, g, m, lr=0.01, decay=0.1, momentum=0.95):
-    m = momentum * m + (1 - momentum) * g
-    ahead = momentum * m + (1 - momentum) * g
-    longer = max(1.0, w.shape[0] / w.shape[1]) ** 0.5
-    return (1 - lr * decay) * w - lr * longer * newton_schulz(ahead), m
-
-
-# %% [markdown]
-# The library does the same, with all matrices of one shape at once:
-
-# %% tags=["folded"]
-# @title Checked: Muon by hand and by the library, for a wide matrix and a high one
-for shape in ((4, 6), (6, 4)):
-    three = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
-    w, m = torch.ones(shape), torch.zeros(shape)
-    for g in three:
-        w, m = muon_step(w, g, m, lr=0.1, decay=0.5)
-    settings = {"matrices": True, "lr": 0.1, "weight_decay": 0.5}
-    path = lesson.path_of(Muon, torch.ones(shape), three, **settings)
-    assert_close(path[-1], w, rtol=1e-4, atol=1e-4)
-print("three steps of a 4 × 6 and of a 6 × 4 matrix agree")
-
-# %% [markdown]
-# Decay acts where there is no gradient, too. After one step with a gradient of zeros, both rules
-# leave $(1-\eta\lambda)$ times the matrix:
-
-# %%
-for matrices in (False, True):  # AdamW, then Muon
-    settings = {"matrices": matrices, "lr": 0.1, "weight_decay": 0.5}
-    _, shrunk = lesson.path_of(Muon, gradient, torch.zeros(1, 4, 6), **settings)
-    assert_close(shrunk, (1 - 0.1 * 0.5) * gradient)
-
-# %% [markdown]
-# Muon moves the matrices of hidden layers, and these hold nearly all weights. Vectors, the two
-# classifiers and depthwise filters stay with AdamW.
-
-# %% tags=["folded"]
-# @title Counted: what each rule moves
-for group in start_model.parameter_groups():
-    numbers = sum(p.numel() for p in group["params"])
-    print(f"{group['name']:17s} {numbers:9,d} numbers: {'Muon' if group['matrices'] else 'AdamW'}")
-
-# %% [markdown]
-# The two rules need different rates. AdamW's first step changes each number of a matrix by the rate.
-# Muon's step of an $r \times c$ matrix has a length of about $\sqrt{\min(r, c)}$ rates in all, so
-# each number changes by less. The `tiny` preset has 0.003 for AdamW and 0.02 for Muon. Pretrained
-# weights stay with AdamW (`muon_lr=0` in `b0` to `b5`).
-
-# %% [markdown]
-# ## All lines in their order
-#
-# Three things are still missing. `zero_grad` empties `.grad`, to which `backward` would otherwise
-# add. `clip_grad_norm_` shortens gradients that are too long. The *[scaler](GLOSSARY.md#scaler)*
-# belongs to float16; switched off, it hands everything through.
-
-# %% tags=["folded"]
-# @title Drawing: the order of a step
-show(schematics.training_step(config), schematics.ALT["training_step"])
-
-
-# %%
-def one_step(model, batch, optimizer, scaler, config):
-    optimizer.zero_grad(set_to_none=True)
-    outputs = model(batch["image"], upsample=False)
-    loss, _ = LaneCriterion.from_config(config)(outputs, batch)
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)  # clipping must see true gradients
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
-    return loss.item(), norm.item()  # numbers, not tensors: they hold no graph
-
-
-# %% [markdown]
-# The trainer does this and nothing else. Our step and an epoch of one batch end in the same weights,
-# with the scaler off and on. (Its factor is 65536 = $2^{16}$, which changes exponents only.)
-
-# %% tags=["folded"]
-# @title Checked: our step without and with a scaler, and the trainer's
-no_scaler, scaler = (torch.amp.GradScaler("cpu", enabled=on) for on in (False, True))
-plain, scaled = (copy.deepcopy(start_model).train() for _ in range(2))
-one_step(scaled, batch, build_optimizer(scaled, config), scaler, config)
-_, norm = one_step(plain, batch, build_optimizer(plain, config), no_scaler, config)
-trainer = lesson.new_trainer(config)
-trainer.scaler = torch.amp.GradScaler("cpu")
-trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
-for a, b, c in zip(plain.parameters(), scaled.parameters(), trainer.model.parameters()):
-    assert_close(a, b)
-    assert_close(a, c)
-assert_close(trainer.train_metrics["grad_norm"], norm)
-print("three times the same weights; the trainer has a scheduler:", trainer.scheduler is not None)
-
-# %% [markdown]
-# The printed `False` matters: `train_epoch` alone has no learning-rate schedule. `fit` adds it,
-# with validation, [early stopping](GLOSSARY.md#early-stopping) and the best weights.
-
-# %% [markdown]
-# ## Mixed precision
-#
-# A number in float32 takes 32 bits. Half of the bits are half of the memory, and less time on
-# hardware made for it. **float16** keeps three decimal digits in a narrow range. **bfloat16** keeps
-# two to three, in the range of float32.
-#
-# > **Predict first.** A step on a weight is small. What is `1 + 0.001` in bfloat16?
-
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-one = {t: torch.tensor(1.0, dtype=getattr(torch, t)) + 0.001 for t in ("float16", "bfloat16")}
-reveal(my_guess, one["bfloat16"].item(), tolerance=1e-4)
-assert one["bfloat16"] == 1 < one["float16"]
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# It is still 1: the step is lost. The next number after 1 in bfloat16 is 1.0078.
-# </details>
-#
-# For this reason weights stay in float32 under *[mixed precision](GLOSSARY.md#mixed-precision)*
-# (AMP). Only what flows through the layers is cast, by a context manager called
-# *[autocast](GLOSSARY.md#autocast)*.
-
-# %% tags=["folded"]
-# @title Drawing: 32 and 16 bits in one step
-show(schematics.mixed_precision(), schematics.ALT["mixed_precision"])
-
-# %% [markdown]
-# The tiny model under bfloat16 autocast, which a CPU can do as well:
-
-# %% tags=["folded"]
-# @title Checked: float types on the tiny model
-found = lesson.float_types(copy.deepcopy(start_model).train(), batch, criterion)
-for name, dtype in found.items():
-    print(f"{name:19s} {str(dtype).removeprefix('torch.')}")
-
-# %% [markdown]
-# Gradients have 16 bits on the way. Where they arrive, in a weight's `.grad`, they have 32 again.
-# So weights, stored gradients and Adam's two means take as much memory as without AMP.
-#
-# The narrow range of float16 has a price: a number that is too small becomes zero
-# (*[underflow](GLOSSARY.md#underflow)*). A *scaler* multiplies the loss, and with it all gradients,
-# by a large factor. It divides again before the gradients are used.
-
-# %% tags=["folded"]
-# @title Drawing: what the factor does
-show(schematics.loss_scaling(), schematics.ALT["loss_scaling"])
-
-
-# %%
-def gradient_through(dtype, scale=1.0):
-    w = torch.ones((), requires_grad=True)
-    loss = (w.to(dtype) * 1e-4).float() * 1e-4  # its true gradient is 1e-8
-    (loss * scale).backward()
-    return w.grad.item() / scale
-
-
-for dtype, scale in ((torch.float16, 1), (torch.float16, 65536), (torch.bfloat16, 1)):
-    print(f"{dtype!s:15s} loss × {scale:5d}: gradient {gradient_through(dtype, scale):.1e}")
-
-# %% [markdown]
-# With bfloat16 there is nothing to rescue. In float16, a factor that is too large makes gradients
-# overflow to infinity. Then the scaler *skips* the step and halves its factor:
-
-# %%
-weight, scaler = nn.Parameter(torch.ones(1)), torch.amp.GradScaler("cpu")
-scaler.scale(weight.sum() * 1e38).backward()  # 65536 · 1e38 is beyond float32, too
-scaler.step(torch.optim.SGD([weight], lr=0.1))
-scaler.update()
-print(f"weight {weight.item()}, gradient {weight.grad.item()}, factor {scaler.get_scale():.0f}")
-
-# %% [markdown]
-# The weight did not move, and no error was raised: such a skip is part of the method. After 2000
-# good steps in a row the factor doubles again, so skips come back now and then.
-
-# %% [markdown]
-# ### What AMP saves
-#
-# The backward pass needs what the layers computed on the way forward, the
-# *[activations](GLOSSARY.md#activations)*. Autograd keeps them in the graph, and `memory_of_step`
-# counts them.
-#
-# > **Predict first.** Autocast casts the input of every convolution and linear layer. To what share
-# > of their float32 size do the saved activations shrink? Answer between 0 and 1.
-
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-model = copy.deepcopy(start_model).train()
-full, loss_32 = lesson.memory_of_step(model, batch, criterion, bfloat16=False)
-half, loss_16 = lesson.memory_of_step(model, batch, criterion, bfloat16=True)
-amp_share = half.max() / full.max()
-reveal(my_guess, amp_share)
-assert 0.5 < amp_share < 0.7 and abs(loss_32 - loss_16) < 0.1
-curves = {"float32": full, "bfloat16": half}
-show(pictures.memory_curves(curves), "Memory kept alive through the forward and backward pass.")
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# A bit more than half stays, since not every tensor is cast, and autocast's bfloat16 copies of the
-# weights are counted, too. The loss is the same to 0.1.
-# </details>
-#
-# AMP's speed is a matter of hardware. A CPU without bfloat16 units may even lose time, so the library
-# leaves AMP off there.
-
-# %% [markdown]
-# ## Trap: bfloat16 that is only emulated
-#
-# The free Colab GPU is a T4 (compute capability 7.5). It has no bfloat16 units; they came with
-# Ampere (8.0). No T4 was measured here: `pretend_gpu` lets torch's own function ask a stand-in that
-# answers like one.
-#
-# **Broken.** The usual line:
-
-# %% tags=["trap:broken"]
-with lesson.pretend_gpu(7, 5):
-    usual_answer = torch.cuda.is_bf16_supported()
-print("bfloat16 supported:", usual_answer)
-
-# %% [markdown]
-# **Why.** "Supported" includes *[emulation](GLOSSARY.md#emulation)*: torch asks only whether such a
-# tensor can be made. Nothing fails later, so nobody looks. PyTorch's pull request 148322 says what
-# it costs on a T4: the operations are computed in float32 by software, slowly, and optimised
-# kernels are missing.
-#
-# **Mended.** Ask without emulation. `choose_amp` does, and falls back to float16 with a scaler.
-
-# %% tags=["trap:mended"]
-with lesson.pretend_gpu(7, 5):
-    like_t4 = choose_amp("cuda")
-with lesson.pretend_gpu(8, 0):
-    like_a100 = choose_amp("cuda")
-assert usual_answer is True  # the symptom
-assert like_t4.dtype == torch.float16 and like_t4.use_scaler  # the mend
-assert like_a100.dtype == torch.bfloat16 and not like_a100.use_scaler
-print(f"like a T4: {like_t4}; like an A100: {like_a100}")
 
 # %% [markdown]
 # ## Gradient clipping
@@ -536,26 +321,713 @@ show(pictures.outlier_steps(steps), "Adam's steps before and after an outlier, c
 #
 # Plain SGD would jump by 1000 learning rates. Adam does not explode. It remembers the outlier's
 # square for a thousand steps ($\beta_2 = 0.999$) and divides by it: its steps become short.
+# Clipping bounds that divisor.
 # </details>
+
+# %% [markdown]
+# ## Gradient accumulation
 #
-# Muon keeps no mean of squares, and its step has the same length whatever the gradients are. The
-# same test for one 8 × 8 matrix: gradient $A$ in every step, once $1000\,B$, another direction. How
-# long is a step 20 steps later, and does it still go along $A$?
+# `backward` adds to `.grad`. So several small batches can share one step, and a small GPU can train
+# with a large batch.
 
 # %% tags=["folded"]
-# @title Measured: steps after an outlier
-after = {}
-for rule, limit in [(r, n) for r in (torch.optim.AdamW, Muon) for n in (math.inf, 1.0)]:
-    after[rule.__name__, limit] = length, along = lesson.after_outlier(rule, limit)
-    print(f"{rule.__name__:5s} limit {limit:3.0f}: {length:.1f} × as long, cosine {along:.1f}")
+# @title Drawing: four batches, one step
+show(schematics.accumulation(), schematics.ALT["accumulation"])
 
 # %% [markdown]
-# Without clipping AdamW's steps are short. Muon's have their full length, and no longer go along
-# $A$. With clipping both are nearly back. So the limit protects both rules: it bounds AdamW's
-# divisor, and the weight of one batch in Muon's mean.
+# A toy: a line fitted to twelve points, the loss is a mean. Each batch's loss is multiplied by a
+# factor first.
+
+# %%
+x, y = torch.linspace(-1, 1, 12), torch.linspace(-1, 1, 12) * 3 + 1
+
+
+def gradient_of(sizes, factors):
+    weight = nn.Parameter(torch.zeros(2))  # slope, offset
+    for a, b, factor in zip(x.split(sizes), y.split(sizes), factors):
+        loss = (weight[0] * a + weight[1] - b).square().mean()
+        (loss * factor).backward()
+    return weight.grad
+
+
+print("one batch of 12:", gradient_of([12], [1.0]))
+print("three of 4:     ", gradient_of([4, 4, 4], [1 / 3] * 3))
 
 # %% [markdown]
-# ## Trap: clip before unscale
+# With equal batches, dividing by their number is exact.
+#
+# > **Predict first.** Batches of 5, 5 and 2 points, each loss divided by three. How many times as
+# > much as a point of the first batch does a point of the last batch count in the gradient?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+large, divided = gradient_of([12], [1.0]), gradient_of([5, 5, 2], [1 / 3] * 3)
+count_of_a_point = [factor / size for factor, size in ((1 / 3, 5), (1 / 3, 2))]
+reveal(my_guess, count_of_a_point[1] / count_of_a_point[0], "times")
+assert not torch.allclose(divided, large, rtol=0.05)  # so it is not the large batch's gradient
+assert_close(gradient_of([5, 5, 2], [5 / 12, 5 / 12, 2 / 12]), large)
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# A point of the last batch counts 2.5 times as much, so the gradient is not that of the large
+# batch. The factor must be the batch's share: 5/12, 5/12 and 2/12. </details>
+#
+# The last batch of an epoch is often smaller. The share is that of *what the loss averages over*.
+# For the semantic loss these are labelled pixels (all that are not 255), for the discriminative
+# loss images with instances. At the end of an epoch fewer batches may be left than share a step.
+# The trainer steps there, too.
+#
+# Now the real model: is one batch of 4 images the same as a batch of 3 and one of 1? We take SGD,
+# since Adam would hide differences in size. Dice joins second, BatchNorm last.
+
+# %% tags=["folded", "nbval-ignore-output"]
+# @title Measured: one step from 3 + 1 images, and from 4
+gap = {}
+for name, norm, dice in [("neither", False, 0.0), ("Dice", False, 0.4), ("both", True, 0.4)]:
+    settings = config.replace(dice_weight=dice)
+    a, b = (lesson.sgd_step(start_model, settings, four_scenes, n, norm) for n in (3, 4))
+    gap[name] = 1000 * float((a - b).norm())  # a clipped step has a length of 0.1
+    print(f"{name:8s} the two steps differ by {gap[name]:7.4f} % of their length")
+assert gap["neither"] < 0.05 and gap["Dice"] < 2 and gap["both"] > 5
+
+# %% [markdown]
+# * **Neither**: equal up to rounding.
+# * **Dice**: off by less than 2 %. Dice is no mean; it divides sums over the whole batch, and these
+#   are not known until the last batch has been seen.
+# * **With BatchNorm, too**: off by more than 5 %. Its means are those of one small batch at a time.
+
+# %% [markdown]
+# ## The learning-rate schedule
+#
+# The rate is not the same in all steps.
+#
+# * **Warm-up**: the first step has the full length of the rate, as you saw, and only one batch
+# knows   the direction. So the rate starts small and rises in equal steps. * **Cosine**: large
+# steps find the region, small ones the place in it. The rate falls along half a   cosine to zero.
+
+
+# %%
+def rate(step, total, warmup):
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / (total - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+show(pictures.schedule(rate, 40, 4), "A short straight rise, then half a cosine down to zero.")
+
+# %% tags=["folded"]
+# @title Checked: the library's rates
+sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+scheduler = build_scheduler(sgd, total_steps=40, warmup_fraction=0.1)
+for step in range(40):
+    assert math.isclose(scheduler.get_last_lr()[0], rate(step, 40, 4), abs_tol=1e-9)
+    sgd.step()
+    scheduler.step()
+
+# %% [markdown]
+# The schedule counts optimiser steps, not batches and not epochs.
+#
+# > **Predict first.** A run of 40 steps, four batches to a step, the schedule counted in batches:
+# > at which step does the rate reach zero?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+first_zero = next(step for step in range(40) if rate(4 * step, 40, 4) == 0)
+reveal(my_guess, first_zero)
+show(pictures.miscounted_schedules(rate), "Two schedules; one of them is counted wrongly.")
+assert first_zero == 10
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# At step 10: three quarters of the run change nothing.
+# </details>
+
+# %% [markdown]
+# ## A whole run, from a file
+#
+# A run begins with a file of settings. Ours is the `tiny` preset with AdamW alone, on small images:
+# four epochs over 48 scenes are far too few for a good model, and enough to see curves move.
+
+# %%
+folder = Path(tempfile.mkdtemp())
+small = config.replace(image_size=(64, 192))
+small.to_yaml(folder / "run.yaml")
+for line in (folder / "run.yaml").read_text().splitlines():
+    if line.startswith(("backbone", "lr", "muon_lr", "weight_decay", "epochs", "batch_size")):
+        print(line)
+
+# %% [markdown]
+# Edit this file as you like. The command `road-topology train lane` checks every file of the data
+# first, then trains, and leaves a folder. `run_command` runs the line as a terminal would.
+
+# %% tags=["nbval-ignore-output"]
+line = f'train lane --config run.yaml --data "{samples()}" --output run'
+assert run_command(line, folder) == 0
+first, *_, last = history = read_history(folder / "run" / "history.csv")
+assert last["train_loss"] < 0.6 * first["train_loss"] and last["val_loss"] < first["val_loss"]
+assert last["val_miou"] < 0.5 and last["lr_heads"] < 1e-9
+figure = training_curve(history)
+figure.set_size_inches(8, 2.6)
+show(figure, "Left training and validation loss, right mIoU, over four epochs.")
+
+# %% [markdown]
+# * **Both losses fall.** Validation may begin below training: it comes after the epoch, while the
+#   training loss is a mean over weights that were still improving. A gap between the two
+#   that grows is *[overfitting](GLOSSARY.md#overfitting)*: in the end the validation loss rises
+#   while the training loss falls on.
+# * **The mIoU**, the mean over the classes of overlap by union (1 is perfect), stays below a half:
+#   a falling loss is not yet a good model.
+#
+# Read the folder back. The settings are those we began with, the history has a row an epoch, and
+# the model file knows its settings and its score.
+
+# %% tags=["folded"]
+# @title Checked: what the folder holds
+print(sorted(file.name for file in (folder / "run").iterdir()))
+best = load_weights(folder / "run" / "best.safetensors")
+assert LaneSegmentationConfig.from_yaml(folder / "run" / "config.yaml") == small
+assert LaneSegmentationConfig.from_dict(best.info["training"]) == small
+assert len((folder / "run" / "history.csv").read_text().splitlines()) == 1 + small.epochs
+assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in history), rel_tol=1e-4)
+
+# %% [markdown]
+# The frame's classes, by this model and by the shipped one, which saw 1500 scenes (and your
+# photograph, if you named one):
+
+# %% tags=["nbval-ignore-output"]
+mine = LaneSegmenter.from_checkpoint(folder / "run" / "best.safetensors")
+images = [frame()[0], *(photo for photo in [my_photo()] if photo is not None)]
+rows = [[boxes_of(image, m)["classes"] for m in (mine, shipped_segmenter())] for image in images]
+picture = pictures.picture_grid(rows, ["after 48 scenes", "the shipped model"])
+show(picture, "The classes that two models find in the frame.")
+assert all(len(np.unique(row[0].reshape(-1, 3), axis=0)) >= 2 for row in rows)
+
+# %% [markdown]
+# ### Validation changes nothing
+#
+# In training mode BatchNorm uses the means of the batch, and adds them to its running means.
+# Validation must do neither: otherwise the validation set enters the model. `validate` switches to
+# evaluation mode.
+
+# %% tags=["folded"]
+# @title Checked: validation leaves the model as it was; in training mode the running means move
+train_loader, val_loader = lesson.loaders(small)
+trainer = lesson.new_trainer(small, device)
+before = copy.deepcopy(trainer.model.state_dict())
+trainer.validate(val_loader)
+assert all(torch.equal(t, before[name]) for name, t in trainer.model.state_dict().items())
+assert not trainer.model.training
+twin = copy.deepcopy(trainer.model).train()
+twin(next(iter(val_loader))["image"].to(device))
+changed = [name for name, t in twin.state_dict().items() if not torch.equal(t, before[name])]
+assert any(name.endswith("running_mean") for name in changed)
+
+# %% [markdown]
+# ### A run that goes on
+#
+# Colab may end a run at any time. `snapshot` holds everything that a run needs to go on: weights, the
+# optimiser's means, counts, history. Two epochs, a file, then two more in a new trainer equal four
+# epochs in one go.
+
+# %%
+short = config.replace(image_size=(32, 96))
+in_one_go, first_half, second_half = (lesson.new_trainer(short) for _ in range(3))
+few = lesson.loaders(short)[1], lesson.loaders(short)[1]  # 12 scenes, for a short run
+in_one_go.fit(*few)
+first_half.fit(*few, epochs=2)
+first_half.snapshot().save(folder / "state.pt")
+continued = second_half.fit(*few, state=RunState.load(folder / "state.pt"))
+
+# %% tags=["folded"]
+# @title Checked: both ways end in the same weights and losses
+assert first_half.state.epoch == 2 and len(in_one_go.history) == len(continued) == 4
+for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
+    assert_close(a, b)
+assert_close(in_one_go.history[-1]["val_loss"], continued[-1]["val_loss"])
+
+# %% [markdown]
+# A save may be cut off, too. The library writes a new file beside the old one and renames it when
+# it is whole. We cut the power in the middle of the first write of a save, then of the second, if
+# there is one. A whole file is there each time:
+
+# %% tags=["folded"]
+# @title Checked: a save that is cut off
+file, old = folder / "settings.yaml", small.replace(epochs=99)
+for moment in (1, 2):
+    old.to_yaml(file)
+    with lesson.power_cut(at_write=moment):
+        small.to_yaml(file)
+    assert LaneSegmentationConfig.from_yaml(file) in (old, small)  # an error if it is not whole
+
+# %% [markdown]
+# ### Early stopping
+#
+# `fit` stops when the validation loss has not improved for `patience` epochs, and then restores the
+# best weights. To test that without training we script the losses. Each "epoch" writes its number
+# into a weight, so that we see which weights are left.
+#
+# > **Predict first.** After which epoch does it stop, with a patience of 3?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+patient = config.replace(patience=3, epochs=8)
+scripted = lesson.ScriptedTrainer(copy.deepcopy(start_model), patient, device="cpu", progress=False)
+scripted.fit([None], [0.9, 0.7, 0.6, 0.65, 0.62, 0.6, 0.3, 0.2])
+reveal(my_guess, scripted.state.epoch)
+assert scripted.state.epoch == 6 and (next(scripted.model.parameters()) == 3).all()
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# After epoch 6, with the weights of epoch 3: an equal loss is no improvement. A patience of 3 missed
+# the 0.2 that would have come. A run that stops early also never sees the low rates at its end.
+# </details>
+
+# %% [markdown]
+# ## Runs that go wrong
+#
+# A run *[diverges](GLOSSARY.md#diverges)* when its steps throw the weights away from any solution.
+# We provoke it: AdamW without a schedule, at four rates. They are a hundredth of ours, ours, a
+# hundred times and ten million times as much.
+#
+# > **Predict first.** How many of the four runs end in NaN?
+
+
+# %%
+def run_at(lr):
+    trainer, rows = lesson.new_trainer(small.replace(lr=lr)), []
+    for batch in [*train_loader, *train_loader]:
+        rows.append(one_step(trainer.model.train(), batch, trainer.optimizer, small))
+        if math.isnan(rows[-1][0]):
+            break
+    return np.array(rows)  # (steps, 2): loss, gradient norm before clipping
+
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+runs = {lr: run_at(lr) for lr in (2e-5, 2e-3, 0.2, 2e4)}
+ended_in_nan = [lr for lr, rows in runs.items() if math.isnan(rows[-1, 0])]
+reveal(my_guess, len(ended_in_nan))
+picture = pictures.losses_and_norms(runs, small.max_grad_norm)
+show(picture, "Loss and gradient norm, step by step, of runs at four learning rates.")
+end = {lr: rows[-8:].mean(axis=0) for lr, rows in runs.items()}  # (loss, norm)
+assert ended_in_nan == [2e4] and end[0.2][1] < 0.6 * end[2e-3][1]
+assert end[0.2][0] < 1.5 * end[2e-3][0] < 0.9 * end[2e-5][0]  # by the loss 0.2 looks fine
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# 0.00002 crawls. 20,000 leaves the picture after one step (the cross): its NaN nobody can overlook.
+# 0.2 stumbles, then falls to about the same loss as the good run, while its norm sinks far below.
+# It takes an absurd rate to be sure of a NaN, since AdamW's steps have the length of the rate,
+# however large the gradients are.
+# </details>
+
+# %% [markdown]
+# ### Three checks for any run
+#
+# In practice there is one run, yours, and no good one beside it. Three checks need none.
+#
+# **Compare the loss with an answer that never looks at the image.** The *class prior* gives every
+# pixel the frequencies of the classes in the training masks. The *mean picture* gives each place
+# the frequencies at that place: background above, road below.
+#
+# **Look at predictions** of several images. As a number: at how many pixels does every validation
+# image get the same class?
+
+# %%
+masks = lesson.stacked(lesson.dataset(small, "train"), "semantic_mask")  # (48, H, W)
+val_set = lesson.dataset(small, "val")
+val_images, val_masks = (lesson.stacked(val_set, name) for name in ("image", "semantic_mask"))
+prior = masks.flatten().bincount(minlength=small.num_classes) / masks.numel()
+blind = lesson.blind_losses(small)  # the same, and place by place
+assert abs(-prior[val_masks].log().mean() - blind["class prior"]) < 0.01
+print("cross-entropy on the validation set:", blind)
+
+
+def judged(model):
+    answers = model.predict(val_images)
+    loss = nn.functional.cross_entropy(answers["logits"].cpu(), val_masks)
+    classes = answers["semantic"].cpu()  # (12, H, W)
+    same = (classes == classes[0]).all(dim=0).float().mean()
+    return loss.item(), same.item(), classes.numpy()
+
+
+sound = SegFormerModel.load(folder / "run" / "best.safetensors").to(device)
+good_loss, good_same, good_classes = judged(sound)
+assert 0.45 < good_same < 0.8 and good_loss < blind["class prior"]
+
+# %% [markdown]
+# Our run at 0.002 gives all twelve images the same class at six of ten pixels: above is
+# background, below is road.
+#
+# > **Predict first.** Four epochs of `fit` at 0.2. At what share of the pixels does this run give
+# > all images the same class? Answer between 0 and 1.
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+fast = lesson.new_trainer(small.replace(lr=0.2), device)
+fast.fit(train_loader, val_loader)
+fast_loss, fast_same, fast_classes = judged(fast.model)
+reveal(my_guess, fast_same)
+print(f"cross-entropy: {good_loss:.2f} at 0.002, {fast_loss:.2f} at 0.2; blind: {blind}")
+picture = pictures.two_answers(small, good_classes, fast_classes)
+show(picture, "Two images, and what the two runs make of them.")
+assert 1 - fast_same < 0.6 * (1 - good_same)
+assert fast_loss < blind["class prior"] - 0.1  # passes the first comparison
+assert abs(fast_loss - blind["mean picture"]) < 0.15 and good_loss > blind["mean picture"] - 0.1
+shipped_loss, shipped_same, _ = judged(SegFormerModel.load(samples() / "tiny.safetensors"))
+assert shipped_loss < 0.7 * blind["mean picture"] and shipped_same < good_same
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# Nearly everywhere: the run at 0.2 has learnt where things usually are, and hardly looks at the
+# image. The class prior passes it, since its loss is lower. The mean picture catches it: its loss
+# is about the same. The young run at 0.002 does not clearly beat the mean picture either, but it
+# looks at the image. The shipped model beats both blind answers, and gives the same class at fewer
+# pixels.
+#
+# A run whose steps are far too long may look calm. Clipping was on and did not help: AdamW's step
+# has the length of the learning rate. </details>
+
+# %% [markdown]
+# **Learn one batch by heart**: the third check, and the quickest. If the loop cannot learn two images
+# by heart, no data set will help. We plant a classic fault, an optimiser that holds the weights of
+# *another* copy of the model.
+
+# %% tags=["nbval-ignore-output"]
+by_two = [lesson.dataset(small, "frame")[0], lesson.dataset(small, "train")[0]]
+two_scenes = next(iter(DataLoader(by_two, batch_size=2)))
+by_heart, shown = {}, [color_semantic(two_scenes["semantic_mask"][0].numpy())]
+for name in ("sound", "faulty"):
+    model = copy.deepcopy(start_model).train()
+    optimizer = build_optimizer(model if name == "sound" else copy.deepcopy(model), small)
+    losses = [one_step(model, two_scenes, optimizer, small)[0] for _ in range(20)]
+    shown.append(color_semantic(model.predict(two_scenes["image"])["semantic"][0].numpy()))
+    by_heart[name] = losses[-1] / losses[0]
+titles = ["the frame's labels", "sound loop, 20 steps", "faulty loop, 20 steps"]
+show(pictures.picture_grid([shown], titles, 1.6), "The frame's labels, and two answers to it.")
+assert by_heart["sound"] < 0.35 and math.isclose(by_heart["faulty"], 1, rel_tol=1e-3)
+
+# %% [markdown]
+# The faulty loop raises no error; its loss just stays where it was.
+
+# %% [markdown]
+# ### One bad pixel
+#
+# A single NaN in one image makes the loss NaN, then the gradient norm, then, since clipping
+# multiplies every gradient, every weight. Our own step has no guard. The trainer stops before the
+# optimiser's step, names the files of the batch, and the weights are still good. (Not so the running
+# means of BatchNorm, which saw the batch on the way forward: go on from the last checkpoint.)
+
+# %% tags=["folded"]
+# @title Checked: one NaN, without a guard and in the trainer
+bad_scenes = [{**scene, "image": scene["image"].clone()} for scene in four_scenes]
+bad_scenes[2]["image"][0, 5, 5] = torch.nan
+model, bad_loader = copy.deepcopy(start_model).train(), DataLoader(bad_scenes, batch_size=4)
+one_step(model, next(iter(bad_loader)), build_optimizer(model, config), config)
+assert all(p.isnan().all() for p in model.parameters())  # without a guard every weight is lost
+trainer = lesson.new_trainer(config)
+try:
+    trainer.train_epoch(bad_loader)
+except FloatingPointError as error:
+    print(" ".join(Path(word).name for word in str(error).split()))
+assert all(p.equal(q) for p, q in zip(trainer.model.parameters(), start_model.parameters()))
+
+# %% [markdown]
+# ## The encoder at a tenth of the rate
+#
+# A pretrained encoder often learns at 0.1 × the rate of the new heads (*[differential
+# rates](GLOSSARY.md#differential-rates)*). The aim is that it keeps what it knew. Notebook 3 showed
+# how such rates are lost without an error, so read them back before you train:
+
+# %%
+optimizer = build_optimizer(start_model, config.replace(encoder_lr_scale=0.1))
+rate_of = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+for name, part in start_model.named_children():
+    print(f"{name:15s}", {rate_of[p] for p in part.parameters()})
+
+# %% [markdown]
+# Does a tenth protect? The shipped model moves to a new camera whose images are negatives, bright
+# where they were dark. We train one epoch of 12 steps, and measure the semantic loss on both kinds
+# of images. (The mean of two seeds counts.)
+
+
+# %%
+def fine_tuned(lr, scale, seed, epochs=1):
+    settings = small.replace(lr=lr, encoder_lr_scale=scale, seed=seed, epochs=1)
+    train_batches, judges = lesson.new_camera(settings)
+    model = SegFormerModel.load(samples() / "tiny.safetensors")
+    trainer = LaneSegmentationTrainer(model, settings, device=device, progress=False)
+    if epochs:
+        trainer.fit(train_batches, judges["new"])
+    losses = []
+    for loader in judges.values():  # old images, then new ones
+        trainer.validate(loader)
+        losses.append(trainer.val_metrics["semantic"])
+    return np.array(losses)
+
+
+# %% [markdown]
+# > **Predict first.** At the rate of 0.0005 the loss on the negatives falls, with either scale.
+# > Take the fall at scale 1 as 100 %. How large is the fall at scale 0.1, in per cent?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+at_first = fine_tuned(1e-3, 1.0, 0, epochs=0)
+tried = [(lr, scale) for lr in (5e-4, 2e-3) for scale in (0.1, 1.0)]
+outcome = {(*pair, seed): fine_tuned(*pair, seed) for pair in tried for seed in (0, 1)}
+means = {pair: (outcome[*pair, 0] + outcome[*pair, 1]) / 2 for pair in tried}
+fall = {scale: at_first[1] - means[5e-4, scale][1] for scale in (0.1, 1.0)}
+reveal(my_guess, 100 * fall[0.1] / fall[1.0], "%")
+picture = pictures.forgotten_and_gained(at_first, outcome)
+show(picture, "Loss on old against loss on new images, a point a run, after fine-tuning.")
+assert all(means[lr, 0.1][0] < means[lr, 1.0][0] for lr in (5e-4, 2e-3))  # 0.1 × forgets less
+assert 0 < fall[0.1] < 0.9 * fall[1.0]  # and gains less at the low rate
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# Each point is one run; the star is the model before. The best place is lower left: low loss on both.
+# A tenth of the rate forgets less, at either rate. It is not free: at the low rate it also gains
+# less. Much of the effect is simply a smaller step: 0.1 × at the high rate and 1 × at the low one
+# gain about the same.
+# </details>
+
+# %% [markdown]
+# ## What a step holds in memory
+#
+# The backward pass needs what the layers computed on the way forward, the
+# *[activations](GLOSSARY.md#activations)*. Autograd keeps them in the graph. `SavedBytes` listens
+# to autograd (`saved_tensors_hooks`) and counts the bytes that graphs keep alive, without the
+# weights.
+
+# %% [markdown]
+# ### Trap: memory that grows
+#
+# **Broken.** Outputs are collected "for later". What stays alive?
+
+# %% tags=["trap:broken", "nbval-ignore-output"]
+model, results, growing = copy.deepcopy(start_model).eval(), [], []
+with lesson.SavedBytes(model) as saved:
+    for scene in four_scenes:
+        results.append(model(scene["image"][None], upsample=False)["logits"])
+        growing.append(saved.megabytes())
+print("MB kept alive after each image:", [round(mb) for mb in growing])
+
+# %% [markdown]
+# **Why.** An output knows how it was made. As long as you hold it, its graph holds all activations
+# of its forward pass. Where no `backward` follows, `total += loss` does the same.
+#
+# **Mended.** Keep values, not graphs: `detach()`, or `loss.item()`. (`torch.no_grad()` keeps no graph
+# at all. It is right for evaluation; around a training loop it removes the training.)
+
+# %% tags=["trap:mended", "nbval-ignore-output"]
+results, flat = [], []
+with lesson.SavedBytes(model) as saved:
+    for scene in four_scenes:
+        results.append(model(scene["image"][None], upsample=False)["logits"].detach())
+        flat.append(saved.megabytes())
+assert growing[3] > 3.5 * growing[0]  # the symptom
+assert flat[3] == 0  # the mend
+print("MB kept alive after each image:", flat)
+
+# %% [markdown]
+# ### Mixed precision
+#
+# A number in float32 takes 32 bits. Half of the bits are half of the memory, and less time on
+# hardware made for it. **float16** keeps three decimal digits in a narrow range. **bfloat16** keeps
+# two to three, in the range of float32.
+#
+# > **Predict first.** A step on a weight is small. What is `1 + 0.001` in bfloat16?
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+one = {t: torch.tensor(1.0, dtype=getattr(torch, t)) + 0.001 for t in ("float16", "bfloat16")}
+reveal(my_guess, one["bfloat16"].item(), tolerance=1e-4)
+assert one["bfloat16"] == 1 < one["float16"]
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# It is still 1: the step is lost. The next number after 1 in bfloat16 is 1.0078.
+# </details>
+#
+# For this reason weights stay in float32 under *[mixed precision](GLOSSARY.md#mixed-precision)*
+# (AMP). Only what flows through the layers is cast, by a context manager called
+# *[autocast](GLOSSARY.md#autocast)*.
+
+# %% tags=["folded"]
+# @title Drawing: 32 and 16 bits in one step
+show(schematics.mixed_precision(), schematics.ALT["mixed_precision"])
+
+# %% [markdown]
+# One linear layer under bfloat16 autocast, which a CPU can do as well:
+
+# %%
+layer, on_the_way = nn.Linear(4, 2), []
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    activation = layer(torch.ones(3, 4))
+activation.register_hook(on_the_way.append)
+activation.sum().backward()
+print("weight", layer.weight.dtype, "· activation", activation.dtype)
+print("gradient on the way", on_the_way[0].dtype, "· gradient in .grad", layer.weight.grad.dtype)
+
+# %% [markdown]
+# Gradients have 16 bits on the way. Where they arrive, in a weight's `.grad`, they have 32 again.
+# So weights, stored gradients and Adam's two means take as much memory as without AMP. What AMP
+# saves is in the activations.
+#
+# > **Predict first.** Autocast casts the input of every convolution and linear layer. To what share
+# > of their float32 size do the saved activations shrink? Answer between 0 and 1.
+
+# %% tags=["answer", "nbval-ignore-output"]
+my_guess = None
+
+
+def kept_through_step(bfloat16):
+    model = copy.deepcopy(start_model).train()
+    counter = lesson.SavedBytes(model, follow=True)
+    with counter, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        loss = lesson.semantic_loss_of(model, batch, criterion)
+    loss.backward()
+    return np.array(counter.curve), loss.item()
+
+
+(full, loss_32), (half, loss_16) = kept_through_step(False), kept_through_step(True)
+amp_share = half.max() / full.max()
+reveal(my_guess, amp_share)
+assert 0.5 < amp_share < 0.7 and abs(loss_32 - loss_16) < 0.1
+curves = {"float32": full, "bfloat16": half}
+show(pictures.memory_curves(curves), "Memory kept alive through the forward and backward pass.")
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# A bit more than half stays, since not every tensor is cast, and autocast's bfloat16 copies of the
+# weights are counted, too. The loss is the same to 0.1.
+# </details>
+#
+# AMP's speed is a matter of hardware. A CPU without bfloat16 units may even lose time, so the library
+# leaves AMP off there.
+
+# %% [markdown]
+# ### Trap: bfloat16 that is only emulated
+#
+# The free Colab GPU is a T4 (compute capability 7.5). It has no bfloat16 units; they came with
+# Ampere (8.0). No T4 was measured here: `pretend_gpu` lets torch's own function ask a stand-in that
+# answers like one.
+#
+# **Broken.** The usual line:
+
+# %% tags=["trap:broken"]
+with lesson.pretend_gpu(7, 5):
+    usual_answer = torch.cuda.is_bf16_supported()
+print("bfloat16 supported:", usual_answer)
+
+# %% [markdown]
+# **Why.** "Supported" includes *[emulation](GLOSSARY.md#emulation)*: torch asks only whether such a
+# tensor can be made. Nothing fails later, so nobody looks. PyTorch's pull request 148322 says what
+# it costs on a T4: the operations are computed in float32 by software, slowly, and optimised
+# kernels are missing.
+#
+# **Mended.** Ask without emulation. `choose_amp` does, and falls back to float16 with a scaler.
+
+# %% tags=["trap:mended"]
+with lesson.pretend_gpu(7, 5):
+    like_t4 = choose_amp("cuda")
+with lesson.pretend_gpu(8, 0):
+    like_a100 = choose_amp("cuda")
+assert usual_answer is True  # the symptom
+assert like_t4.dtype == torch.float16 and like_t4.use_scaler  # the mend
+assert like_a100.dtype == torch.bfloat16 and not like_a100.use_scaler
+print(f"like a T4: {like_t4}; like an A100: {like_a100}")
+
+# %% [markdown]
+# ### The scaler
+#
+# The narrow range of float16 has a price: a number that is too small becomes zero
+# (*[underflow](GLOSSARY.md#underflow)*). A *[scaler](GLOSSARY.md#scaler)* multiplies the loss, and
+# with it all gradients, by a large factor. It divides again before the gradients are used.
+
+# %% tags=["folded"]
+# @title Drawing: what the factor does
+show(schematics.loss_scaling(), schematics.ALT["loss_scaling"])
+
+
+# %%
+def gradient_through(dtype, scale=1.0):
+    w = torch.ones((), requires_grad=True)
+    loss = (w.to(dtype) * 1e-4).float() * 1e-4  # its true gradient is 1e-8
+    (loss * scale).backward()
+    return w.grad.item() / scale
+
+
+for dtype, scale in ((torch.float16, 1), (torch.float16, 65536), (torch.bfloat16, 1)):
+    print(f"{dtype!s:15s} loss × {scale:5d}: gradient {gradient_through(dtype, scale):.1e}")
+
+# %% [markdown]
+# With bfloat16 there is nothing to rescue. In float16, a factor that is too large makes gradients
+# overflow to infinity. Then the scaler *skips* the step and halves its factor:
+
+# %%
+weight, scaler = nn.Parameter(torch.ones(1)), torch.amp.GradScaler("cpu")
+scaler.scale(weight.sum() * 1e38).backward()  # 65536 · 1e38 is beyond float32, too
+scaler.step(torch.optim.SGD([weight], lr=0.1))
+scaler.update()
+print(f"weight {weight.item()}, gradient {weight.grad.item()}, factor {scaler.get_scale():.0f}")
+
+# %% [markdown]
+# The weight did not move, and no error was raised: such a skip is part of the method. After 2000
+# good steps in a row the factor doubles again, so skips come back now and then.
+#
+# With a scaler the step has nine calls:
+
+# %% tags=["folded"]
+# @title Drawing: the order of a step with a scaler
+show(schematics.training_step(config), schematics.ALT["training_step"])
+
+
+# %%
+def scaled_step(model, batch, optimizer, scaler, config):
+    optimizer.zero_grad(set_to_none=True)
+    outputs = model(batch["image"], upsample=False)
+    loss, _ = LaneCriterion.from_config(config)(outputs, batch)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)  # clipping must see true gradients
+    nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+# %% [markdown]
+# It ends in the same weights as the step with six calls, since the factor 65536 = $2^{16}$ changes
+# exponents only. So does the trainer's step. When a step is skipped, the trainer's schedule waits:
+# after four batches, of which the first is skipped, it stands at step 3.
+
+# %% tags=["folded"]
+# @title Checked: our step, the trainer's, and a trainer whose first step is skipped
+model, trainer = copy.deepcopy(start_model).train(), lesson.new_trainer(config)
+scaled_step(model, batch, build_optimizer(model, config), torch.amp.GradScaler("cpu"), config)
+trainer.scaler = torch.amp.GradScaler("cpu")
+trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
+for a, b, c in zip(by_hand.parameters(), model.parameters(), trainer.model.parameters()):
+    assert_close(b, a)
+    assert_close(c, a)
+trainer = lesson.new_trainer(config.replace(semantic_weight=1000.0))  # long gradients overflow
+trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-20)
+trainer.scheduler = build_scheduler(trainer.optimizer, total_steps=40, warmup_fraction=0.1)
+trainer.train_epoch(DataLoader(four_scenes, batch_size=1))
+steps_made = {int(state["step"]) for state in trainer.optimizer.state.values()}
+assert steps_made == {3} == {trainer.scheduler.last_epoch} == {trainer.state.step}
+print("batches: 4, steps made:", steps_made, "place in the schedule:", trainer.scheduler.last_epoch)
+
+# %% [markdown]
+# ### Trap: clip before unscale
 #
 # **Broken.** Two lines swapped: the scaled gradients are clipped, then divided by 65536. We use SGD,
 # which steps by rate times gradient: rate 0.1, one weight with gradient 3. After clipping to 1 the
@@ -592,522 +1064,133 @@ assert math.isclose(adam_too_early, adam_in_order, rel_tol=1e-2)  # under Adam t
 print(f"the weight moved by {in_order:.2f}")
 
 # %% [markdown]
-# ## Gradient accumulation
+# ## Optional: Muon, a matrix moves as a whole
 #
-# `backward` adds to `.grad`. So several small batches can share one step, and a small GPU can train
-# with a large batch.
+# The `tiny` preset and the shipped model use a second rule for the matrices of hidden layers. You
+# need this section only to know how it works.
+#
+# AdamW treats a matrix as a bag of numbers. But a layer multiplies by the whole matrix: it
+# stretches some directions of its input much, others little. The *singular values* say how much. A
+# gradient matrix is strong in a few directions and weak in all others.
 
 # %% tags=["folded"]
-# @title Drawing: four batches, one step
-show(schematics.accumulation(), schematics.ALT["accumulation"])
+# @title Drawing: a gradient, and Muon's step
+show(schematics.muon_step(), schematics.ALT["muon_step"])
 
 # %% [markdown]
-# A toy: a line fitted to twelve points, the loss is a mean. Each batch's loss is multiplied by a
-# factor first.
+# Muon (K. Jordan and others, 2024) takes the gradient's running mean apart, $M = U S V^\top$ (its
+# *singular value decomposition*, SVD), and steps along $U V^\top$: the same directions, all of length
+# 1. An exact SVD is slow. *Newton–Schulz* rounds come near with matrix products alone:
+#
+# $$X \leftarrow a X + b\,(XX^\top)X + c\,(XX^\top)^2X$$
+#
+# A round leaves $U$ and $V$ alone and turns each singular value $s$ into $as + bs^3 + cs^5$.
+
 
 # %%
-x, y = torch.linspace(-1, 1, 12), torch.linspace(-1, 1, 12) * 3 + 1
+def newton_schulz(matrix, rounds=5, a=3.4445, b=-4.7750, c=2.0315):
+    x = matrix / matrix.norm()  # now no singular value exceeds 1
+    for _ in range(rounds):
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    return x
 
-
-def gradient_of(sizes, factors):
-    weight = nn.Parameter(torch.zeros(2))  # slope, offset
-    for a, b, factor in zip(x.split(sizes), y.split(sizes), factors):
-        loss = (weight[0] * a + weight[1] - b).square().mean()
-        (loss * factor).backward()
-    return weight.grad
-
-
-print("one batch of 12:", gradient_of([12], [1.0]))
-print("three of 4:     ", gradient_of([4, 4, 4], [1 / 3] * 3))
 
 # %% [markdown]
-# With equal batches, dividing by their number is exact. But the last batch is often smaller.
-#
-# > **Predict first.** Batches of 5, 5 and 2 points, each loss divided by three. Is the gradient
-# > still that of the large batch? Answer "yes" or "no".
+# We compare with torch's SVD: between the exact $U$ and $V$, our result must be diagonal, with all
+# values near 1.
 
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-large, divided = gradient_of([12], [1.0]), gradient_of([5, 5, 2], [1 / 3] * 3)
-reveal(my_guess, "yes" if torch.allclose(divided, large, rtol=0.05) else "no")
-assert not torch.allclose(divided, large, rtol=0.05)
-assert_close(gradient_of([5, 5, 2], [5 / 12, 5 / 12, 2 / 12]), large)
+# %% tags=["folded"]
+# @title Checked: our rounds, torch's SVD, the library's rounds
+sizes = torch.tensor([[8.0], [4.0], [2.0], [1.0]])  # rows of very unequal length
+gradient = sizes * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+U, S, Vt = torch.linalg.svd(gradient, full_matrices=False)
+ours = U.T @ newton_schulz(gradient) @ Vt.T
+print("before:", (S / S.norm()).numpy().round(1), " after:", ours.diag().numpy().round(1))
+assert (ours - torch.diag(ours.diag())).abs().max() < 0.01
+assert 0.6 < ours.diag().min() <= ours.diag().max() < 1.3
+assert_close(newton_schulz(gradient), orthogonalized(gradient[None])[0], rtol=1e-3, atol=1e-3)
 
 # %% [markdown]
-# <details><summary>What happened</summary>
+# Around it is a momentum that looks ahead (Nesterov): the new mean is mixed with the gradient once
+# more. A matrix that is higher than wide steps farther, by $\sqrt{\text{rows}/\text{columns}}$.
+# Decay is AdamW's.
+
+
+# %%
+def muon_step(w, g, m, lr=0.01, decay=0.1, momentum=0.95):
+    m = momentum * m + (1 - momentum) * g
+    ahead = momentum * m + (1 - momentum) * g
+    longer = max(1.0, w.shape[0] / w.shape[1]) ** 0.5
+    return (1 - lr * decay) * w - lr * longer * newton_schulz(ahead), m
+
+
+# %% [markdown]
+# The library does the same, with all matrices of one shape at once:
+
+# %% tags=["folded"]
+# @title Checked: Muon by hand and by the library, for a wide matrix and a tall one
+for shape in ((4, 6), (6, 4)):
+    three = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    w, m = torch.ones(shape), torch.zeros(shape)
+    for g in three:
+        w, m = muon_step(w, g, m, lr=0.1, decay=0.5)
+    settings = {"matrices": True, "lr": 0.1, "weight_decay": 0.5}
+    path = lesson.path_of(Muon, torch.ones(shape), three, **settings)
+    assert_close(path[-1], w, rtol=1e-4, atol=1e-4)
+print("three steps of a 4 × 6 and of a 6 × 4 matrix agree")
+
+# %% [markdown]
+# Decay acts where there is no gradient, too. After one step with a gradient of zeros, both rules
+# leave $(1-\eta\lambda)$ times the matrix:
+
+# %% tags=["folded"]
+# @title Checked: decay without a gradient
+for matrices in (False, True):  # AdamW, then Muon
+    settings = {"matrices": matrices, "lr": 0.1, "weight_decay": 0.5}
+    _, shrunk = lesson.path_of(Muon, gradient, torch.zeros(1, 4, 6), **settings)
+    assert_close(shrunk, (1 - 0.1 * 0.5) * gradient)
+
+# %% [markdown]
+# Muon moves the matrices of hidden layers, and these hold nearly all weights. Vectors, the two
+# classifiers and depthwise filters stay with AdamW.
+
+# %% tags=["folded"]
+# @title Counted: what each rule moves
+for group in start_model.parameter_groups():
+    numbers = sum(p.numel() for p in group["params"])
+    print(f"{group['name']:17s} {numbers:9,d} numbers: {'Muon' if group['matrices'] else 'AdamW'}")
+
+# %% [markdown]
+# How long is a step? $U V^\top$ of an $r \times c$ matrix has a length of $\sqrt{\min(r, c)}$. With
+# the factor for tall matrices it is about $\sqrt{r}$ rates, for tall, square and wide matrices
+# alike:
+
+# %% tags=["folded"]
+# @title Measured: the length of a step
+for r, c in ((64, 4), (16, 16), (4, 64)):
+    random = torch.randn(r, c, generator=torch.Generator().manual_seed(0))
+    path = lesson.path_of(Muon, 0 * random, [random], matrices=True, lr=1.0, weight_decay=0.0)
+    print(f"{r:2d} × {c:2d}: {path[-1].norm():.1f} rates; √{r} = {r**0.5:.0f}")
+    assert 0.7 * r**0.5 < path[-1].norm() < 1.3 * r**0.5
+
+# %% [markdown]
+# So each number changes by about $1/\sqrt{c}$ rates, and by a whole rate in AdamW's first step. The
+# two rules need different rates: the `tiny` preset has 0.003 for AdamW and 0.02 for Muon.
+# Pretrained weights stay with AdamW (`muon_lr=0` in `b0` to `b5`).
 #
-# Each point of the last batch counts more than one of the others. The factor must be the batch's
-# share: 5/12, 5/12 and 2/12.
-# </details>
-#
-# The share is that of *what the loss averages over*. For the semantic loss these are labelled pixels
-# (all that are not 255), for the discriminative loss images with instances. At the end of an epoch
-# fewer batches may be left than share a step. The trainer steps there, too.
-#
-# Now the real model: is one batch of 4 images the same as a batch of 3 and one of 1? We take SGD,
-# since Adam would hide differences in size. Dice joins second, BatchNorm last.
+# The run from above with the preset's rates:
 
 # %% tags=["folded", "nbval-ignore-output"]
-# @title Measured: one step from 3 + 1 images, and from 4
-gap = {}
-for name, norm, dice in [("neither", False, 0.0), ("Dice", False, 0.4), ("both", True, 0.4)]:
-    settings = config.replace(dice_weight=dice)
-    a, b = (lesson.sgd_step(start_model, settings, four_scenes, n, norm) for n in (3, 4))
-    gap[name] = 1000 * float((a - b).norm())  # a clipped step has a length of 0.1
-    print(f"{name:8s} the two steps differ by {gap[name]:7.4f} % of their length")
-assert gap["neither"] < 0.05 and gap["Dice"] < 2 and gap["both"] > 5
-
-# %% [markdown]
-# * **Neither**: equal up to rounding.
-# * **Dice**: off by less than 2 %. Dice is no mean; it divides sums over the whole batch, and these
-#   are not known until the last batch has been seen.
-# * **With BatchNorm, too**: off by more than 5 %. Its means are those of one small batch at a time.
-
-# %% [markdown]
-# ## Trap: the forgotten `zero_grad`
-#
-# **Broken.** The true gradient is 1 in every batch. The list holds the gradient that each step sees.
-
-
-# %% tags=["trap:broken"]
-def gradients_seen(zero):
-    weight, seen = nn.Parameter(torch.zeros(1)), []
-    for _ in range(4):
-        weight.sum().backward()
-        seen.append(weight.grad.item())
-        if zero:
-            weight.grad = None  # what zero_grad does
-    return seen
-
-
-print("gradient at each step:", gradients_seen(zero=False))
-
-# %% [markdown]
-# **Why.** `backward` adds for ever, so every step repeats all earlier ones: a momentum that never
-# fades. The symptom to look for is a gradient norm that grows with the number of steps.
-#
-# **Mended.** Zero after each step.
-
-# %% tags=["trap:mended"]
-assert gradients_seen(zero=False) == [1.0, 2.0, 3.0, 4.0]  # the symptom
-assert gradients_seen(zero=True) == [1.0, 1.0, 1.0, 1.0]  # the mend
-print("gradient at each step:", gradients_seen(zero=True))
-
-# %% [markdown]
-# ## Trap: memory that grows
-#
-# **Broken.** Outputs are collected "for later". `SavedBytes` counts what stays.
-
-# %% tags=["trap:broken", "nbval-ignore-output"]
-model, results, growing = copy.deepcopy(start_model).eval(), [], []
-with lesson.SavedBytes(model) as saved:
-    for scene in four_scenes:
-        results.append(model(scene["image"][None], upsample=False)["logits"])
-        growing.append(saved.megabytes())
-print("MB kept alive after each image:", [round(mb) for mb in growing])
-
-# %% [markdown]
-# **Why.** An output knows how it was made. As long as you hold it, its graph holds all activations
-# of its forward pass. Where no `backward` follows, `total += loss` does the same.
-#
-# **Mended.** Keep values, not graphs: `detach()`, or `loss.item()`. (`torch.no_grad()` keeps no graph
-# at all. It is right for evaluation; around a training loop it removes the training.)
-
-# %% tags=["trap:mended", "nbval-ignore-output"]
-results, flat = [], []
-with lesson.SavedBytes(model) as saved:
-    for scene in four_scenes:
-        results.append(model(scene["image"][None], upsample=False)["logits"].detach())
-        flat.append(saved.megabytes())
-assert growing[3] > 3.5 * growing[0]  # the symptom
-assert flat[3] == 0  # the mend
-print("MB kept alive after each image:", flat)
-
-# %% [markdown]
-# ## The learning-rate schedule
-#
-# Notebook 1 showed its shape: a linear warm-up, then half a cosine down to zero.
-#
-# * **Warm-up**: the first step has the full length of the rate, as you saw, and only one batch knows
-#   the direction. So the rate starts small.
-# * **Cosine**: large steps find the region, small ones the place in it.
-
-
-# %%
-def rate(step, total, warmup):
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / (total - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-# %% [markdown]
-# The schedule counts optimiser steps, not batches and not epochs. Two ways to count wrongly: four
-# batches share a step, and the schedule moves on at every batch; or the scaler skips the first three
-# steps, and the schedule does not wait.
-#
-# > **Predict first.** A run of 40 steps, four batches to a step, the schedule counted in batches: at
-# > which step does the rate reach zero?
-
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-first_zero = next(step for step in range(40) if rate(4 * step, 40, 4) == 0)
-reveal(my_guess, first_zero)
-show(pictures.miscounted_schedules(rate), "Three schedules; two of them are counted wrongly.")
-assert first_zero == 10
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# At step 10: three quarters of the run change nothing. With skipped steps counted (the dotted line),
-# the first real step already has the full rate.
-# </details>
-#
-# The trainer waits: after four batches, of which the scaler skipped the first, it stands at step 3.
-
-# %% tags=["folded"]
-# @title Checked: the library's rates, and a trainer whose first step is skipped
-sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-scheduler = build_scheduler(sgd, total_steps=40, warmup_fraction=0.1)
-for step in range(40):
-    assert math.isclose(scheduler.get_last_lr()[0], rate(step, 40, 4), abs_tol=1e-9)
-    sgd.step()
-    scheduler.step()
-trainer = lesson.new_trainer(config.replace(semantic_weight=1000.0))  # long gradients overflow
-trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-20)
-trainer.scheduler = build_scheduler(trainer.optimizer, total_steps=40, warmup_fraction=0.1)
-trainer.train_epoch(DataLoader(four_scenes, batch_size=1))
-steps_made = {int(state["step"]) for state in trainer.optimizer.state.values()}
-assert steps_made == {3} == {trainer.scheduler.last_epoch} == {trainer.state.step}
-print("batches: 4, steps made:", steps_made, "place in the schedule:", trainer.scheduler.last_epoch)
-
-# %% [markdown]
-# ## A whole run, from a file
-#
-# A run begins with a file of settings. Ours is the `tiny` preset, Muon included, on small images:
-# four epochs over 48 scenes are far too few for a good model, and enough to see curves move.
-
-# %%
-folder = Path(tempfile.mkdtemp())
-tiny.replace(image_size=(64, 192)).to_yaml(folder / "run.yaml")
-for line in (folder / "run.yaml").read_text().splitlines():
-    if line.startswith(("backbone", "lr", "muon_lr", "weight_decay", "epochs", "batch_size")):
-        print(line)
-
-# %% [markdown]
-# Edit this file as you like. The command `road-topology train lane` checks every file of the data
-# first, then trains, and leaves a folder. `run_command` runs the line as a terminal would.
-
-# %% tags=["nbval-ignore-output"]
-settings = LaneSegmentationConfig.from_yaml(folder / "run.yaml")
-line = f'train lane --config run.yaml --data "{samples()}" --output run'
-assert run_command(line, folder) == 0
-first, *_, last = history = read_history(folder / "run" / "history.csv")
-assert last["train_loss"] < 0.6 * first["train_loss"] and last["val_loss"] < first["val_loss"]
-assert last["val_miou"] < 0.5 and last["lr_heads"] < 1e-9
-figure = training_curve(history)
-figure.set_size_inches(8, 2.6)
-show(figure, "Left training and validation loss, right mIoU, over four epochs.")
-
-# %% [markdown]
-# * **Both losses fall.** Validation may begin below training: it comes after the epoch, while the
-#   training loss is a mean over weights that were still improving. A validation loss that rises
-#   while the training loss falls on would be *[overfitting](GLOSSARY.md#overfitting)*.
-# * **The mIoU**, the mean over the classes of overlap by union (1 is perfect), stays below a half:
-#   a falling loss is not yet a good model.
-#
-# Read the folder back. The settings are those we began with, the history has a row an epoch, and
-# the model file knows its settings and its score.
-
-# %%
-print(sorted(file.name for file in (folder / "run").iterdir()))
-best = load_weights(folder / "run" / "best.safetensors")
-assert LaneSegmentationConfig.from_yaml(folder / "run" / "config.yaml") == settings
-assert LaneSegmentationConfig.from_dict(best.info["training"]) == settings
-assert len((folder / "run" / "history.csv").read_text().splitlines()) == 1 + settings.epochs
-assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in history))
-
-# %% [markdown]
-# The frame's classes, by this model and by the shipped one, which saw 1500 scenes (and your
-# photograph, if you named one):
-
-# %% tags=["nbval-ignore-output"]
-mine = LaneSegmenter.from_checkpoint(folder / "run" / "best.safetensors")
-images = [frame()[0], *(photo for photo in [my_photo()] if photo is not None)]
-rows = [[boxes_of(image, m)["classes"] for m in (mine, shipped_segmenter())] for image in images]
-picture = pictures.picture_grid(rows, ["after 48 scenes", "the shipped model"])
-show(picture, "The classes that two models find in the frame.")
-assert all(len(np.unique(row[0].reshape(-1, 3), axis=0)) >= 2 for row in rows)
-
-# %% [markdown]
-# The same run by AdamW alone, at the rate of 0.002 from above:
-
-# %% tags=["nbval-ignore-output"]
-small = config.replace(image_size=(64, 192))
-train_loader, val_loader = lesson.loaders(small)
-by_adamw = lesson.new_trainer(small, device)
-by_adamw.fit(train_loader, val_loader)
-for name, rows in {"Muon": history, "AdamW": by_adamw.history}.items():
+# @title Measured: the same run with Muon
+by_muon = lesson.new_trainer(small.replace(lr=tiny.lr, muon_lr=tiny.muon_lr), device)
+by_muon.fit(train_loader, val_loader)
+for name, rows in {"AdamW": history, "Muon": by_muon.history}.items():
     print(f"{name:5s} training loss", [round(row["train_loss"], 2) for row in rows])
-assert last["train_loss"] < 0.93 * by_adamw.history[-1]["train_loss"]
+assert by_muon.history[-1]["train_loss"] < 0.93 * last["train_loss"]
 
 # %% [markdown]
-# Muon learns more from the same 48 scenes. That held for each of three seeds that we tried.
-
-# %% [markdown]
-# ### Validation changes nothing
-#
-# In training mode BatchNorm uses the means of the batch, and adds them to its running means.
-# Validation must do neither: otherwise the validation set enters the model. `validate` switches to
-# evaluation mode.
-
-# %%
-before = copy.deepcopy(by_adamw.model.state_dict())
-by_adamw.validate(val_loader)
-assert all(torch.equal(t, before[name]) for name, t in by_adamw.model.state_dict().items())
-assert not by_adamw.model.training
-
-# %% tags=["folded"]
-# @title Checked: the comparison above would notice; in training mode the running means move
-twin = copy.deepcopy(by_adamw.model).train()
-twin(next(iter(val_loader))["image"].to(device))
-changed = [name for name, t in twin.state_dict().items() if not torch.equal(t, before[name])]
-assert any(name.endswith("running_mean") for name in changed)
-
-# %% [markdown]
-# ### A run that goes on
-#
-# Colab may end a run at any time. `snapshot` holds everything that a run needs to go on: weights, the
-# optimiser's means, counts, history. Two epochs, a file, then two more in a new trainer equal four
-# epochs in one go.
-
-# %%
-short = tiny.replace(image_size=(32, 96))
-in_one_go, first_half, second_half = (lesson.new_trainer(short) for _ in range(3))
-few = lesson.loaders(short)[1], lesson.loaders(short)[1]  # 12 scenes, for a short run
-in_one_go.fit(*few)
-first_half.fit(*few, epochs=2)
-first_half.snapshot().save(folder / "state.pt")
-continued = second_half.fit(*few, state=RunState.load(folder / "state.pt"))
-
-# %% tags=["folded"]
-# @title Checked: both ways end in the same weights and losses
-assert first_half.state.epoch == 2 and len(in_one_go.history) == len(continued) == 4
-for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
-    assert_close(a, b)
-assert_close(in_one_go.history[-1]["val_loss"], continued[-1]["val_loss"])
-
-# %% [markdown]
-# ### A save that is interrupted
-#
-# Half a file is worse than none. The library writes a new file beside the old one and renames it
-# when it is whole, so an interrupted save leaves the old file as it was. We cut the power in the
-# middle of the first file that a save writes, then of the second, if there is one.
-
-# %%
-path, old = folder / "settings.yaml", small.replace(epochs=99)
-for moment in (1, 2):
-    old.to_yaml(path)
-    with lesson.power_cut(at_write=moment):
-        small.to_yaml(path)
-    found_there = LaneSegmentationConfig.from_yaml(path)  # an error if the file is not whole
-    print(f"cut in write {moment}: the", "old" if found_there == old else "new", "file, whole")
-    assert found_there in (old, small)
-
-# %% [markdown]
-# The second cut comes too late: the save writes one file only.
-
-# %% [markdown]
-# ## Runs that go wrong
-#
-# A run *[diverges](GLOSSARY.md#diverges)* when its steps throw the weights away from any solution.
-# We provoke it: AdamW without a schedule, at four rates. They are a hundredth of ours, ours, a
-# hundred times and ten million times as much.
-#
-# > **Predict first.** Which of them ends in NaN? Answer "none", "only 20000" or "both 0.2 and
-# > 20000". In the picture compare 0.2 with 0.002: first by the loss, then by the norm.
-
-
-# %%
-def run_at(lr):
-    trainer, rows = lesson.new_trainer(small.replace(lr=lr)), []
-    for batch in [*train_loader, *train_loader]:
-        rows.append(one_step(trainer.model.train(), batch, trainer.optimizer, no_scaler, small))
-        if math.isnan(rows[-1][0]):
-            break
-    return np.array(rows)  # (steps, 2): loss, gradient norm before clipping
-
-
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-runs = {lr: run_at(lr) for lr in (2e-5, 2e-3, 0.2, 2e4)}
-ended_in_nan = [lr for lr, rows in runs.items() if math.isnan(rows[-1, 0])]
-reveal(my_guess, "only 20000" if ended_in_nan == [2e4] else f"{ended_in_nan}")
-picture = pictures.losses_and_norms(runs, small.max_grad_norm)
-show(picture, "Loss and gradient norm, step by step, of runs at four learning rates.")
-end = {lr: rows[-8:].mean(axis=0) for lr, rows in runs.items()}  # (loss, norm)
-assert ended_in_nan == [2e4] and end[0.2][1] < 0.6 * end[2e-3][1]
-assert end[0.2][0] < 1.5 * end[2e-3][0] < 0.9 * end[2e-5][0]  # by the loss 0.2 looks fine
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# 0.00002 crawls. 20,000 leaves the picture after one step (the cross): its NaN nobody can overlook.
-# 0.2 stumbles, then falls to about the same loss as the good run, while its norm sinks far below.
-# It takes an absurd rate to be sure of a NaN, since AdamW's steps have the length of the rate,
-# however large the gradients are.
-# </details>
-
-# %% [markdown]
-# ### Three checks for any run
-#
-# In practice there is one run, yours, and no good one beside it. Three checks need none.
-#
-# **Compare the loss with an answer that never looks at the image.** The *class prior* gives every
-# pixel the frequencies of the classes in the training masks. The *mean picture* gives each place the
-# frequencies at that place: background above, road below.
-#
-# **Look at predictions** of several images. As a number: at how many pixels does every validation
-# image get the same class?
-#
-# > **Predict first.** Four epochs of `fit` at 0.2, beside those at 0.002 from above. Which check
-# > gives 0.2 away? Answer "class prior" if its cross-entropy is no better than that, or
-# > "predictions".
-
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-fast = lesson.new_trainer(small.replace(lr=0.2), device)
-fast.fit(train_loader, val_loader)
-blind = lesson.blind_losses(small)
-loss, same, seen = zip(*(lesson.judged(m, small) for m in (by_adamw.model, fast.model)))
-reveal(my_guess, "class prior" if loss[1] >= blind["class prior"] else "predictions")
-print("cross-entropy", np.round(loss, 2), "beside", blind, "; the same class", np.round(same, 2))
-show(pictures.two_answers(small, *seen), "Two images, and what the two runs make of them.")
-assert max(loss) < blind["class prior"] and 1 - same[1] < 0.6 * (1 - same[0])
-assert abs(loss[1] - blind["mean picture"]) < 0.15  # where things usually are
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# Both losses beat the class prior, so this check alone would pass both. But the run at 0.2 has
-# learnt where things usually are: its answers differ between images at far fewer pixels. A run whose
-# steps are far too long may look calm. Clipping was on and did not help: AdamW's step has the length
-# of the learning rate.
-# </details>
-
-# %% [markdown]
-# **Learn one batch by heart**: the third check, and the quickest. If the loop cannot learn two images
-# by heart, no data set will help. We plant a classic fault, an optimiser that holds the weights of
-# *another* copy of the model.
-
-# %% tags=["nbval-ignore-output"]
-by_two = [lesson.dataset(small, "frame")[0], lesson.dataset(small, "train")[0]]
-two_scenes = next(iter(DataLoader(by_two, batch_size=2)))
-by_heart, shown = {}, [color_semantic(two_scenes["semantic_mask"][0].numpy())]
-for name in ("sound", "faulty"):
-    model = copy.deepcopy(start_model).train()
-    optimizer = build_optimizer(model if name == "sound" else copy.deepcopy(model), small)
-    losses = [one_step(model, two_scenes, optimizer, no_scaler, small)[0] for _ in range(20)]
-    shown.append(color_semantic(model.predict(two_scenes["image"])["semantic"][0].numpy()))
-    by_heart[name] = losses[-1] / losses[0]
-titles = ["the frame's labels", "sound loop, 20 steps", "faulty loop, 20 steps"]
-show(pictures.picture_grid([shown], titles, 1.6), "The frame's labels, and two answers to it.")
-assert by_heart["sound"] < 0.35 and math.isclose(by_heart["faulty"], 1, rel_tol=1e-3)
-
-# %% [markdown]
-# The faulty loop raises no error; its loss just stays where it was.
-
-# %% [markdown]
-# ### One bad pixel
-#
-# A single NaN in one image makes the loss NaN, then the gradient norm, then, since clipping
-# multiplies every gradient, every weight. Our own step has no guard. The trainer stops before the
-# optimiser's step, names the files of the batch, and the weights are still good. (Not so the running
-# means of BatchNorm, which saw the batch on the way forward: go on from the last checkpoint.)
-
-# %% tags=["folded"]
-# @title Checked: one NaN, without a guard and in the trainer
-bad_scenes = [{**scene, "image": scene["image"].clone()} for scene in four_scenes]
-bad_scenes[2]["image"][0, 5, 5] = torch.nan
-model, bad_loader = copy.deepcopy(start_model).train(), DataLoader(bad_scenes, batch_size=4)
-one_step(model, next(iter(bad_loader)), build_optimizer(model, config), no_scaler, config)
-assert all(p.isnan().all() for p in model.parameters())  # without a guard every weight is lost
-trainer = lesson.new_trainer(config)
-try:
-    trainer.train_epoch(bad_loader)
-except FloatingPointError as error:
-    print(" ".join(Path(word).name for word in str(error).split()))
-assert all(p.equal(q) for p, q in zip(trainer.model.parameters(), start_model.parameters()))
-
-# %% [markdown]
-# ### Early stopping
-#
-# `fit` stops when the validation loss has not improved for `patience` epochs, and then restores the
-# best weights. To test that without training we script the losses. Each "epoch" writes its number
-# into a weight, so that we see which weights are left.
-#
-# > **Predict first.** After which epoch does it stop, with a patience of 3?
-
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-patient = config.replace(patience=3, epochs=8)
-scripted = lesson.ScriptedTrainer(copy.deepcopy(start_model), patient, device="cpu", progress=False)
-scripted.fit([None], [0.9, 0.7, 0.6, 0.65, 0.62, 0.6, 0.3, 0.2])
-reveal(my_guess, scripted.state.epoch)
-assert scripted.state.epoch == 6 and (next(scripted.model.parameters()) == 3).all()
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# After epoch 6, with the weights of epoch 3: an equal loss is no improvement. A patience of 3 missed
-# the 0.2 that would have come. A run that stops early also never sees the low rates at its end.
-# </details>
-
-# %% [markdown]
-# ## The encoder at a tenth of the rate
-#
-# A pretrained encoder often learns at 0.1 × the rate of the new heads (*[differential
-# rates](GLOSSARY.md#differential-rates)*). Otherwise, it is said, the encoder forgets what it knew:
-# *catastrophic forgetting*.
-#
-# Such rates are easily lost. Sorting parameters by the name "encoder" seems natural, but in the
-# hub's SegFormer no name contains it. The encoder's group is then empty, every parameter gets the
-# full rate, and no error is raised. The library groups by module. Read the rates back before you
-# train:
-
-# %%
-with torch.device("meta"):  # shapes without memory
-    names = [n for n, _ in SegformerForSemanticSegmentation(SegformerConfig()).named_parameters()]
-print("first name:", names[0], "; with 'encoder':", sum("encoder" in n for n in names))
-optimizer = build_optimizer(start_model, config.replace(encoder_lr_scale=0.1))
-rate_of = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
-print("ours:", sorted({rate_of[p] for p in start_model.encoder.parameters()}))
-
-# %% [markdown]
-# Does a tenth protect? The shipped model moves to a new camera whose images are negatives, bright
-# where they were dark: 12 steps of AdamW, two rates, two scales of the encoder, two seeds.
-#
-# > **Predict first.** At the lower rate, 0.0005: with which scale does the model gain more on the
-# > negatives? Answer "0.1" or "1".
-
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-at_first, outcome = lesson.fine_tunings(small, device)
-means = {key[:2]: (outcome[*key[:2], 0] + outcome[*key[:2], 1]) / 2 for key in outcome}
-reveal(my_guess, "1" if means[5e-4, 1.0][1] < means[5e-4, 0.1][1] else "0.1")
-picture = pictures.forgotten_and_gained(at_first, outcome)
-show(picture, "Loss on old against loss on new images, a point a run, after fine-tuning.")
-assert all(means[lr, 0.1][0] < means[lr, 1.0][0] for lr in (5e-4, 2e-3))  # 0.1 × forgets less
-assert at_first[1] > means[5e-4, 0.1][1] > means[5e-4, 1.0][1]  # and gains less at the low rate
-
-# %% [markdown]
-# <details><summary>What happened</summary>
-#
-# Each point is one run; the star is the model before. The best place is lower left: low loss on both.
-# A tenth of the rate forgets less, at either rate. It is not free: at the low rate it also gains
-# less. Much of the effect is simply a smaller step: 0.1 × at the high rate and 1 × at the low one
-# gain about the same.
-# </details>
+# With Muon the training loss ends lower here. This is one run of each, and AdamW's rate of 0.002
+# was not tuned: it does not tell which rule is better.
 
 # %% [markdown]
 # ## Exercises
@@ -1301,23 +1384,19 @@ assert (preset("tiny").lr, preset("tiny").muon_lr, preset("b0").muon_lr) == (0.0
 groups = start_model.parameter_groups()
 in_muon = sum(p.numel() for group in groups if group["matrices"] for p in group["params"])
 assert in_muon > 0.95 * sum(p.numel() for p in start_model.parameters())  # "nearly all weights"
-_, by_rule = zip(*(lesson.path_of(Muon, 0 * gradient, [gradient], rule, lr=1.0, weight_decay=0.0)
-                   for rule in (False, True)))  # fmt: skip
-assert_close(by_rule[0].abs(), torch.ones(4, 6))  # AdamW: each number by the rate
-assert 0.6 * 4**0.5 < by_rule[1].norm() < 1.3 * 4**0.5  # Muon: four directions of about one rate
+_, by_adamw = lesson.path_of(Muon, 0 * gradient, [gradient], lr=1.0, weight_decay=0.0)
+assert_close(by_adamw.abs(), torch.ones(4, 6))  # each number by the rate
 
 # Float types
 assert gradient_through(torch.float16) == 0 and torch.finfo(torch.bfloat16).eps == 0.0078125
 for dtype, scale in ((torch.float16, 65536), (torch.bfloat16, 1), (torch.float32, 1)):
     assert math.isclose(gradient_through(dtype, scale), 1e-8, rel_tol=0.05)
 assert torch.amp.GradScaler("cpu").get_growth_interval() == 2000
-assert found["gradient on the way"] == found["activation"] == torch.bfloat16
-assert found["gradient in .grad"] == found["weight"] == torch.float32
+assert on_the_way[0].dtype == activation.dtype == torch.bfloat16
+assert layer.weight.grad.dtype == layer.weight.dtype == torch.float32
 assert str(choose_amp("cpu")) == "off (float32)"
 
 # Clipping and accumulation
-assert after["AdamW", math.inf][0] < 0.3 and 0.8 < after["Muon", math.inf][0] < 1.25
-assert after["Muon", math.inf][1] < 0.5 and min(after[r, 1.0][1] for r in ("AdamW", "Muon")) > 0.8
 assert (runs[2e-3][:, 1] > small.max_grad_norm).mean() > 0.6  # "most steps" are clipped
 assert_close(gradient_of([4, 4, 4], [1 / 3] * 3), gradient_of([12], [1.0]))
 tail = lesson.new_trainer(config.replace(accumulation_steps=4))
@@ -1328,15 +1407,15 @@ with torch.no_grad():
 
 # Schedule, saves, rates
 assert rate(4 * 9, 40, 4) > 0 == rate(4 * 10, 40, 4) and rate(3, 40, 4) == 1
-old.to_yaml(path)
-with path.open() as reader:  # who opened the old file reads it to its end
-    small.to_yaml(path)
-    assert "epochs: 99" in reader.read() and "epochs: 4" in path.read_text()
-assert not any("encoder" in name for name in names) and len(rate_of) == len([*model.parameters()])
+old.to_yaml(file)
+with file.open() as reader:  # who opened the old file reads it to its end
+    small.to_yaml(file)
+    assert "epochs: 99" in reader.read() and "epochs: 4" in file.read_text()
+assert len(rate_of) == len([*start_model.parameters()])
 assert all(math.isclose(rate_of[p], 0.1 * config.lr) for p in start_model.encoder.parameters())
 assert all(rate_of[p] == config.lr for p in start_model.semantic_head.parameters())
 crossed = abs(means[2e-3, 0.1][1] - means[5e-4, 1.0][1])  # "gain about the same"
-assert crossed < 0.4 * (at_first[1] - means[5e-4, 1.0][1])
+assert crossed < 0.4 * fall[1.0]
 print("[OK] every claim of this notebook holds")
 
 # %% [markdown]
@@ -1344,6 +1423,9 @@ print("[OK] every claim of this notebook holds")
 #
 # <details><summary>What the guide states of this chapter, where it is tested, and what was
 # measured</summary>
+#
+# This course grew from the Road Topology ML guide, a Korean document;
+# this table is for its readers.
 #
 # | the guide | tested in | measured |
 # |---|---|---|
@@ -1367,8 +1449,8 @@ print("[OK] every claim of this notebook holds")
 with torch.device("meta"):
     b5 = SegFormerModel("b5", pretrained=False)
 b5_weights = lesson.megabytes([*b5.encoder.parameters(), *b5.semantic_head.parameters()])
-adam = [t for s in by_adamw.optimizer.state.values() for t in s.values() if t.numel() > 1]
-assert math.isclose(lesson.megabytes(adam), 2 * lesson.megabytes(by_adamw.model.parameters()))
+adam = [t for s in by_trainer.optimizer.state.values() for t in s.values() if t.numel() > 1]
+assert math.isclose(lesson.megabytes(adam), 2 * lesson.megabytes(by_trainer.model.parameters()))
 assert round(b5_weights) == 338 and round(2 * b5_weights) == 677
 print(f"b5: weights {b5_weights:.0f} MB, gradients as much, Adam {2 * b5_weights:.0f} MB")
 

@@ -29,11 +29,6 @@ def test_a_path_of_matrices_asks_muon_for_its_rule():
     assert -muon[1, 1] != 1
 
 
-def test_an_outlier_shortens_the_steps_of_adamw_and_turns_those_of_muon():
-    assert lesson.after_outlier(torch.optim.AdamW, np.inf)[0] < 0.5 < lesson.after_outlier(Muon, np.inf)[0]
-    assert lesson.after_outlier(Muon, np.inf)[1] < 0.5 < lesson.after_outlier(Muon, 1.0)[1]
-
-
 def test_saved_bytes_are_those_of_living_graphs_without_the_weights():
     layer, images = nn.Linear(100, 10), torch.rand(50, 100)
     with lesson.SavedBytes(layer) as saved:
@@ -87,14 +82,6 @@ def test_a_mean_picture_is_a_better_blind_answer_than_the_class_prior():
     assert 0 < blind["mean picture"] < blind["class prior"] < np.log(CONFIG.num_classes)
 
 
-def test_float_types_are_those_that_autocast_gives():
-    trainer = lesson.new_trainer(CONFIG)
-    batch = next(iter(lesson.loaders(CONFIG)[0]))
-    found = lesson.float_types(trainer.model.train(), batch, trainer.criterion)
-    assert found["activation"] == found["gradient on the way"] == torch.bfloat16
-    assert found["weight"] == found["gradient in .grad"] == torch.float32
-
-
 def test_new_trainers_begin_with_the_same_weights():
     first, second = (lesson.new_trainer(CONFIG).model.parameters() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -112,6 +99,23 @@ def test_a_negative_is_bright_where_the_image_is_dark():
     negative = lesson.Negative(positive.root, "val", positive.transform)
     assert_close(positive[0]["image"] + negative[0]["image"], torch.ones(3, 32, 64))
     assert torch.equal(positive[0]["semantic_mask"], negative[0]["semantic_mask"])
+
+
+def test_a_new_camera_gives_negatives_to_learn_and_both_kinds_to_judge():
+    train, judges = lesson.new_camera(CONFIG)
+    assert (len(train.dataset), len(judges["old"].dataset)) == (48, 12)
+    old, new = (next(iter(judges[name]))["image"] for name in ("old", "new"))
+    assert_close(old + new, torch.ones_like(old))
+
+
+def test_a_plotted_schedule_is_the_rate_of_each_step():
+    figure = pictures.schedule(lambda step, total, warmup: step / total, 8, 2)
+    assert_close(figure.axes[0].lines[0].get_ydata(), np.arange(8) / 8)
+
+
+def test_ways_are_drawn_as_lengths():
+    figure = pictures.gradients_and_paths(np.ones((2, 3)), -np.arange(9.0).reshape(3, 3))
+    assert_close(figure.axes[1].lines[0].get_ydata(), np.array([0.0, 3.0, 6.0]))
 
 
 def test_a_grid_of_pictures_has_its_titles_over_the_first_row():

@@ -145,7 +145,14 @@ def test_a_step_has_the_order_of_the_trainer():
     assert set(drawn) == set(calls)
     places = [source.rindex(calls[name]) if name == "update" else source.index(calls[name]) for name in drawn]
     assert places == sorted(places)
-    assert any(words == "norm at most 3" for words in words_of(schematics.training_step(_config(max_grad_norm=3.0))))
+    for figure in (
+        schematics.training_step(_config(max_grad_norm=3.0)),
+        schematics.plain_step(_config(max_grad_norm=3.0)),
+    ):
+        assert "norm at most 3" in words_of(figure)
+    scaling = {"scale", "unscale", "update"}
+    plain = [words for words in words_of(schematics.plain_step()) if words in training.STEP_CALLS]
+    assert list(dict.fromkeys(plain)) == [name for name in training.STEP_CALLS if name not in scaling]
 
 
 def test_the_factor_is_that_of_a_new_scaler():

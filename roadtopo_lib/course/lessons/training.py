@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,7 +19,6 @@ from roadtopo_lib.losses import LaneCriterion
 from roadtopo_lib.models import upsample_to
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
-from roadtopo_lib.training.optimizer import build_scheduler
 
 
 def dataset(config: LaneSegmentationConfig, split: str, train: bool = False) -> LaneInstanceDataset:
@@ -51,21 +49,6 @@ def path_of(
         optimizer.step()
         places.append(weight.detach().clone())
     return torch.stack(places)
-
-
-def after_outlier(optimizer_class: Callable, max_norm: float, after: int = 20) -> tuple[float, float]:
-    """A step of an 8 × 8 matrix, ``after`` steps after one gradient that is 1000 times as long and points elsewhere.
-
-    Returns:
-        Its length in lengths of a step before the outlier, and its cosine to that step.
-    """
-    usual, outlier = (m / m.norm() for m in torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)))
-    gradients = [1000 * outlier if step == 50 else usual for step in range(51 + after)]
-    clipped = [g * min(1.0, max_norm / float(g.norm())) for g in gradients]
-    places = path_of(optimizer_class, torch.zeros(8, 8), clipped, matrices=True, lr=0.01, weight_decay=0.0)
-    steps = -places.diff(dim=0).flatten(1)
-    length = steps[-1].norm() / steps[49].norm()
-    return float(length), float(torch.cosine_similarity(steps[-1], steps[49], dim=0))
 
 
 class _Box:
@@ -118,31 +101,6 @@ def semantic_loss_of(model: nn.Module, batch: dict, criterion: LaneCriterion) ->
     return criterion.semantic(logits, batch["semantic_mask"])
 
 
-def memory_of_step(model: nn.Module, batch: dict, criterion: LaneCriterion, bfloat16: bool) -> tuple[np.ndarray, float]:
-    """The megabytes that the graph keeps alive, call by call through forward and backward, and the loss."""
-    with SavedBytes(model, follow=True) as saved, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        loss = semantic_loss_of(model, batch, criterion)
-    loss.backward()
-    return np.array(saved.curve), loss.item()
-
-
-def float_types(model: nn.Module, batch: dict, criterion: LaneCriterion) -> dict[str, torch.dtype]:
-    """The float types met in a step under bfloat16 autocast."""
-    found: dict[str, torch.dtype] = {}
-
-    def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        found["activation"] = output.dtype
-        output.register_hook(lambda gradient: found.update({"gradient on the way": gradient.dtype}))
-
-    handle = model.encoder.stages[0].patch_embeddings.proj.register_forward_hook(note)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = semantic_loss_of(model, batch, criterion)
-    loss.backward()
-    handle.remove()
-    first = next(model.parameters())
-    return found | {"loss": loss.dtype, "weight": first.dtype, "gradient in .grad": first.grad.dtype}
-
-
 @contextmanager
 def pretend_gpu(major: int, minor: int) -> Iterator[None]:
     """Inside, ``torch.cuda`` answers like a GPU of this compute capability on which bfloat16 tensors can be made."""
@@ -193,7 +151,7 @@ def sgd_step(
 
 def blind_losses(config: LaneSegmentationConfig) -> dict[str, float]:
     """Cross-entropy on the validation set of two answers that never look at the image."""
-    train_masks, val_masks = (_stacked(dataset(config, split), "semantic_mask") for split in ("train", "val"))
+    train_masks, val_masks = (stacked(dataset(config, split), "semantic_mask") for split in ("train", "val"))
     one_hot = nn.functional.one_hot(train_masks, config.num_classes).float()  # (N, H, W, C)
     class_prior = one_hot.mean(dim=(0, 1, 2))  # (C,)
     mean_picture = (one_hot.sum(dim=0) + class_prior) / (len(train_masks) + 1)  # (H, W, C), no frequency is zero
@@ -204,20 +162,8 @@ def blind_losses(config: LaneSegmentationConfig) -> dict[str, float]:
     return losses
 
 
-def judged(model: SegFormerModel, config: LaneSegmentationConfig) -> tuple[float, float, np.ndarray]:
-    """A model on the validation set.
-
-    Returns:
-        Cross-entropy, share of the pixels at which all images get the same class, classes (N, H, W).
-    """
-    val_set = dataset(config, "val")
-    answers = model.predict(_stacked(val_set, "image"))
-    loss = nn.functional.cross_entropy(answers["logits"].cpu(), _stacked(val_set, "semantic_mask"))
-    classes = answers["semantic"].cpu().numpy()
-    return float(loss), float((classes == classes[0]).all(axis=0).mean()), classes
-
-
-def _stacked(images: LaneInstanceDataset, name: str) -> Tensor:
+def stacked(images: LaneInstanceDataset, name: str) -> Tensor:
+    """One entry of all samples, such as ``"image"``, as a tensor (N, ...)."""
     return torch.stack([sample[name] for sample in images])
 
 
@@ -258,37 +204,12 @@ class Negative(LaneInstanceDataset):
         return {**sample, "image": 1 - sample["image"]}
 
 
-def fine_tunings(
-    config: LaneSegmentationConfig, device: torch.device
-) -> tuple[np.ndarray, dict[tuple[float, float, int], np.ndarray]]:
-    """The shipped model moves to negatives for an epoch, at two rates, two scales of the encoder, with two seeds.
-
-    Returns:
-        Its semantic losses on normal images and on negatives before, and the same after, by (rate, scale, seed).
-    """
+def new_camera(config: LaneSegmentationConfig) -> tuple[DataLoader, dict[str, DataLoader]]:
+    """Batches of negatives to train on, and of the validation set as it is (``"old"``) and as negatives (``"new"``)."""
     train_set, val_set = (
         Negative(samples(), split, build_transform(config, split == "train")) for split in ("train", "val")
     )
-    old, new = (build_loader(images, config, shuffle=False) for images in (dataset(config, "val"), val_set))
-
-    def trainer_of(settings: LaneSegmentationConfig) -> LaneSegmentationTrainer:
-        model = SegFormerModel.load(samples() / "tiny.safetensors")
-        return LaneSegmentationTrainer(model, settings, device=device, progress=False)
-
-    def losses(trainer: LaneSegmentationTrainer) -> np.ndarray:
-        found = []
-        for loader in (old, new):
-            trainer.validate(loader)
-            found.append(trainer.val_metrics["semantic"])
-        return np.array(found)
-
-    outcome = {}
-    for lr in (5e-4, 2e-3):
-        for scale in (0.1, 1.0):
-            for seed in (0, 1):
-                settings = config.replace(lr=lr, encoder_lr_scale=scale, seed=seed)
-                trainer, loader = trainer_of(settings), build_loader(train_set, settings, shuffle=True)
-                trainer.scheduler = build_scheduler(trainer.optimizer, len(loader), settings.warmup_fraction)
-                trainer.train_epoch(loader)
-                outcome[lr, scale, seed] = losses(trainer)
-    return losses(trainer_of(config)), outcome
+    judges = {"old": dataset(config, "val"), "new": val_set}
+    return build_loader(train_set, config, shuffle=True), {
+        name: build_loader(images, config, shuffle=False) for name, images in judges.items()
+    }

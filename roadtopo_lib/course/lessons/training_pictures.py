@@ -13,22 +13,25 @@ from roadtopo_lib.viz import color_semantic
 STYLES = ("C0-", "C1--", "C2:", "C5-.")
 
 
-def gradient_and_step() -> Figure:
-    """One weight whose gradients grow tenfold: Adam's two running means, and the steps that they make."""
-    gradients = np.random.default_rng(0).normal(1, 0.2, 100) * np.where(np.arange(100) < 50, 1, 10)
-    betas, means = np.array([0.9, 0.8]), np.zeros((101, 2))
-    for t, gradient in enumerate(gradients):
-        means[t + 1] = betas * means[t] + (1 - betas) * [gradient, gradient**2]
-    means = means[1:] / (1 - betas ** np.arange(1, 101)[:, None])  # (100, 2): of the gradient, of its square
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
-    left.plot(gradients, ".", color="0.6", label="gradient")
-    left.plot(means[:, 0], "C0-", label="its running mean")
-    left.plot(np.sqrt(means[:, 1]), "C1--", label="root of the mean square")
-    right.plot(means[:, 0] / np.sqrt(means[:, 1]), "C0-")
-    left.set(title="Gradients ten times as large …", xlabel="step", ylabel="gradient")
-    right.set(title="… soon make steps of the same length", xlabel="step", ylabel="length of the step")
-    right.set(ylim=(0, 1.6), yticks=[])  # its length in learning rates is a question to the learner
-    left.legend(loc="lower right")
+def gradients_and_paths(gradients: np.ndarray, paths: np.ndarray) -> Figure:
+    """Gradients (steps, 3) of three weights, and how far an optimiser took each (steps + 1, 3), in learning rates."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+    for weight, (style, width) in enumerate(zip(("C0-", "C1-", "C2-"), (8, 4.5, 1.5), strict=True)):
+        left.semilogy(np.arange(1, len(gradients) + 1), gradients[:, weight], style, linewidth=width)
+        right.plot(np.abs(paths[:, weight]), style, linewidth=width)
+    left.set(title="Gradients of very different sizes …", xlabel="step", ylabel="gradient", ylim=(1e-3, 1e3))
+    right.set(title="… move their weights equally far", xlabel="step", ylabel="way so far\n(learning rates)")
+    return figure
+
+
+def schedule(rate: Callable[[int, int, int], float], total: int, warmup: int) -> Figure:
+    """The rate of each step, as a share of the full one."""
+    figure, ax = plt.subplots(figsize=(7, 2.2))
+    ax.plot(range(total), [rate(step, total, warmup) for step in range(total)], "C0.-")
+    ax.axvspan(0, warmup, color="C1", alpha=0.25, linewidth=0, label="warm-up")
+    ax.set(title="The rate rises in the warm-up, then falls along half a cosine")
+    ax.set(xlabel="optimiser step", ylabel="share of the rate", ylim=(0, 1.1))
+    ax.legend()
     return figure
 
 
@@ -55,12 +58,11 @@ def outlier_steps(steps: Mapping[str, np.ndarray]) -> Figure:
 
 
 def miscounted_schedules(rate: Callable[[int, int, int], float]) -> Figure:
-    """Rates of the steps that really happen, counted rightly and in two wrong ways."""
+    """Rates of the steps that really happen, counted rightly and in batches."""
     figure, ax = plt.subplots(figsize=(7, 2.8))
     ax.plot([rate(step, 40, 4) for step in range(40)], "C0-", label="counted in optimiser steps")
     ax.plot([rate(4 * step, 40, 4) for step in range(40)], "C1--", label="counted in batches, four to a step")
-    ax.plot([rate(3 + step, 40, 4) for step in range(37)], "C5:", label="three skipped steps counted, too")
-    ax.set(title="A schedule that counts wrongly ends early, or loses its warm-up")
+    ax.set(title="A schedule that counts batches ends early")
     ax.set(xlabel="optimiser step that really happens", ylabel="share of the rate")
     ax.legend()
     return figure
@@ -100,7 +102,7 @@ def two_answers(config: LaneSegmentationConfig, sound: np.ndarray, fast: np.ndar
 def forgotten_and_gained(
     before: Sequence[float], outcome: Mapping[tuple[float, float, int], Sequence[float]]
 ) -> Figure:
-    """A point for each fine-tuning: loss on the old and on the new pictures.
+    """A point for each fine-tuning: loss on the old and on the new images.
 
     Args:
         before: both losses of the checkpoint.
@@ -113,6 +115,6 @@ def forgotten_and_gained(
         points = np.array([losses for key, losses in outcome.items() if key[:2] == (lr, scale)]).T
         ax.plot(*points, style, fillstyle="full" if scale == 1 else "none", label=f"encoder {scale:g} ×, lr {lr:g}")
     ax.set(title="0.1 × forgets less at either rate; at the low rate it gains less")
-    ax.set(xlabel="loss on normal pictures (old): further right = more forgotten", ylabel="loss on negatives (new)")
+    ax.set(xlabel="loss on normal images (old): further right = more forgotten", ylabel="loss on negatives (new)")
     ax.legend()
     return figure

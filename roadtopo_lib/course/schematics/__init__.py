@@ -33,6 +33,7 @@ from roadtopo_lib.course.schematics.training import (
     loss_scaling,
     mixed_precision,
     muon_step,
+    plain_step,
     training_step,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "nearest_and_bilinear",
     "numbering",
     "patch_embedding",
+    "plain_step",
     "sample_files",
     "schedule",
     "seed_and_gather",

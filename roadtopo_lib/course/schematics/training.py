@@ -1,5 +1,6 @@
 """Drawings of notebook 5: the order of a step, number formats, loss scaling, accumulation, Muon."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -29,10 +30,26 @@ STEP_CALLS = (
 )  # fmt: skip
 """One optimiser step, in the order of ``LaneSegmentationTrainer.train_step``."""
 
+PLAIN_CALLS = tuple(name for name in STEP_CALLS if name not in ("scale", "unscale", "update"))
+"""The same without loss scaling."""
+
 
 def first_scale() -> int:
     """The factor that a ``GradScaler`` begins with."""
     return int(torch.amp.GradScaler("cpu").get_scale())
+
+
+@drawing(
+    "Six boxes in two rows, joined by arrows in reading order: zero_grad, forward, loss, backward, clip, step; their "
+    "colours tell whether they touch the loss, the gradients or the weights."
+)
+def plain_step(config: LaneSegmentationConfig | None = None) -> Figure:
+    """The six calls of an optimiser step without loss scaling.
+
+    Args:
+        config: whose ``max_grad_norm`` is printed; default ``LaneSegmentationConfig()``.
+    """
+    return _calls(config or LaneSegmentationConfig(), PLAIN_CALLS, "six", "all gradients at once")
 
 
 @drawing(
@@ -45,22 +62,28 @@ def training_step(config: LaneSegmentationConfig | None = None) -> Figure:
     Args:
         config: whose ``max_grad_norm`` is printed; default ``LaneSegmentationConfig()``.
     """
-    config = config or LaneSegmentationConfig()
+    words = f"gradients, × {first_scale()} too"
+    return _calls(config or LaneSegmentationConfig(), STEP_CALLS, "nine", words)
+
+
+def _calls(config: LaneSegmentationConfig, names: Sequence[str], count: str, of_backward: str) -> Figure:
     factor = first_scale()
     meanings = {
         "zero_grad": ("empties the gradients", RED),
         "forward": ("images in, outputs out", BLUE),
         "loss": ("one number: how wrong", BLUE),
         "scale": (f"loss × {factor}", BLUE),
-        "backward": (f"gradients, × {factor} too", RED),
+        "backward": (of_backward, RED),
         "unscale": (f"gradients ÷ {factor}", RED),
         "clip": (f"norm at most {config.max_grad_norm:g}", RED),
         "step": ("moves the weights", GREEN),
         "update": ("adapts the factor", ORANGE),
     }
-    sheet = Sheet(4.25, "One optimiser step: nine calls, in this order")
     wide, tall, gap_x, gap_y = 2.36, 0.8, 0.28, 0.36
-    for k, name in enumerate(STEP_CALLS):
+    last_row = (len(names) - 1) // 3
+    foot = 0.47 + (last_row + 1) * (tall + gap_y)
+    sheet = Sheet(foot + 0.3, f"One optimiser step: {count} calls, in this order")
+    for k, name in enumerate(names):
         row, column = divmod(k, 3)
         x, y = 0.18 + column * (wide + gap_x), 0.66 + row * (tall + gap_y)
         words, color = meanings[name]
@@ -70,18 +93,14 @@ def training_step(config: LaneSegmentationConfig | None = None) -> Figure:
         sheet.text(x + wide / 2, y + 0.58, words, SMALL)
         if column < 2:
             sheet.arrow((x + wide, y + tall / 2), (x + wide + gap_x, y + tall / 2))
-        elif row < 2:
+        elif row < last_row:
             below, turn = y + tall + gap_y / 2, 0.18 + wide / 2
             sheet.line([x + wide / 2] * 2 + [turn], [y + tall, below, below])
             sheet.arrow((turn, below), (turn, y + tall + gap_y))
-    for x, words, color in (
-        (0.3, "loss", BLUE),
-        (1.35, "gradients", RED),
-        (2.9, "weights", GREEN),
-        (4.3, "factor", ORANGE),
-    ):
-        sheet.rectangle(x, 3.95, 0.18, 0.18, color, fc=tint(color))
-        sheet.text(x + 0.28, 4.04, words, SMALL, ha="left")
+    legend = [(0.3, "loss", BLUE), (1.35, "gradients", RED), (2.9, "weights", GREEN), (4.3, "factor", ORANGE)]
+    for x, words, color in legend[: 4 if "update" in names else 3]:
+        sheet.rectangle(x, foot, 0.18, 0.18, color, fc=tint(color))
+        sheet.text(x + 0.28, foot + 0.09, words, SMALL, ha="left")
     return sheet.figure
 
 
