@@ -12,6 +12,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
+from roadtopo_lib.course import samples
 from roadtopo_lib.course.playground import floor_on_sphere
 
 IMPORT = "from roadtopo_lib.course.widgets import *"
@@ -182,21 +183,22 @@ def test_bench_renumbers_and_reclusters(lab, open_notebook):
 def test_frame_plays_its_moments_and_stops_at_the_last(lab, open_notebook):
     notebook = open_notebook(lab.write("film.ipynb", IMPORT, "FrameEmbeddings()")).run_all()
     board = notebook.board()
-    board.wait_for_words("After 2300 steps")
+    last = int(np.load(samples() / "moments.npz")["steps"][-1])
+    board.wait_for_words(f"After {last} steps")
     seen, end = [], time.monotonic() + 60
     board.play()
-    while (not seen or seen[-1] != 2300 or len(seen) < 3) and time.monotonic() < end:
+    while (not seen or seen[-1] != last or len(seen) < 3) and time.monotonic() < end:
         step = int(number(r"After (\d+) steps", board.words))
         if step not in seen[-1:]:
             seen.append(step)
         time.sleep(0.05)
-    assert seen[-1] == 2300
-    moments = [step for step in seen if seen.index(step) > 0 or step < 2300]
+    assert seen[-1] == last
+    moments = [step for step in seen if seen.index(step) > 0 or step < last]
     assert 0 in moments
     assert len(set(seen)) == 8
     notebook.settle()
     time.sleep(1.5)  # longer than a moment: it does not begin again
-    assert "After 2300 steps" in board.words
+    assert f"After {last} steps" in board.words
 
 
 IDLE_SECONDS = 10
