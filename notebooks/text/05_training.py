@@ -401,8 +401,9 @@ assert gap["neither"] < 0.05 and gap["Dice"] < 2 and gap["both"] > 5
 # The rate is not the same in all steps.
 #
 # * **Warm-up**: the first step has the full length of the rate, as you saw, and only one batch
-# knows   the direction. So the rate starts small and rises in equal steps. * **Cosine**: large
-# steps find the region, small ones the place in it. The rate falls along half a   cosine to zero.
+#   knows the direction. So the rate starts small and rises in equal steps.
+# * **Cosine**: large steps find the region, small ones the place in it. The rate falls along half a
+#   cosine to zero.
 
 
 # %%
