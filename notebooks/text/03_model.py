@@ -211,7 +211,7 @@ assert 0.5 < scores[0] < 0.6 and 0.15 < scores[1] < 0.4
 
 # %% tags=["folded"]
 # @title Drawing: one encoder, two heads
-show(schematics.two_heads(), schematics.ALT["two_heads"], colors=32)
+show(schematics.two_heads(), schematics.ALT["two_heads"], colors=20)
 
 # %% [markdown]
 # The encoder has four *stages*. Each makes the map coarser than the one before. `encode` returns
@@ -256,7 +256,7 @@ print("both heads:", tuple(small.shape), tuple(trained.embedding_head(maps).shap
 
 # %% tags=["folded"]
 # @title Drawing: windows become tokens
-show(schematics.patch_embedding(), schematics.ALT["patch_embedding"], colors=32)
+show(schematics.patch_embedding(), schematics.ALT["patch_embedding"], colors=20)
 
 # %% [markdown]
 # `unfold` cuts out all windows of the frame. Three pixels of zeros around the image let windows
@@ -461,7 +461,7 @@ assert_close(attention.o_proj(mixed), attention(x, height, width)[0], atol=1e-4,
 # @title Drawing: where one token looks
 line, place = 5, 6  # row and column of the token
 looks = weights[0, :, line * width + place].view(3, 3, 8)  # by head: 24 places that answer
-figure, axes = plt.subplots(3, 1, figsize=(6, 7.4))
+figure, axes = plt.subplots(3, 1, figsize=(4.6, 5.7))
 for number, (ax, look) in enumerate(zip(axes, looks), start=1):
     ax.imshow(pixels[0].permute(1, 2, 0) * 0.6 + 0.4)
     red = np.ones((3, 8, 1)) * (0.85, 0.1, 0.1)
@@ -474,7 +474,7 @@ for number, (ax, look) in enumerate(zip(axes, looks), start=1):
     ax.grid(color="white", linewidth=0.6)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-show(figure, "The frame three times; red places show where three heads look.", colors=64)
+show(figure, "The frame three times; red places show where three heads look.", colors=24)
 
 # %% [markdown]
 # The three heads look differently, and not only at neighbours of the star. All three give most of
@@ -570,7 +570,7 @@ assert_close(by_hand, maps[0], atol=1e-3, rtol=1e-3)
 
 # %% tags=["folded"]
 # @title Drawing: the head
-show(schematics.fusion(), schematics.ALT["fusion"], colors=32)
+show(schematics.fusion(), schematics.ALT["fusion"], colors=20)
 
 # %% [markdown]
 # Each map is projected to $E$ channels and upsampled to the size of the first. The channels of the

@@ -182,7 +182,7 @@ target = batch["semantic_mask"]
 logits = upsample_to(outputs["logits"], target.shape[1:])  # (1, 6, 384, 1024)
 cost = F.cross_entropy(logits, target, reduction="none")[0]  # (384, 1024)
 figure = draw_cost(image, cost, "Cross-entropy: most pixels cost little", "−log p")
-show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=96)
+show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=32)
 
 # %% [markdown]
 # The costly pixels lie along the edges of the classes, behind the parked cars, and far away, where
@@ -676,7 +676,7 @@ assert pull.mean() > 1.3 * variance  # not the same mean
 pulled = torch.zeros(semantic.shape)
 pulled[rows, columns] = pull
 figure = draw_cost(image, pulled, "The crosswalk pays most where lines meet it", "pull (units²)")
-show(figure, "The frame in grey; the crosswalk glows where lines meet it, lines weakly.", colors=96)
+show(figure, "The frame in grey; the crosswalk glows where lines meet it, lines weakly.", colors=32)
 
 # %% [markdown]
 # The crosswalk pays more than half of its pull within 20 pixels of a line. Of the lines, the left

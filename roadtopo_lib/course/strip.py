@@ -36,7 +36,7 @@ CHAPTER_BOXES = {
 """Which boxes a notebook opens: 3 builds the model, 4 says what embeddings are for, 5 trains both heads."""
 WIDTH = 512
 """Of a box, in pixels; larger images are reduced to it."""
-FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 12.0, 0.3, 0.04
+FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 8.0, 0.3, 0.04
 """In inches, without the margins."""
 GAP = 0.08
 """Between boxes, as a share of a box's width."""
@@ -156,7 +156,7 @@ def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Fig
             if name == "lanes" and is_open:
                 _number_lanes(ax, row)
             if not is_open:
-                ax.text(0.5, 0.5, _where_opened(name), transform=ax.transAxes, ha="center", va="center", fontsize=12)
+                ax.text(0.5, 0.5, _where_opened(name), transform=ax.transAxes, ha="center", va="center", fontsize=10)
             if name != "image":
                 ax.annotate(
                     "",
@@ -166,7 +166,7 @@ def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Fig
                     arrowprops={"arrowstyle": "-|>", "color": "#444444", "shrinkA": 0, "shrinkB": 0},
                 )
     for name, ax in zip(BOXES, axes[0], strict=True):
-        ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=11, fontweight="bold")
+        ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=9, fontweight="bold")
     plt.close(figure)
     return figure
 

@@ -17,7 +17,7 @@ from roadtopo_lib.course import colab_cell, repository_address, setup_cell  # no
 
 TEXTS = build.texts()
 NAMES = [text.stem for text in TEXTS]
-MAX_BYTES = 800_000
+MAX_BYTES = 500_000
 CODE_CELLS = range(30, 56)
 MEDIAN_LINES, NINE_IN_TEN_LINES = 5, 28
 WORDS_PER_LINE = 8

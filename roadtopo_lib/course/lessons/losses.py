@@ -19,7 +19,7 @@ from roadtopo_lib.segformer import SegFormerModel, upsample_to
 BATCH, LEARNING_RATE, HIDDEN = 8, 1e-2, 32
 SEEDS, LOOKS = range(3), (15, 60)
 """Of the contest: where the heads start, and after how many steps they are scored."""
-GREY_STEP = 5
+GREY_STEP = 15
 """Between the grey levels behind a glow: few levels make a small picture."""
 HATCHES = ("", "//", "..", "xx")
 
@@ -147,7 +147,7 @@ def draw_cost(image: np.ndarray, cost: Tensor, title: str, label: str) -> Figure
         title: of the figure.
         label: of the colour bar: quantity and unit.
     """
-    figure, ax = plt.subplots(figsize=(7.2, 2.75))
+    figure, ax = plt.subplots(figsize=(6.0, 2.3))
     grey = np.round((image.mean(axis=2) * 0.45 + 120) / GREY_STEP) * GREY_STEP
     ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
     top = float(cost.flatten().float().quantile(0.998))

@@ -290,7 +290,7 @@ class Board:
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, object], dict[str, object]]:
         """The live widget where a kernel runs, the still picture elsewhere; and what a viewer may tell of it."""
         photo = any(panel.kind == "photo" for panel in self.panels)
-        mime, data = encoded(self.still(), "photo" if photo else "plot", STILL_QUALITY)
+        mime, data = encoded(self.still(), "photo" if photo else "plot", STILL_QUALITY, compression=9)
         alt = f"{self.title}: {' '.join(f'{panel.alt}.' for panel in self.panels)}"
         return {
             "text/plain": f"[{self.title}: run this cell to move it]",
@@ -299,7 +299,7 @@ class Board:
         }, {mime: {"alt": alt}}
 
 
-def encoded(pixels: np.ndarray, kind: str, quality: int = JPEG_QUALITY) -> tuple[str, bytes]:
+def encoded(pixels: np.ndarray, kind: str, quality: int = JPEG_QUALITY, compression: int = 1) -> tuple[str, bytes]:
     """(H, W, 3) uint8 RGB as its media type and bytes: JPEG for a "photo", PNG for a "plot" or a "flat" picture."""
     if kind != "plot":
         ending, options = {
@@ -314,7 +314,7 @@ def encoded(pixels: np.ndarray, kind: str, quality: int = JPEG_QUALITY) -> tuple
     palette[(palette >= 250).all(axis=1)] = 255  # the quantiser's white is a mean of near whites
     picture.putpalette(palette.ravel().tobytes())
     file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
+    picture.save(file, "PNG", compress_level=compression)
     return "image/png", file.getvalue()
 
 
