@@ -287,7 +287,7 @@ class TestThreads:
 
         monkeypatch.setattr(board.playground, "step", slow)
         monkeypatch.setattr(board, "still", lambda: done.copy() or pytest.fail("drawn in the middle of a step"))
-        monkeypatch.setattr(widgets._base, "encoded", lambda *_: ("image/png", b""))
+        monkeypatch.setattr(widgets._base, "encoded", lambda *_, **__: ("image/png", b""))
         ticking = in_another_thread(lambda: control(board, "Step").click())
         assert began.wait(10)
         board._repr_mimebundle_()
