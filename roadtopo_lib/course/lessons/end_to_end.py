@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 
 from roadtopo_lib.course.data import samples
+from roadtopo_lib.course.lessons.lane_audit import f1_of
 from roadtopo_lib.inference.evaluation import BASELINES
 from roadtopo_lib.labels import CLASSES, LANE_MARKING
 from roadtopo_lib.metrics import LaneF1, match_by_iou
@@ -141,12 +142,6 @@ def render_version(seed: int, light: str = "dry day", vehicles: bool = True) -> 
 
 def _with_own_draws(step: Callable, seed: int, _: np.random.Generator, *rest: object, **options: object) -> object:
     return step(np.random.default_rng(seed), *rest, **options)
-
-
-def f1_of(counts: np.ndarray) -> np.ndarray:
-    """F1 of counts (..., 3) of true positives, false positives, false negatives."""
-    tp, fp, fn = np.moveaxis(np.asarray(counts), -1, 0)
-    return 2 * tp / (2 * tp + fp + fn)
 
 
 def interval(counts: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:

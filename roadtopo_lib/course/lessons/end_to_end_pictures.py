@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from roadtopo_lib.course.lessons.end_to_end import f1_of, interval, on_ground
+from roadtopo_lib.course.lessons.end_to_end import interval, on_ground
+from roadtopo_lib.course.lessons.lane_audit import f1_of
 from roadtopo_lib.scenes import Scene
 from roadtopo_lib.scenes.camera import Camera
 from roadtopo_lib.viz import overlay

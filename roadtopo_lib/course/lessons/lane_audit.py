@@ -136,8 +136,8 @@ def lane_counts(scenes: Sequence[Inspected], results: Sequence[LaneResult]) -> n
 
 
 def f1_of(counts: np.ndarray) -> np.ndarray:
-    """Lane F1 of counts (…, 3) as ``lane_counts`` gives them: (…,)."""
-    tp, fp, fn = np.moveaxis(counts, -1, 0)
+    """F1 of counts (…, 3) of true positives, false positives, false negatives: (…,)."""
+    tp, fp, fn = np.moveaxis(np.asarray(counts), -1, 0)
     return 2 * tp / (2 * tp + fp + fn)
 
 
