@@ -21,7 +21,7 @@ from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.models import load_with_info
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import cluster_embeddings
-from roadtopo_lib.viz import color_instances, color_semantic, instance_color, overlay
+from roadtopo_lib.viz import color_semantic, instance_color, overlay
 
 BOXES = ("image", "classes", "embeddings", "clusters", "lanes")
 CHAPTER_BOXES = {
@@ -41,6 +41,8 @@ FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 8.0, 0.3, 0.04
 GAP = 0.08
 """Between boxes, as a share of a box's width."""
 CURRENT = "#EE6677"
+DROPPED = (150, 150, 150)
+"""Colour of a cluster that became no lane."""
 
 
 def strip(
@@ -95,17 +97,35 @@ def boxes_of(image: np.ndarray, segmenter: LaneSegmenter) -> dict:
     place = [torch.from_numpy(index) for index in (np.zeros_like(rows), rows - first_row, columns)]
     size = (image.shape[0] - first_row, image.shape[1])
     vectors = gather_embeddings(torch.as_tensor(predicted["embeddings"])[None], *place, size)  # (n, D)
-    embeddings, clusters = np.zeros_like(image), np.zeros(lanes.shape, np.int64)
+    embeddings, clusters = np.zeros_like(image), np.zeros_like(image)
     embeddings[lanes] = principal_colors(vectors.numpy())
-    clusters[lanes] = cluster_embeddings(vectors, segmenter.postprocessor.radius, segmenter.config.clustering) + 1
+    labels = cluster_embeddings(vectors, segmenter.postprocessor.radius, segmenter.config.clustering)
+    clusters[lanes] = _cluster_colors(labels, result["lane_instances"][lanes])
     pictures = {
         "image": image,
         "classes": color_semantic(semantic, segmenter.classes),
         "embeddings": embeddings,
-        "clusters": color_instances(clusters),
+        "clusters": clusters,
         "lanes": overlay(image, result),
     }
     return {name: _reduced(picture, name) for name, picture in pictures.items()} | {"result": result}
+
+
+def _cluster_colors(labels: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+    """Each cluster has the colour of the lane that most of its pixels belong to, or grey if it became no lane.
+
+    Args:
+        labels: (n,) cluster of each pixel, −1 for none.
+        lanes: (n,) lane of each pixel, 0 for none.
+
+    Returns:
+        (n, 3) uint8, black for −1.
+    """
+    colors = np.zeros((len(labels), 3), np.uint8)
+    for label in np.unique(labels[labels >= 0]):
+        lane = int(np.bincount(lanes[labels == label]).argmax())
+        colors[labels == label] = instance_color(lane) if lane else DROPPED
+    return colors
 
 
 def principal_colors(vectors: np.ndarray) -> np.ndarray:

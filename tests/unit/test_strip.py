@@ -12,6 +12,7 @@ from roadtopo_lib.course import data, frame, my_photo, pictures, render_frame, s
 from roadtopo_lib.course.strip import (
     BOXES,
     CHAPTER_BOXES,
+    DROPPED,
     alt_text,
     boxes_of,
     draw_strip,
@@ -22,7 +23,7 @@ from roadtopo_lib.course.strip import (
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import CLASSES, LANE_CLASS_IDS
 from roadtopo_lib.scenes.synth import image_seed
-from roadtopo_lib.viz import INSTANCE_COLORS, color_instances, color_semantic
+from roadtopo_lib.viz import INSTANCE_COLORS, color_instances, color_semantic, instance_color
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,17 @@ def test_the_boxes_are_the_pictures_of_the_models_outputs(boxes):
     colors = {tuple(color) for color in boxes["classes"].reshape(-1, 3)}
     assert colors <= {c.color for c in CLASSES}
     colors = {tuple(color) for color in boxes["clusters"].reshape(-1, 3)}
-    assert {(0, 0, 0)} < colors <= {(0, 0, 0), *map(tuple, INSTANCE_COLORS)}
+    assert {(0, 0, 0)} < colors <= {(0, 0, 0), DROPPED, *map(tuple, INSTANCE_COLORS)}
     lanes = np.isin(predicted["semantic_pred"], LANE_CLASS_IDS)[::2, ::2]
     assert ((boxes["embeddings"] > 0).any(axis=2) == lanes).mean() > 0.97
+
+
+def test_a_cluster_has_the_colour_of_the_lane_that_it_becomes(boxes):
+    ids, clusters = boxes["result"]["lane_instances"][::2, ::2], boxes["clusters"]
+    for lane in range(1, boxes["result"]["lane_count"] + 1):
+        here = clusters[ids == lane]
+        here = here[here.any(axis=1)]  # a curve also covers gaps, where the mask has no pixel
+        assert (here == instance_color(lane)).all(axis=1).mean() > 0.9
 
 
 def test_a_setting_changes_the_strip():
