@@ -74,13 +74,21 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course import frame, my_photo, render_frame, reveal, samples, schematics, show
+from roadtopo_lib.course import (
+    frame,
+    my_photo,
+    progress,
+    render_frame,
+    reveal,
+    samples,
+    schematics,
+    show,
+)
 from roadtopo_lib.course.detector import EMBEDDING_DIM, STEPS, WIDTH, assemble
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons.end_to_end import (
     KINDS,
     examine,
-    f1_of,
     interval,
     lane_counts,
     on_ground,
@@ -102,6 +110,7 @@ from roadtopo_lib.course.lessons.end_to_end_pictures import (
     draw_spans,
     found_and_true,
 )
+from roadtopo_lib.course.lessons.lane_audit import f1_of
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.files import load_weights
@@ -162,8 +171,8 @@ show(draw_losses(history), "Training and validation loss over the epochs; valida
 
 # %% [markdown]
 # From the fifth epoch on the training loss falls much more than the validation loss: the gap grows.
-# The model learns these twelve scenes better than roads in general. That is how overfitting begins;
-# in notebook 5's words it is reached when the validation loss rises.
+# That is overfitting, as notebook 5 defines it: the model learns these twelve scenes better than
+# roads in general.
 
 # %% [markdown]
 # ### 3. Evaluate
@@ -183,8 +192,11 @@ show(draw_losses(history), "Training and validation loss over the epochs; valida
 #
 # > **Predict first.** What lane F1 does our short run reach on 24 scenes that it never saw?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 terminal("evaluate lane --model run/best.safetensors --data data/test --output short.json")
 short = json.loads((work / "short.json").read_text())
 reveal(my_guess, short["lane_f1"])
@@ -197,8 +209,8 @@ assert 0.05 < short["lane_f1"] < 0.45
 # %% [markdown]
 # ### 4. Infer
 #
-# One image in, one [painted image](GLOSSARY.md#painted-image) and one JSON file out. To infer is to
-# use a trained model, without gradients.
+# The command reads one image and writes an [overlay](GLOSSARY.md#overlay) and a JSON file. To infer
+# is to use a trained model, without gradients.
 #
 # The JSON file is what another program reads: counts, centres, and each lane as a polyline in
 # pixels. Lanes are numbered from the left.
@@ -278,8 +290,11 @@ show(schematics.lane_matching(), schematics.ALT["lane_matching"])
 # The cell also tests the formula: it moves an upright lane by 0 to 9 pixels and lets the library draw
 # and compare. The shaded part counts as found.
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 width = 30 * 512 / 1640
 limit = width / 3  # where (w − d) / (w + d) is 0.5
 reveal(my_guess, limit, "pixels")
@@ -344,8 +359,10 @@ tusimple.update([guessed], [slanted], rows)
 print(f"accuracy {tusimple.accuracy():.1f}, lanes missed: {tusimple.fn():.0f} of 1")
 
 # %% [markdown]
-# The accuracy is 0.8 although the only lane counts as missed. When you read a paper, ask which of
-# the two it reports.
+# The accuracy is 0.8 although the only lane counts as missed. Two more rules raise published
+# accuracies: a row on which neither the lane nor its prediction has a point counts as right, and on
+# images with more than four lanes the worst one is forgiven. When you read a paper, ask whether it
+# reports accuracy or missed lanes.
 
 # %% [markdown]
 # ## A model worth measuring
@@ -362,10 +379,15 @@ for preset in ("day", "all"):
     print(f"preset {preset}, {line}")
 
 # %% [markdown]
-# We score it on 24 fresh day scenes, which it never saw. Two baselines stand beside it. `components`
-# takes the model's own class mask and calls each connected piece a lane: no embeddings. `opencv`
-# learns nothing: it looks for narrow bright strips that point to one vanishing point. A model that
-# does not beat its baselines is not worth its training.
+# The card's scores are those of one test set each. *How sure is a score?* below asks how far
+# another set would move them.
+#
+# We score the model on 24 fresh day scenes, which it never saw. Two baselines stand beside it.
+# `components` takes the model's own class mask and calls each connected piece a lane. It lacks three
+# things: the embeddings, the road model and the confidence. Notebook 6 adds them one at a time.
+# `opencv` learns nothing: it looks for narrow bright strips that point to one vanishing point, and
+# continues them through gaps. That is why it may beat `components`, which breaks a dashed line into
+# pieces. A model that does not beat its baselines is not worth its training.
 
 # %% tags=["nbval-ignore-output"]
 segmenter = LaneSegmenter.from_checkpoint(model_file, device)
@@ -385,8 +407,11 @@ assert all(day["lane_f1"] > day["baselines"][name]["lane_f1"] for name in BASELI
 # > **Predict first.** Take the model's masks and paint every lane and crosswalk over as road. By how
 # > many percentage points does pixel accuracy fall?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 files = [day_scenes.read(i) for i in range(24)]  # image, true classes, true instances
 true_masks = np.stack([file[1] for file in files])  # (24, 256, 512)
 predicted_masks = np.stack([segmenter(file[0])["semantic_mask"] for file in files])
@@ -409,8 +434,8 @@ assert blind.miou() < seeing.miou() - 0.15
 # %% [markdown]
 # ### Boundary IoU and its band
 #
-# A large mask may have a ragged edge and still a high IoU: its inside decides. Boundary IoU
-# compares only a band along the outline, inside each mask. By hand, the band is the mask minus its
+# A large mask may have a ragged edge and still a high IoU, because most of its pixels are inside.
+# Boundary IoU compares only a band along the outline, inside each mask. By hand, the band is the mask minus its
 # [erosion](GLOSSARY.md#erosion), which takes away every pixel that touches the outside.
 
 # %%
@@ -483,7 +508,7 @@ print(f"mIoU {on_train['miou']:.3f}, lane F1 {on_train['lane_f1']:.3f}")
 # **Why.** The model was fitted to these twelve scenes. The score says how much it memorised, not how
 # well it reads the next road. Nothing about the number looks wrong.
 #
-# **Mended.** Score scenes of another seed or split, and prove that none is shared. Each scene of
+# **Fixed.** Score scenes of another seed or split, and prove that none is shared. Each scene of
 # `synth` has a seed of its own, made from (seed, split, index).
 
 # %% tags=["trap:mended", "nbval-ignore-output"]
@@ -514,7 +539,7 @@ print({n: f"{value:.3f}" for n, value in averages.items()})
 # Where three pixels of it are predicted, an IoU of 0 weighs as much as that of the road. Which of
 # the two happens depends on the batch.
 #
-# **Mended.** Add up the pixel counts of all batches, divide once.
+# **Fixed.** Add up the pixel counts of all batches, divide once.
 
 # %% tags=["trap:mended", "nbval-ignore-output"]
 sums = {}
@@ -543,9 +568,10 @@ print({name: table.shape for name, table in counts.items()})
 # ### How sure is a score?
 #
 # F1 pools the counts of these 120 scenes. Another 120 scenes would have given another F1. The
-# *bootstrap* estimates how much other: draw 120 of the 120 scenes with replacement, score, repeat.
+# *bootstrap* estimates how much F1 would differ: draw 120 of the 120 scenes with replacement, score, repeat.
 # The range that holds the middle 95 % of the draws is the 95 % [confidence
-# interval](GLOSSARY.md#confidence-interval).
+# interval](GLOSSARY.md#confidence-interval). It says how much the *scenes* matter. It says nothing
+# about another training of the same model, which would move the score as well.
 
 # %% tags=["nbval-ignore-output"]
 drawn = np.random.default_rng(0).integers(120, size=(1000, 120))  # 1000 draws of 120 scenes
@@ -566,7 +592,7 @@ for name in BASELINES:
     assert low > 0
 
 # %% [markdown]
-# Both intervals lie above 0: on 120 scenes the lead is real.
+# Both intervals lie above 0: for these weights the lead does not depend on which scenes were drawn.
 #
 # From few scenes, such intervals come out too narrow. Call the 120 scenes the whole world, draw 15 of
 # them, make the interval, and repeat: it holds the F1 of the world in fewer than 95 of 100 cases.
@@ -574,13 +600,16 @@ for name in BASELINES:
 # %% [markdown]
 # ### Validation scores and luck
 #
-# `val` has chosen the epoch, and whoever picks the best of several picks luck as well. Suppose ten
-# equally good models with independent errors, each scored on 12 scenes.
+# `val` has chosen the epoch. The best of several scores is partly luck. Suppose ten equally good
+# models with independent errors, each scored on 12 scenes.
 #
 # > **Predict first.** By how much does the winner's F1 exceed the true F1?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 drawn = np.random.default_rng(0).integers(120, size=(500, 10, 12))  # 500 contests
 winners = f1_of(counts["model"][drawn].sum(axis=2)).max(axis=1)  # (500, 10) → (500,)
 luck = float(winners.mean() - f1_of(counts["model"].sum(axis=0)))
@@ -618,8 +647,11 @@ for scene, dark in zip(versions["dry day"], versions["night"]):
 # %% [markdown]
 # > **Predict first.** The lane F1 of the model on these 60 roads at night, minus its lane F1 by day?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 results = {
     name: np.array([lane_counts(segmenter(s.image)["lane_polylines"], s) for s in pictures])
     for name, pictures in versions.items()
@@ -680,8 +712,11 @@ assert any(s["rain"] > 0 and s["light"] == "night" for s in scenes)  # the confo
 # > **Predict first.** Of the markings that show less than a fifth of their label, what percentage
 # > does the model miss?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 edges = np.array([0, 0.2, 0.4, 0.6, 0.8, 1.001])
 total, missed, spread = recall_by_paint([scene["lanes"] for scene in scenes], edges)
 reveal(my_guess, 100 * missed[0] / total[0], "%")
@@ -701,11 +736,11 @@ assert missed[:2].sum() > 1.5 * missed[2:].sum()
 # %% [markdown]
 # ### Look at them
 #
-# Numbers find the scenes, eyes find the reason. Here are the three worst scenes with at least three
-# true lanes. Ask of each: could *you* see the lines? Is a label where no paint is? What was mistaken
-# for what?
+# Scores show which scenes fail. Look at the images to see why. Here are the three worst scenes with
+# at least three true lanes. Ask of each: could *you* see the lines? Is a label where no paint is?
+# What was mistaken for what?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 candidates = [s for s in scenes if s["lane_lines"] >= 3]
 worst = sorted(candidates, key=lambda s: f1_of(s["model"]))[:3]
 photos = {}
@@ -717,14 +752,9 @@ show(draw_photos(photos), alt, photo=True)
 assert max(f1_of(s["model"]) for s in worst) < 0.4
 
 # %% [markdown]
-# <details><summary>What we see</summary>
-#
-# On the machine that made this page, the first is at dusk: behind the cars the lines bend off, and
-# the verge on the right is taken for a line. The second is by day: vehicles hide most of the paint,
-# and the two lines on the left become one. The third is at night: one of four lines is missed, two
-# lie beside the truth. Most lines were seen; a few pixels make them wrong.
-#
-# </details>
+# Look for four causes: vehicles that hide the paint, lines that bend off behind them, edges that look
+# like lines (a verge, a seam, a shadow), and lines that are found but lie a few pixels beside the
+# truth. The last kind counts twice, as *Lane F1* showed.
 
 # %% [markdown]
 # ## Use it
@@ -759,8 +789,11 @@ assert not np.allclose(both["confidence"], single["confidence"], atol=0.05)  # a
 # > **Predict first.** Lane F1 with two views minus lane F1 with one, on our roads by dry day, with
 # > and without their vehicles: which number?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 dry = ("dry day", "no vehicles")
 with_one = sum(
     np.array([lane_counts(once(s.image)["lane_polylines"], s) for s in versions[name]])
@@ -841,10 +874,11 @@ assert np.allclose(on_ground(camera, np.array([[480, 400]])), [[x, z]])
 #
 # > **Predict first.** Lines 2 and 3 of the frame bound our driving lane. How wide is it, in metres?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
 
-
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 def across(polyline, camera=camera):
     s, u = road.to_road(*on_ground(camera, polyline[polyline[:, 1] > 300]).T)
     return float(np.mean(u[s < 25]))
@@ -872,8 +906,8 @@ assert 15 < believed < 18.5
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The driving lane is 2.8 m wide. Up to 25 m the found lines lie within 15 cm of the true ones. A
-# wrong tilt of one degree costs far more than the model does: at 20 m it changes every width by
+# The driving lane is 2.8 m wide. Up to 25 m each found line lies within 15 cm of the true one, as a
+# mean over its length. A wrong tilt of one degree costs far more than the model does: at 20 m it changes every width by
 # about a sixth. So calibrate the camera first, and estimate its tilt anew while driving: the two
 # lines of a driving lane are parallel, so its width must not change with distance. Hills break the
 # flat-ground rule.
@@ -960,10 +994,27 @@ for split in ("train", "val", "test"):
 # * Lines, kerbs and crosswalks; no arrows, signs or stop lines.
 # * Trained on rendered roads only.
 #
+# ### What other teams use
+#
+# This course classifies pixels and separates them by embeddings, as LaneNet did (Neven et al. 2018).
+# You will meet three other families:
+#
+# * **Row anchors** (UFLD, Qin et al. 2020): for each lane and each of some fixed rows the network
+#   chooses a column. Few outputs make it fast. The number of lanes is fixed.
+# * **Line anchors** (LaneATT, Tabelini et al. 2021; CLRNet, Zheng et al. 2022): the network corrects
+#   many proposed lines, as a box detector corrects boxes, and drops duplicates. Published F1 on
+#   CULane: 80.5 for CLRNet with DLA-34, 76.0 for UFLDv2 with ResNet-34.
+# * **Lanes in 3D** (PersFormer and its data set OpenLane, Chen et al. 2022): the outputs are metres,
+#   on roads that need not be flat.
+#
+# None of the three gives class masks of road, sidewalk and crosswalks; a segmentation network does.
+#
 # ### What to read next
 #
 # * Xie et al. 2021, *SegFormer*; De Brabandere et al. 2017, *Semantic Instance Segmentation with a
 #   Discriminative Loss Function*: the two papers behind the model.
+# * Neven et al. 2018, *Towards End-to-End Lane Detection: an Instance Segmentation Approach*: the
+#   same idea on real roads.
 # * Pan et al. 2018, *Spatial As Deep*: CULane and its score. Cheng et al. 2021, *Boundary IoU*.
 # * Hartley and Zisserman, *Multiple View Geometry in Computer Vision*: cameras and calibration.
 # * Efron and Tibshirani, *An Introduction to the Bootstrap*: intervals.
@@ -1155,8 +1206,11 @@ assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 #
 # > **Predict first.** How many of the frame's four lines does your detector find?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 reveal(my_guess, detector.detect(image).max(), "lines")
 photos = {}
 for picture in [image] if my_photo() is None else [image, my_photo()]:
@@ -1285,5 +1339,6 @@ with warnings.catch_warnings(action="ignore"), contextlib.suppress(pickle.Unpick
 # The seven chapters end here. What remains is your own road. Name a photograph in `PHOTO` at the
 # top, run the notebook again, and look at where the model fails.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 strip(7, closing=True)
+progress()
