@@ -877,6 +877,7 @@ assert np.allclose(on_ground(camera, np.array([[480, 400]])), [[x, z]])
 # %%
 my_guess = None
 
+
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 def across(polyline, camera=camera):
@@ -1088,37 +1089,7 @@ check("counts_of", counts_of)
 # </details>
 
 # %% [markdown]
-# ### 3. The boundary band without OpenCV
-#
-# `mask` is a bool tensor (H, W), `band` a whole number from 1. Return a bool tensor (H, W): the
-# pixels *of the mask* from which something outside lies within `band` pixels, diagonals included (a
-# square window).
-#
-# Beyond the image's edge is outside, so a mask that touches the edge has its outline there. `pad`
-# and `max_pool2d` of `torch.nn.functional` suffice.
-
-
-# %% tags=["exercise:outline"]
-def outline(mask, band):
-    return ...
-
-
-# %% tags=["check:outline"]
-check("outline", outline)
-
-# %% [markdown] tags=["solution:outline"]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def outline(mask, band):
-#     outside = torch.nn.functional.pad((~mask).float(), (band,) * 4, value=1.0)  # (H + 2·band, …)
-#     near = torch.nn.functional.max_pool2d(outside[None, None], 2 * band + 1, stride=1)[0, 0]
-#     return mask & (near > 0)
-# ```
-# </details>
-
-# %% [markdown]
-# ### 4. Is a better than b?
+# ### 3. Is a better than b?
 #
 # `a` and `b` are counts (N, 3) of tp, fp, fn of two methods on the same N scenes. Return the 95 %
 # bootstrap interval of F1(a) − F1(b), as two numbers (low, high), from 1000 draws of
@@ -1151,7 +1122,7 @@ check("difference_interval", difference_interval)
 # </details>
 
 # %% [markdown]
-# ### 5. The last part of your detector: the score
+# ### 4. The last part of your detector: the score
 #
 # `ious` is a list with one NumPy array (predictions, true lanes) for each image. Return lane F1
 # over all images, one number: match each image one to one, so that the sum of the IoUs is largest,
