@@ -43,7 +43,7 @@ def horizon_row(lanes: Sequence[np.ndarray], height: int) -> float:
     ]
     rows, weights = np.array([m for m in meetings if m and -height <= m[0] < height]).reshape(-1, 2).T
     if len(rows) == 0:
-        raise ValueError(f"the {len(lanes)} lanes do not meet: they do not narrow upwards")
+        raise ValueError(f"the {len(lanes)} lanes do not meet, neither in the image nor within its height above it")
     order = np.argsort(rows)
     return float(rows[order][np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)])
 
