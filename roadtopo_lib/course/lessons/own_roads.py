@@ -1,4 +1,4 @@
-"""Notebook 7: photographs of roads in a style that the shipped model never saw, and the hand that corrects its labels."""
+"""Notebook 7: photographs in a style that the shipped model never saw, and what a person makes of its drafts."""
 
 import itertools
 import json
@@ -14,6 +14,9 @@ from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.labels import CLASSES, LANE_MARKING
 from roadtopo_lib.metrics import LaneF1, match_by_iou
 from roadtopo_lib.scenes import Scene, render_scene
+
+AREAS = [c.name for c in CLASSES if c.instances is None]
+"""Classes without instances."""
 
 OUTLINE_TOLERANCE = 1.0
 """Pixels by which a drawn crosswalk may differ from the true one, to have fewer points."""
@@ -42,7 +45,7 @@ def correct(folder: Path, scenes: Mapping[str, Scene]) -> Counter:
     """Does to LabelMe's files ``folder/NAME.json`` what a person with patience would do in LabelMe.
 
     A line that matches a true lane (IoU above 0.5, as for lane F1) stays as it is. Any other is deleted, and lanes
-    without a match are drawn. Crosswalks are drawn anew.
+    without a match are drawn. Crosswalks are drawn anew. Road and sidewalk stay as they are.
 
     Returns:
         How many lines were kept, deleted and drawn.
@@ -56,7 +59,8 @@ def correct(folder: Path, scenes: Mapping[str, Scene]) -> Counter:
         kept, matched = match_by_iou(iou, 0.5)
         missing = sorted(set(range(len(scene.lanes))) - set(matched.tolist()))
         done += Counter(kept=len(kept), deleted=len(drafts) - len(kept), drawn=len(missing))
-        shapes = [drafts[row] for row in kept] + [_lane(scene, number) for number in missing]
+        shapes = [shape for shape in values["shapes"] if shape["label"] in AREAS]
+        shapes += [drafts[row] for row in kept] + [_lane(scene, number) for number in missing]
         for number in range(len(scene.lanes) + 1, int(scene.instance_amodal.max()) + 1):
             shapes += _crosswalk(scene, number)
         values["shapes"] = [{**shape, "group_id": None} for shape in shapes]
