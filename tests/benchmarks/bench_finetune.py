@@ -135,6 +135,7 @@ def summary(done: dict, seeds: list[int], sizes: list[int]) -> dict:
     miou, f1 = pooled(untouched).round(4).tolist()
     return {
         "command": "python tests/benchmarks/bench_finetune.py FOLDER --output data_samples/finetune.json",
+        "style": "dusk, night and rain",
         "test_scenes": TEST_SCENES,
         "val_scenes": {size: val_scenes(size) for size in sizes},
         "seeds": seeds,
