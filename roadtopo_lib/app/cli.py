@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument(
         "--format",
         choices=("json", "tusimple", "culane", "labelme"),
-        help="write what other tools read, see extending.md",
+        help="write what other tools read, also for subfolders",
     )
     infer.add_argument("--h-samples", type=Path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
     infer.add_argument("--device")

@@ -128,7 +128,7 @@ def _infer_to_format(
     root, ending = source if source.is_dir() else source.parent, export.ENDINGS[form]
     wanted = {} if h_samples is None else export.read_h_samples(Path(h_samples), root)
     files = [(file.relative_to(root).with_suffix("").as_posix(), file) for file in wanted] or _named_files(source, True)
-    targets = [output / (ending if form == "tusimple" else name + ending) for name, _ in files]
+    targets = [output / ending] if form == "tusimple" else [output / (name + ending) for name, _ in files]
     overlays = [output / f"{name}_overlay.png" for name, _ in files if visualize]
     _spare_inputs([file for _, file in files], targets + overlays)
     lines, hidden = [], None if form == "tusimple" else True
@@ -147,7 +147,7 @@ def _infer_to_format(
         else:
             if frame.number is not None and not (photo := target.with_suffix(".jpg")).exists():
                 write_image(photo, frame.image)
-            path = os.path.relpath(photo.absolute(), target.parent.absolute())
+            path = os.path.relpath(photo.parent.resolve() / photo.name, target.parent.resolve())
             write_json(target, export.to_labelme(record, path.replace(os.sep, "/")))
         if visualize:
             write_image(output / f"{frame.name}_overlay.png", overlay(frame.image, result), is_result=True)

@@ -212,6 +212,7 @@ def test_labels_of_tusimple_choose_images_and_rows(tmp_path, command, capsys):
         ('{"raw_file": "a.png"}\n', "line 1 is no label of TuSimple"),
         ('\n{"raw_file": "a.png", "h_samples": ["x"]}\n', "line 2 is no label of TuSimple"),
         ('{"raw_file": "../a.png", "h_samples": [1]}\n', "names no row, or ../a.png, which is not in"),
+        ('{"raw_file": "a.png", "h_samples": []}\n', "line 1 names no row"),
     ],
 )
 def test_wrong_labels_of_tusimple_are_one_line(tmp_path, command, capsys, text, message):
@@ -293,10 +294,12 @@ def test_labelme_opens_the_file_over_the_photograph(tmp_path, output):
     assert values[0]["imagePath"] == {"in": "a.png", "out": "../in/a.png", "in/labels": "../a.png"}[output]
 
 
-def test_labelme_files_come_back_through_convert(tmp_path):
+@pytest.mark.parametrize(("output", "labels"), [("in", "in"), ("out", ".")])
+def test_labelme_files_come_back_through_convert(tmp_path, output, labels):
+    """Beside the photographs, or elsewhere: ``convert`` then looks through the folder that holds both."""
     photo(tmp_path / "in" / "day" / "a.png")
-    export("labelme", tmp_path / "in", tmp_path / "in")
-    report = convert_labelme(tmp_path / "in", tmp_path / "set", workers=1, progress=False)
+    export("labelme", tmp_path / "in", tmp_path / output)
+    report = convert_labelme(tmp_path / labels, tmp_path / "set", workers=1, progress=False)
     assert (report.read, report.written, dict(report.dropped)) == (1, 1, {})
     _, semantic, instance = LaneInstanceDataset(tmp_path / "set", "train").read(0)
     classes = {i: int(semantic[instance == i][0]) for i in range(1, 5)}
@@ -383,6 +386,14 @@ def test_frames_of_a_video_are_named_by_their_place(tmp_path):
     assert [(value["image"], value["frame"]) for value in values] == [("clip.avi", number) for number in range(3)]
     lines = (tmp_path / "tusimple" / "tusimple.json").read_text().splitlines()
     assert [json.loads(line)["raw_file"] for line in lines] == names
+
+
+def test_labelme_finds_the_photograph_from_a_folder_behind_a_link(tmp_path):
+    photo(tmp_path / "in" / "a.png")
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    export("labelme", tmp_path / "in", tmp_path / "link")
+    load_as_labelme_does(tmp_path / "link" / "a.json")
 
 
 @pytest.mark.parametrize("form", [*ENDINGS, "tusimple"])

@@ -59,10 +59,10 @@ def test_rendered_scenes_show_their_cameras_horizon():
     assert np.max(np.abs(errors)) < 0.03
 
 
-def test_one_wrong_line_among_four_does_not_move_the_row():
+@pytest.mark.parametrize("stray", [[(1100, 450), (900, 700)], [(560, 450), (250, 700)], [(690, 450), (700, 700)]])
+def test_one_wrong_line_among_five_does_not_move_the_row(stray):
     camera = Camera(height=1.4, pitch=4.0, roll=0.0, yaw=0.0, fov=60.0, lateral=0.0, size=SIZE)
     lanes = seen(camera, Road(0.0, 0.0, 0.0, 0.0), (-5.2, -1.75, 1.75, 5.2))
-    stray = np.array([[1100.0, 450.0], [900.0, 700.0]])
     assert horizon_row([*lanes, stray], SIZE[0]) == pytest.approx(camera.horizon()[640], abs=2.0)
 
 
@@ -82,6 +82,10 @@ def test_two_lines_by_hand_meet_where_they_cross_even_without_common_rows():
         ([[(100, 700), (500, 300)], [(100, 500), (900, 510)]], "1 lane found"),  # the second is level
         ([[(100, 700), (100, 300)], [(900, 700), (900, 300)]], "the 2 lanes do not meet"),  # parallel
         ([[(500, 700), (100, 300)], [(700, 700), (1100, 300)]], "the 2 lanes do not meet"),  # they part upwards
+        (
+            [[(500, 500), (100, 300)], [(700, 500), (1100, 300)]],
+            "the 2 lanes do not meet",
+        ),  # they meet below, in row 550
         ([[(100, 700), (150, 300)], [(1100, 700), (1050, 300)]], "the 2 lanes do not meet"),  # in row −3300
     ],
 )
