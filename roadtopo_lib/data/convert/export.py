@@ -6,6 +6,7 @@ Coordinates are (x, y) in pixels of the original image, pixel centres at whole n
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import cv2
 import numpy as np
 
 from roadtopo_lib import __version__
-from roadtopo_lib.data.convert.writing import inside
 
 ENDINGS = {"json": ".json", "tusimple": "tusimple.json", "culane": ".lines.txt", "labelme": ".json"}
 """Of a format's file for each image; TuSimple has one file for all."""
@@ -114,10 +114,10 @@ def read_h_samples(path: Path, root: Path) -> dict[Path, tuple[str, list[float]]
                 raw_file, rows = str(values["raw_file"]), [row + 0 for row in values["h_samples"]]
             except (ValueError, KeyError, TypeError):
                 raise ValueError(f"{path}: line {number} is no label of TuSimple") from None
-            image = inside(root, raw_file)
-            if image is None or not rows:
+            name = os.path.normpath(raw_file.replace("\\", "/").lstrip("/"))
+            if not rows or name.split(os.sep)[0] in (".", ".."):
                 raise ValueError(f"{path}: line {number} names no row, or {raw_file}, which is not in {root}")
-            found[image] = (raw_file, rows)
+            found[root / name] = (raw_file, rows)
     if not found:
         raise ValueError(f"{path}: holds no label, expected TuSimple's")
     return found
