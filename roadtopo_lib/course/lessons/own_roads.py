@@ -18,6 +18,9 @@ from roadtopo_lib.scenes import Scene, render_scene
 AREAS = [c.name for c in CLASSES if c.instances is None]
 """Classes without instances."""
 
+EXACT = 0.8
+"""IoU of two lines at which nobody would move one: at a width of 512 pixels they are 1 pixel apart."""
+
 OUTLINE_TOLERANCE = 1.0
 """Pixels by which a drawn crosswalk may differ from the true one, to have fewer points."""
 
@@ -44,11 +47,12 @@ def store(folder: Path, scenes: Mapping[str, Scene]) -> None:
 def correct(folder: Path, scenes: Mapping[str, Scene]) -> Counter:
     """Does to LabelMe's files ``folder/NAME.json`` what a person with patience would do in LabelMe.
 
-    A line that matches a true lane (IoU above 0.5, as for lane F1) stays as it is. Any other is deleted, and lanes
-    without a match are drawn. Crosswalks are drawn anew. Road and sidewalk stay as they are.
+    A line that lies on a true lane (IoU above ``EXACT``) stays as it is. One that belongs to a lane (IoU above 0.5, as
+    for lane F1) is moved onto it. Any other is deleted, and lanes without a line are drawn. Crosswalks are drawn anew.
+    Road and sidewalk stay as they are.
 
     Returns:
-        How many lines were kept, deleted and drawn.
+        How many lines were kept, moved, deleted and drawn.
     """
     done = Counter()
     for name, scene in scenes.items():
@@ -56,11 +60,12 @@ def correct(folder: Path, scenes: Mapping[str, Scene]) -> Counter:
         values = json.loads(path.read_text(encoding="utf-8"))
         drafts = [shape for shape in values["shapes"] if shape["shape_type"] == "linestrip"]
         iou = LaneF1().iou_matrix([np.array(d["points"]) for d in drafts], scene.lanes, scene.image.shape[:2])
-        kept, matched = match_by_iou(iou, 0.5)
-        missing = sorted(set(range(len(scene.lanes))) - set(matched.tolist()))
-        done += Counter(kept=len(kept), deleted=len(drafts) - len(kept), drawn=len(missing))
+        pairs = list(zip(*match_by_iou(iou, 0.5), strict=True))  # (draft, lane)
+        kept = {lane: drafts[draft] for draft, lane in pairs if iou[draft, lane] > EXACT}
+        lanes, found = len(scene.lanes), len(pairs)
+        done += Counter(kept=len(kept), moved=found - len(kept), deleted=len(drafts) - found, drawn=lanes - found)
         shapes = [shape for shape in values["shapes"] if shape["label"] in AREAS]
-        shapes += [drafts[row] for row in kept] + [_lane(scene, number) for number in missing]
+        shapes += [kept.get(lane) or _lane(scene, lane) for lane in range(lanes)]
         for number in range(len(scene.lanes) + 1, int(scene.instance_amodal.max()) + 1):
             shapes += _crosswalk(scene, number)
         values["shapes"] = [{**shape, "group_id": None} for shape in shapes]
