@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
 
     Returns:
-        Exit code: 0 done, 1 a failed health check (``doctor``) or done but for damaged files or frames (``infer``),
-        2 wrong input.
+        Exit code: 0 done, 1 a failed health check (``doctor``) or done but for damaged files or frames (``infer``,
+        ``horizon``), 2 wrong input.
 
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
@@ -88,6 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", required=True, type=Path, help="data folder, or one of its splits")
     evaluate.add_argument("--split", help="train, val or test (default: test, or the split that --data names)")
     evaluate.add_argument("--baselines", action="store_true", help="score the two baselines on the same images")
+    evaluate.add_argument(
+        "--metrics", default="semantic,instance", help="some of semantic,instance,culane,tusimple (default %(default)s)"
+    )
     evaluate.add_argument("--output", type=Path, help="write the scores to this JSON file")
     evaluate.add_argument("--device")
     evaluate.set_defaults(run=_evaluate)
@@ -97,8 +100,25 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--input", required=True, type=Path, help="an image, a folder of images, or a video")
     infer.add_argument("--output", required=True, type=Path, help="a picture (for one image) or a folder")
     infer.add_argument("--visualize", action="store_true", help="also paint the lanes over the image")
+    infer.add_argument(
+        "--format",
+        choices=("json", "tusimple", "culane", "labelme"),
+        help="write what other tools read, also for subfolders",
+    )
+    infer.add_argument("--h-samples", type=Path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
     infer.add_argument("--device")
     infer.set_defaults(run=_infer)
+
+    horizon = commands.add_parser(
+        "horizon", help="find the horizon, and the crop_top for a config", parents=[common], allow_abbrev=False
+    )
+    horizon.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
+    horizon.add_argument("--model", type=Path, help="a .safetensors file of a run, which finds the lanes")
+    horizon.add_argument(
+        "--lines", nargs="+", type=_line, metavar="x1,y1,x2,y2", help="lanes drawn by hand, in place of a model"
+    )
+    horizon.add_argument("--device")
+    horizon.set_defaults(run=_horizon)
 
     synth = commands.add_parser("synth", help="render a labelled data set", parents=[common], allow_abbrev=False)
     synth.add_argument("--out", required=True, type=Path, help="folder to write")
@@ -172,7 +192,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
     if arguments.output is not None:
         check_writable(arguments.output)
-    scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True)
+    metrics = [name.strip() for name in arguments.metrics.split(",")]
+    scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True, metrics=metrics)
     if arguments.output is not None:
         write_json(arguments.output, scores)
     print_scores(scores)
@@ -181,20 +202,34 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def print_scores(scores: dict) -> None:
-    """The scores as a small table."""
-    miou, accuracy = (_decimals(scores[name]) for name in ("miou", "pixel_accuracy"))
-    say(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
-    for name, iou in scores["class_iou"].items():
-        say(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
-    bands = ", ".join(str(band) for band in scores["boundary_band_px"])
-    say(f"  {'':14s} boundary: {scores['boundary_ratio']} of the diagonal, {bands} px")
+    """The scores as a small table, those that are there."""
+    if "miou" in scores:
+        miou, accuracy = (_decimals(scores[name]) for name in ("miou", "pixel_accuracy"))
+        say(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
+        for name, iou in scores["class_iou"].items():
+            say(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
+        bands = ", ".join(str(band) for band in scores["boundary_band_px"])
+        say(f"  {'':14s} boundary: {scores['boundary_ratio']} of the diagonal, {bands} px")
+    else:
+        say(f"{scores['images']} images")
     rows = {"model": scores, **scores.get("baselines", {})}
-    say(f"  {'':14s} lane F1   precision   recall   instance F1")
-    for name, row in rows.items():
-        say(
-            f"  {name:14s} {row['lane_f1']:7.3f} {row['lane_precision']:11.3f} {row['lane_recall']:8.3f}"
-            f" {row['instance_f1']:13.3f}"
+    if "lane_f1" in scores:
+        _print_rows(
+            rows, "lane F1   precision   recall   instance F1", "lane_f1 lane_precision lane_recall instance_f1"
         )
+    for name, title in (("culane", "CULane F1   precision   recall"), ("tusimple", "TuSimple accuracy   FP   FN")):
+        if name in scores:
+            part = {method: row[name] for method, row in rows.items()}
+            _print_rows(part, title, "f1 precision recall" if name == "culane" else "accuracy fp fn")
+
+
+def _print_rows(rows: dict[str, dict], title: str, names: str) -> None:
+    """A line for each method, each number at the right end of its title."""
+    say(f"  {'':14s} {title}")
+    widths = [len(word) for word in title.split("   ")]
+    for method, row in rows.items():
+        values = [f"{row[name]:{width}.3f}" for name, width in zip(names.split(), widths, strict=True)]
+        say(f"  {method:14s} {'   '.join(values)}")
 
 
 def _decimals(value: float | None) -> str:
@@ -213,9 +248,16 @@ def _infer(arguments: argparse.Namespace) -> int:
         faults.append(text)
         say(f"road-topology: {text}", error=True)
 
-    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize, on_fault):
+    options = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
+    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, on_fault=on_fault, **options):
         say(f"{path}  {lanes} lanes")
     return 1 if faults else 0
+
+
+def _horizon(arguments: argparse.Namespace) -> int:
+    from roadtopo_lib.app.horizon import report_horizon
+
+    return report_horizon(arguments.images, arguments.model, arguments.lines, _device(arguments))
 
 
 def _synth(arguments: argparse.Namespace) -> None:
@@ -269,6 +311,14 @@ def _device(arguments: argparse.Namespace):
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {arguments.device}: not available ({str(error).splitlines()[0]})") from None
     return device
+
+
+def _line(text: str) -> list[tuple[float, float]]:
+    try:
+        x1, y1, x2, y2 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x1,y1,x2,y2, for example 300,719,560,420") from None
+    return [(x1, y1), (x2, y2)]
 
 
 def _size(text: str) -> tuple[int, int]:

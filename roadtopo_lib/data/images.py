@@ -196,8 +196,8 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_
     write_atomic(path, content)
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """Photographs of a folder, sorted by name: neither hidden files nor pictures that show results.
+def list_images(folder: str | Path, deep: bool = False) -> list[Path]:
+    """Photographs of a folder, ``deep``: of subfolders, too; sorted by name, no hidden files, no pictures of results.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -206,7 +206,7 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = [path for path in list_files(folder, *IMAGE_SUFFIXES) if not _is_result(path)]
+    files = [path for path in list_files(folder, *IMAGE_SUFFIXES, deep=deep) if not _is_result(path)]
     if not files:
         raise ValueError(f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return files

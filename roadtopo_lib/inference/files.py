@@ -1,14 +1,22 @@
 """Lanes found in image files, folders and videos, written to files."""
 
+import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from tqdm.auto import tqdm
 
+from roadtopo_lib.console import say
+from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
-from roadtopo_lib.files import write_json
+from roadtopo_lib.files import write_atomic, write_json
+from roadtopo_lib.inference.records import find
+from roadtopo_lib.metrics.lanes import TUSIMPLE_MAX_RUN_TIME_MS
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
@@ -22,6 +30,18 @@ MAX_GAP = 1000
 UNWRITTEN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", *VIDEO_SUFFIXES)
 """Who names an output so wants a file of a kind that is not written here, and no folder of that name."""
 
+OURS = (b'"lane_count"', f'"version": "{export.VERSION[:12]}'.encode(), b'"run_time"')
+"""What a JSON file of results holds, one of these; others are not written over."""
+
+
+class Frame(NamedTuple):
+    """An image that was read."""
+
+    name: str  # of its results: the path in the folder without ending, or CLIP_frame_000000
+    file: Path  # the image, or the video
+    number: int | None  # place in the video
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+
 
 def infer_to_files(
     segmenter: LaneSegmenter,
@@ -29,6 +49,8 @@ def infer_to_files(
     output: str | Path,
     visualize: bool = False,
     on_fault: Callable[[str], object] = warnings.warn,
+    form: str | None = None,
+    h_samples: str | Path | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Separates lanes in an image, a folder or a video, and writes what was found.
 
@@ -44,9 +66,12 @@ def infer_to_files(
         visualize: write overlays.
         on_fault: told in a line of each image of a folder that cannot be read, and of frames that are missing; the job
             goes on.
+        form: a key of ``export.ENDINGS``: write that in place of ids and JSON, for the images of subfolders, too. The
+            frames of a video are written as pictures beside LabelMe's files.
+        h_samples: for ``"tusimple"`` a label file: its images only, each at its rows, as the benchmark demands.
 
     Yields:
-        (main file written, number of lanes) for each image.
+        (main file written, number of lanes) for each image; for ``"tusimple"`` once, at the end.
 
     Raises:
         FileNotFoundError, ValueError: nothing to read, or not readable.
@@ -56,6 +81,9 @@ def infer_to_files(
     source, output = Path(source), Path(output)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
+    if form is not None:
+        yield from _infer_to_format(segmenter, source, output, visualize, on_fault, form, h_samples)
+        return
     if output.suffix.lower() in IMAGE_SUFFIXES:
         if source.is_dir() or is_video(source):
             raise ValueError(f"{output}: {source} holds many images, so the output must be a folder")
@@ -73,10 +101,9 @@ def infer_to_files(
         expected = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{output}: expected a folder, or for one image a name ending in {expected}")
     endings = ["_instances.png", ".json", "_overlay.png"][: 3 if visualize else 2]
-    clip = is_video(source)
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
-    for name, image in _named_frames(source, on_fault) if clip else _named_images(files, source, on_fault):
+    for name, _, _, image in _read_frames(source, files, on_fault):
         result = segmenter(image)
         main = output / f"{name}_instances.png"
         write_image(main, all_instances(result).astype(np.uint16), is_result=True)
@@ -85,6 +112,53 @@ def infer_to_files(
             main = output / f"{name}_overlay.png"
             write_image(main, overlay(image, result), is_result=True)
         yield main, result["lane_count"]
+
+
+def _infer_to_format(
+    segmenter: LaneSegmenter, source: Path, output: Path, visualize: bool, on_fault: Callable[[str], object], form: str,
+    h_samples: str | Path | None,
+) -> Iterator[tuple[Path, int]]:  # fmt: skip
+    """``infer_to_files`` with a format."""
+    if form not in export.ENDINGS:
+        raise ValueError(f"format is {form!r}, expected one of {', '.join(export.ENDINGS)}")
+    if h_samples is not None and (form != "tusimple" or not source.is_dir()):
+        raise ValueError(f"{h_samples}: rows are for the format tusimple and a folder of images")
+    if output.suffix.lower() in (*IMAGE_SUFFIXES, *UNWRITTEN_SUFFIXES, ".json", ".txt") and not output.is_dir():
+        raise ValueError(f"{output}: expected a folder, as results of the format {form} are named by their images")
+    root, ending = source if source.is_dir() else source.parent, export.ENDINGS[form]
+    wanted = {} if h_samples is None else export.read_h_samples(Path(h_samples), root)
+    files = [(file.relative_to(root).with_suffix("").as_posix(), file) for file in wanted] or _named_files(source, True)
+    targets = [output / ending] if form == "tusimple" else [output / (name + ending) for name, _ in files]
+    overlays = [output / f"{name}_overlay.png" for name, _ in files if visualize]
+    _spare_inputs([file for _, file in files], targets + overlays)
+    lines, hidden = [], None if form == "tusimple" else True
+    frames = _read_frames(source, files, on_fault)
+    for frame in tqdm(frames, form, unit="image", leave=False, disable=hidden):
+        photo, target = frame.file, output / (frame.name + ending)
+        relative = photo.relative_to(root).as_posix()
+        record, result, run_time = find(segmenter, frame.image, relative, frame.number)
+        if form == "tusimple":
+            raw_file, rows = wanted.get(photo, (relative if frame.number is None else frame.name, None))
+            lines.append(export.to_tusimple(record, raw_file, run_time, rows))
+        elif form == "culane":
+            write_atomic(target, export.to_culane(record))
+        elif form == "json":
+            write_json(target, record)
+        else:
+            if frame.number is not None and not (photo := target.with_suffix(".jpg")).exists():
+                write_image(photo, frame.image)
+            path = os.path.relpath(photo.parent.resolve() / photo.name, target.parent.resolve())
+            write_json(target, export.to_labelme(record, path.replace(os.sep, "/")))
+        if visualize:
+            write_image(output / f"{frame.name}_overlay.png", overlay(frame.image, result), is_result=True)
+        if form != "tusimple":
+            yield target, len(record["lanes"])
+    if lines:
+        write_atomic(targets[0], "".join(json.dumps(line) + "\n" for line in lines))
+        slow = sum(line["run_time"] > TUSIMPLE_MAX_RUN_TIME_MS for line in lines)
+        if slow:
+            say(f"{slow} of {len(lines)} images took more than 200 ms, for which the benchmark gives 0", error=True)
+        yield targets[0], sum(len(line["lanes"]) for line in lines)
 
 
 def is_video(path: str | Path) -> bool:
@@ -148,20 +222,21 @@ def summary(result: dict) -> dict:
     }
 
 
-def _named_files(source: Path) -> list[tuple[str, Path]]:
-    files = list_images(source) if source.is_dir() else [source]
-    twice = len({file.stem for file in files}) < len(files)
-    return [(file.name.replace(".", "_") if twice else file.stem, file) for file in files]
+def _named_files(source: Path, deep: bool = False) -> list[tuple[str, Path]]:
+    """Images with the names of their results; ``deep``: those of subfolders, too."""
+    root, files = (source, list_images(source, deep)) if source.is_dir() else (source.parent, [source])
+    names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+    if len(set(names)) < len(names):  # a.jpg and a.png
+        names = [file.relative_to(root).with_name(file.name.replace(".", "_")).as_posix() for file in files]
+    return list(zip(names, files, strict=True))
 
 
-def _named_frames(source: Path, on_fault: Callable[[str], object]) -> Iterator[tuple[str, np.ndarray]]:
-    for number, frame in _numbered_frames(source, on_fault):
-        yield f"{source.stem}_frame_{number:06d}", frame
-
-
-def _named_images(
-    files: list[tuple[str, Path]], source: Path, on_fault: Callable[[str], object]
-) -> Iterator[tuple[str, np.ndarray]]:
+def _read_frames(source: Path, files: list[tuple[str, Path]], on_fault: Callable[[str], object]) -> Iterator[Frame]:
+    """Frames of a video, or the images of ``named_files``; one that cannot be read is told of and left out."""
+    if is_video(source):
+        for number, image in _numbered_frames(source, on_fault):
+            yield Frame(f"{source.stem}_frame_{number:06d}", source, number, image)
+        return
     for name, file in files:
         try:
             image = read_image(file)
@@ -170,16 +245,20 @@ def _named_images(
                 raise
             on_fault(" ".join(str(error).split()))
         else:
-            yield name, image
+            yield Frame(name, file, None, image)
 
 
 def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     """Refuses to write over what is read, by whatever path it is named, or over labels that lie beside photographs."""
     read = {path.resolve() for path in inputs}
+    folders = {path.parent for path in read}
     for path in outputs:
         if path.resolve() in read:
             raise ValueError(f"{path}: would be written over an input image; choose another output")
-        if path.suffix == ".json" and path.is_file() and b'"lane_count"' not in path.read_bytes():
+        if path.is_file() and (
+            (path.suffix == ".json" and not any(mark in path.read_bytes() for mark in OURS))
+            or (path.suffix == ".txt" and path.parent.resolve() in folders)
+        ):
             raise ValueError(
                 f"{path}: holds something else than results, and would be written over; choose another output"
             )

@@ -1,0 +1,61 @@
+"""What a model finds in an image, as plain values: the format JSON, of which ``data.convert.export`` makes the rest."""
+
+import time
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from roadtopo_lib.data.convert.export import VERSION
+from roadtopo_lib.labels import ClassTable
+from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.postprocess import LaneResult
+
+OUTLINE_TOLERANCE = 1.0
+"""Pixels by which a crosswalk's outline may differ from what was found, to have fewer points."""
+
+
+def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | None) -> tuple[dict, LaneResult, float]:
+    """What the model finds in an image, as plain values.
+
+    Args:
+        segmenter: the model.
+        image: (H, W, 3) uint8 RGB.
+        name: of the image or video, as the record has it.
+        frame: place in the video.
+
+    Returns:
+        The record: each lane with ``class``, ``id`` (1..N, left to right), ``confidence`` (mean probability of the lane
+        classes over its pixels) and ``points``, top to bottom; each crosswalk with ``class``, ``id`` (N+1…) and
+        ``polygons``, an outline for each visible part. The result that it is made of. The milliseconds it took.
+    """
+    began = time.perf_counter()
+    outputs = segmenter.predict(image)
+    result = segmenter.postprocessor.process(**outputs)
+    run_time = 1000 * (time.perf_counter() - began)
+    semantic, table = result["semantic_mask"], segmenter.classes
+    lanes, crosswalks = [], []
+    for number, points in enumerate(result["lane_polylines"], start=1):
+        pixels = result["lane_instances"] == number
+        about = {"class": _class_name(semantic[pixels], table.lane_ids, table), "id": number}
+        confidence = round(float(outputs["confidence"][pixels].mean()), 4)
+        lanes.append({**about, "confidence": confidence, "points": points.round(2).tolist()})
+    for number in range(1, result["crosswalk_count"] + 1):
+        pixels = result["crosswalk_instances"] == number
+        about = {"class": _class_name(semantic[pixels], table.crosswalk_ids, table), "id": len(lanes) + number}
+        crosswalks.append({**about, "polygons": _outlines(pixels)})
+    height, width = image.shape[:2]
+    about = {"version": VERSION, "image": name, "frame": frame, "width": width, "height": height}
+    return {**about, "lanes": lanes, "crosswalks": crosswalks}, result, run_time
+
+
+def _class_name(ids: np.ndarray, candidates: Sequence[int], classes: ClassTable) -> str:
+    """The candidate that most of an instance's pixels have."""
+    return classes[candidates[int(np.bincount(ids, minlength=len(classes))[list(candidates)].argmax())]].name
+
+
+def _outlines(pixels: np.ndarray) -> list[list[list[int]]]:
+    """Points of each connected part's outline; holes are filled."""
+    contours, _ = cv2.findContours(pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outlines = [cv2.approxPolyDP(contour, OUTLINE_TOLERANCE, True)[:, 0].tolist() for contour in contours]
+    return [outline for outline in outlines if len(outline) >= 3]
