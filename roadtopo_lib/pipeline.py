@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roadtopo_lib.config import STRIDE, LaneSegmentationConfig
-from roadtopo_lib.data.images import list_images, read_image
+from roadtopo_lib.data.images import list_images, read_image, read_images
 from roadtopo_lib.dataset import image_to_tensor, rows_cut
 from roadtopo_lib.labels import BACKGROUND
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, load_with_info, upsample_to
@@ -92,7 +92,7 @@ class LaneSegmenter:
 
         Returns:
             The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder an
-            iterator of such dicts, each with its ``image_path``, sorted by file name: one is made when it is asked for.
+            iterator of such dicts, each with its ``image_path``, sorted by file name; damaged files are warned of.
 
         Raises:
             FileNotFoundError: no such file or folder.
@@ -102,7 +102,7 @@ class LaneSegmenter:
             return self._segment(image)
         path = Path(image)
         if path.is_dir():
-            return ({**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path))
+            return ({**self._segment(image), "image_path": str(file)} for file, image in read_images(list_images(path)))
         return self._segment(read_image(path))
 
     def _segment(self, image: np.ndarray) -> LaneResult:

@@ -6,7 +6,9 @@ OpenCV encodes the files.
 """
 
 import struct
+import warnings
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -29,8 +31,14 @@ GREY_16_BIT = ("I;16", "I;16B", "I")
 ORIENTATION = 0x0112
 """EXIF's tag that says how a viewer turns the picture: 1 not at all, 2 to 8 mirrored, turned or both."""
 
+BACKWARDS = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Orientations that reverse the columns, and those that reverse the rows, after rows and columns are exchanged."""
+
 MARK = b"Software\0roadtopo_lib"
 """Stands in the head of a picture that shows results: no listing takes it for a photograph."""
+
+NOTE = b"Comment\0"
+"""Stands before a note."""
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -51,7 +59,11 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def stored_image(path: str | Path) -> tuple[np.ndarray, int]:
     """As ``read_image``, but not turned: the pixels as they are stored, and the orientation tag, 1..8."""
-    picture = _open(path)
+    return pixels_of(_open(path))
+
+
+def pixels_of(picture: Image.Image) -> tuple[np.ndarray, int]:
+    """(H, W, 3) uint8 RGB of an open picture, not turned, and its orientation tag, 1..8."""
     if picture.mode in GREY_16_BIT:
         # Pillow scales 16-bit colours to 8 bits, but of 16-bit grey it would make white wherever it exceeds 255.
         grey = np.rint(np.asarray(picture) / (65535 / 255)).clip(0, 255).astype(np.uint8)
@@ -63,8 +75,16 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """(H, W, …) as a viewer shows it that heeds the orientation tag: (H, W, …), or from 5 on (W, H, …)."""
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
-    rows, columns = (-1 if orientation in backwards else 1 for backwards in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    columns, rows = (-1 if orientation in backwards else 1 for backwards in BACKWARDS)
     return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def turned_points(points: np.ndarray, orientation: int, size: tuple[int, int]) -> np.ndarray:
+    """(M, 2) points (x, y) of stored pixels of ``size`` (H, W): where ``turned`` moves the pixels to."""
+    if orientation > 4:
+        points, size = points[:, ::-1], size[::-1]
+    ends = np.array(size[::-1]) - 1  # the last column and row
+    return np.where([orientation in backwards for backwards in BACKWARDS], ends - points, points)
 
 
 def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.ndarray:
@@ -158,7 +178,9 @@ def rgb_to_instance_ids(rgb: np.ndarray, name: str | Path = "mask") -> np.ndarra
     return ids.reshape(code.shape).astype(np.uint16)
 
 
-def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_result: bool = False) -> None:
+def write_image(
+    path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_result: bool = False, note: str = ""
+) -> None:
     """Writes an image or a mask; the file appears complete or not at all.
 
     Args:
@@ -167,6 +189,7 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_
         image: (H, W, 3) uint8 RGB, or (H, W) uint8, or for PNG (H, W) uint16.
         jpeg_quality: 0..100, for JPEG only.
         is_result: mark it as a picture that no listing takes for a photograph.
+        note: ASCII text in the file's head, in place of that mark, see ``note_of``.
 
     Raises:
         OSError: as for ``files.write_atomic``.
@@ -187,13 +210,35 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_
     done, data = cv2.imencode(suffix, image[..., ::-1] if is_rgb else image, options)  # OpenCV writes blue first
     if not done:
         raise ValueError(f"{path}: an image of {image.shape[0]}×{image.shape[1]} is too large for this format")
-    content = data.tobytes()
-    if is_result and suffix == ".png":  # a text chunk behind the header, which ends at byte 33
-        chunk = struct.pack(">L", len(MARK)) + b"tEXt" + MARK + struct.pack(">L", zlib.crc32(b"tEXt" + MARK))
+    content, text = data.tobytes(), MARK if is_result else NOTE + note.encode("ascii") + b"\n"
+    if (is_result or note) and suffix == ".png":  # a text chunk behind the header, which ends at byte 33
+        chunk = struct.pack(">L", len(text)) + b"tEXt" + text + struct.pack(">L", zlib.crc32(b"tEXt" + text))
         content = content[:33] + chunk + content[33:]
-    elif is_result:  # a comment behind JFIF's header, which ends at byte 20
-        content = content[:20] + b"\xff\xfe" + struct.pack(">H", 2 + len(MARK)) + MARK + content[20:]
+    elif is_result or note:  # a comment behind JFIF's header, which ends at byte 20
+        content = content[:20] + b"\xff\xfe" + struct.pack(">H", 2 + len(text)) + text + content[20:]
     write_atomic(path, content)
+
+
+def note_of(path: str | Path) -> str:
+    """The note that ``write_image`` has put into a file; empty if there is none, or no such file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(300).partition(NOTE)[2].partition(b"\n")[0].decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def read_images(
+    files: Iterable[Path], on_fault: Callable[[str], object] = warnings.warn
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Files with their images (H, W, 3) uint8 RGB; ``on_fault`` is told in a line of each that cannot be read."""
+    for file in files:
+        try:
+            image = read_image(file)
+        except (OSError, ValueError) as error:
+            on_fault(" ".join(str(error).split()))
+        else:
+            yield file, image
 
 
 def list_images(folder: str | Path) -> list[Path]:

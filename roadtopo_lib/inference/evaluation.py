@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.checks import refuse_binary
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.dataset import LaneInstanceDataset
@@ -59,7 +59,7 @@ def evaluate(
     methods: dict[str, Method] = {"model": lambda image, result, classes: result, **(BASELINES if baselines else {})}
     scores = {name: (LaneF1(), InstanceF1()) for name in methods}
     pixels = np.zeros(256, np.int64)
-    for index in tqdm(
+    for index in progress_bar(
         range(len(dataset)), desc="evaluate", unit="image", leave=False, disable=None if progress else True
     ):
         image, semantic, instance = dataset.read(index)
