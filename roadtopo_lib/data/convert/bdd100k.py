@@ -36,8 +36,11 @@ def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> It
     for path in files:
         split, number = next((split for split in ("val", "test") if split in path.stem), "train"), 0
         try:
-            for number, (_, frame) in enumerate(reading.json_items(path), start=1):
+            frames = (item for key, item in reading.json_items(path) if key in (None, "frames"))
+            for number, frame in enumerate(frames, start=1):
                 yield _frame(frame, f"{path.stem}_{number}", images or path.parent, split, names)
+            if number == 0:
+                raise ValueError(f"{path}: no label file of BDD100K, it names no frame")
         except ValueError:
             if len(files) == 1 and number == 0:
                 raise
@@ -63,7 +66,7 @@ def _shapes(labels: list, names: ClassNames) -> tuple[list[Shape], Counter]:
             category, attributes = str(label["category"]), label.get("attributes") or {}
             kind = str(attributes.get("laneTypes") or category).removeprefix("lane/")  # 2018: lane, and its laneTypes
             if kind not in names and not LANE.match(category):
-                dropped[f"category {category!r} is not in the class table"] += 1
+                dropped[reading.unknown("category", category)] += 1
                 continue
             class_id = names.get(kind, lane_class)
             parts = [(_points(part), bool(part.get("closed"))) for part in label.get("poly2d") or []]

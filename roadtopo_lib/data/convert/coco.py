@@ -17,6 +17,8 @@ from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
 
+MOST_PIXELS = 1 << 28
+
 
 def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
     """One ``Labelled`` an image. A database on disk sorts the annotations by image, in constant memory.
@@ -37,6 +39,7 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
             if key == "categories":
                 categories[repr(item["id"])] = str(item["name"])
             elif key == "images":
+                _size(item)
                 folders.add(item["file_name"].replace("\\", "/").rpartition("/")[0])
                 database.execute("INSERT INTO image VALUES (?, ?)", (repr(item["id"]), json.dumps(item)))
             elif key == "annotations":
@@ -60,6 +63,7 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
 
 
 def _size(image: dict) -> tuple[int, int] | None:
+    """(H, W) of an image, if its entry says it."""
     return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
 
 
@@ -70,11 +74,11 @@ def _shapes(
     """The areas of an image, and its size (H, W), which a run-length mask knows, too."""
     shapes = []
     for number, annotation in enumerate(annotations):
-        category = categories.get(repr(annotation.get("category_id")), "of an unknown id")
-        class_id, segmentation = names.get(category), annotation.get("segmentation")
-        if category not in names:
-            dropped[f"category {category!r} is not in the class table"] += 1
-        if class_id is None:
+        category, segmentation = categories.get(repr(annotation.get("category_id"))), annotation.get("segmentation")
+        if category is None or category not in names:
+            dropped["an annotation of no category" if category is None else reading.unknown("category", category)] += 1
+            continue
+        if (class_id := names.get(category)) is None:
             continue
         try:
             if isinstance(segmentation, dict):
@@ -97,8 +101,8 @@ def _placed_mask(segmentation: dict, size: tuple[int, int]) -> tuple[np.ndarray,
     from pycocotools import mask as masks  # an extra: only run-length masks need it
 
     height, width = size
-    if tuple(segmentation["size"]) != size:
-        raise ValueError("of another size")
+    if tuple(segmentation["size"]) != size or height * width > MOST_PIXELS:
+        raise ValueError("of another size, or of none that an image has")
     if isinstance(segmentation["counts"], list):
         if sum(segmentation["counts"]) != height * width:
             raise ValueError("too few or too many pixels")

@@ -22,7 +22,7 @@ from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
 
 CIRCLE_POINTS = 64
-LARGEST_CORNER = 1e9  # pixels, of a mask
+LARGEST = 1e9  # pixels that a circle or a mask may lie away
 
 
 def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
@@ -41,12 +41,9 @@ def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> It
         except (OSError, *DAMAGED):
             yield Labelled.unreadable(name, reading.UNREADABLE)
             continue
-        base = file.replace("\\", "/").rpartition("/")[2]  # what moved images are still called
-        below = reading.locate([root], f"{path.parent.relative_to(root).as_posix()}/{file}")
-        image = reading.locate([images], file) if images else below
-        if image is None or not image.is_file():
-            beside = reading.locate([images or path.parent], base)
-            image = beside if beside and beside.is_file() else image
+        image = reading.locate([images or path.parent], file, anywhere=True)
+        if image is None or not image.is_file():  # moved, perhaps: what is it called?
+            image = reading.locate([images or path.parent], file.replace("\\", "/").rpartition("/")[2])
         if values.get("imageData") and not (image and image.is_file()):
             with suppress(*DAMAGED):
                 image = base64.b64decode(values["imageData"])
@@ -67,7 +64,7 @@ def _shape(label: dict, names: ClassNames) -> list[Shape]:
     """The shape of a label, none for a name that is left out; raises what is wrong with it."""
     name, kind, group = str(label["label"]), label.get("shape_type") or "polygon", label.get("group_id")
     if name not in names:
-        raise _Dropped(f"label {name!r} is not in the class table")
+        raise _Dropped(reading.unknown("label", name))
     class_id, instance = names.get(name), None if group is None else str(group)
     if class_id is None:
         return []
@@ -83,8 +80,8 @@ def _shape(label: dict, names: ClassNames) -> list[Shape]:
         points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
     elif kind == "circle" and len(points) == 2:
         angles = np.linspace(0, 2 * np.pi, CIRCLE_POINTS, endpoint=False)
-        radius = np.linalg.norm(points[1] - points[0])
-        points = reading.points_of(points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+        radius = np.linalg.norm(np.clip(points[1] - points[0], -LARGEST, LARGEST))
+        points = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     elif not is_line and kind not in ("polygon", "rectangle"):
         raise _Dropped(f"a shape of type {kind}")
     if not is_line and len(points) < 3:
@@ -98,5 +95,5 @@ def _placed_mask(label: dict, points: np.ndarray) -> tuple[np.ndarray, tuple[int
         mask = np.asarray(held.convert("L")) > 0
     if not mask.any():
         raise _Dropped("a mask without a pixel")
-    x, y = np.floor(np.clip(points.min(axis=0), -LARGEST_CORNER, LARGEST_CORNER)).astype(int).tolist()
+    x, y = np.floor(np.clip(points.min(axis=0), -LARGEST, LARGEST)).astype(int).tolist()
     return mask, (x, y)

@@ -73,22 +73,31 @@ def label_files(places: list[Path], ending: str, expected: str, deep: bool = Fal
     return files
 
 
-def locate(roots: list[Path], name: str) -> Path | None:
+def locate(roots: list[Path], name: str, anywhere: bool = False) -> Path | None:
     """The file that a label names, with slashes or backslashes and in whatever Unicode form, in one of some folders.
 
-    The file may be missing. ``None``: the name leads out of the folder, or no file can be called so.
+    Args:
+        roots: the folders, tried in order.
+        name: relative to a folder; a leading slash does not matter.
+        anywhere: the name may lead out of the folder. Links always may: they are the user's own.
+
+    Returns:
+        The file, which may be missing; ``None`` if the name leads out or no file can be called so.
     """
     place = None
     for root, spelling in itertools.product(roots, (name.replace("\\", "/"), name)):
-        path = root / spelling.lstrip("/")
+        path = Path(os.path.normpath(root / spelling.lstrip("/")))
         try:
-            # Links may lead anywhere: they are the user's own.
-            if spelling.strip("/") and Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
+            if (
+                spelling.strip("/")
+                and "\0" not in spelling
+                and (anywhere or path.is_relative_to(os.path.normpath(root)))
+            ):
                 found = find_file(path)
                 if found.is_file():
                     return found
                 place = place or found
-        except (OSError, ValueError):  # too long, or with a character that no name can hold
+        except OSError:  # too long
             continue
     return place
 
@@ -108,6 +117,11 @@ def recording_of(relative: str, one_folder: bool = False) -> str:
         return str(path.parent)
     number = re.search(r"(\d+)\D*$", path.stem)
     return path.stem if number is None else f"{path.stem[: number.start()]}{int(number[1][-18:]) // NEIGHBOURS}"
+
+
+def unknown(kind: str, name: str) -> str:
+    """Why a label of a name that ``ClassNames`` does not know is dropped."""
+    return f"{kind} {name!r} is not in the class table"
 
 
 def points_of(values: object) -> np.ndarray:

@@ -8,7 +8,6 @@ constant memory, and going on where an earlier run stopped.
 import hashlib
 import io
 import itertools
-import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -44,7 +43,9 @@ SHEET = "contact_sheet.png"
 EXAMPLES = 3
 """Names that a report gives for each reason."""
 WAITING_PER_WORKER = 4  # images read ahead: memory does not grow with the number of labels
+HEAD = 1 << 16  # bytes of an image file by which it is known again
 DAMAGED_IMAGE = "the image cannot be read"
+HIDDEN = "a lane or crossing that others hide, or outside of the image"
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,8 @@ class Report:
 def write_labelled(records: Iterable[Labelled], dst: str | Path, options: Options) -> Report:
     """Writes the samples, a report (``convert_report.json`` and ``.txt``) and a contact sheet of the first 16.
 
-    A sample that was made of the same image, labels and options is not made again; one of other labels or options is,
-    and leaves the split that it was in. An image that is missing or damaged is counted under ``dropped``; the others
-    are written.
+    A sample that was made of the same image, labels and options is not made again; one of other labels or options is.
+    An image that is missing or damaged is counted under ``dropped``; the others are written.
 
     Args:
         records: what a format yields; read lazily.
@@ -230,31 +230,26 @@ def _results(
 def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> tuple[tuple[str, str], Counter, bool]:
     """Writes one sample; returns its place, what was dropped, and whether it is there now."""
     place, files, dropped = (split, record.name), sample_files(dst / split, record.name), Counter(record.dropped)
-    source, labels = _marks(record, options)
-    found = note_of(files[0])
-    if found == f"{source} {labels}" and all(path.is_file() for path in files):
-        return place, dropped, True
-    if files[0].exists() and not found.startswith(source):
-        return place, dropped + Counter(["another image of that name is in the data set"]), False
     try:
-        if isinstance(record.image, bytes):
-            with Image.open(io.BytesIO(record.image)) as held:
-                stored, orientation = pixels_of(held)
-        else:
-            stored, orientation = stored_image(record.image)
-    except FileNotFoundError:
-        return place, dropped + Counter(["the image is missing"]), False
-    except Exception:  # Pillow's parsers raise almost anything
-        return place, dropped + Counter([DAMAGED_IMAGE]), False
-    try:
+        source, labels = _source_mark(record.image), _label_mark(record, options)
+        found = note_of(files[0])
+        if found.startswith(f"{source} {labels} ") and all(path.is_file() for path in files):
+            dropped[HIDDEN] += int(found.rpartition(" ")[2])
+            return place, +dropped, True
+        if files[0].exists() and not found.startswith(source):
+            raise ValueError("another image of that name is in the data set")
+        stored, orientation = _pixels(record.image)
         shapes = _upright(record, stored.shape[:2], orientation)
         image = turned(stored, orientation)
         semantic, instance, hidden = draw_masks(image.shape[:2], shapes, options.line_width, options.classes)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return place, dropped + Counter(["the image is missing"]), False
     except ValueError as error:
         return place, dropped + Counter([str(error)]), False
-    write_sample(dst / split, record.name, image, semantic, instance, options.classes, note=f"{source} {labels}")
-    dropped["a lane or crossing that others hide, or outside of the image"] += hidden
-    for other in SPLITS:
+    note = f"{source} {labels} {hidden}"
+    write_sample(dst / split, record.name, image, semantic, instance, options.classes, note=note)
+    dropped[HIDDEN] += hidden
+    for other in SPLITS if options.split is None else ():  # it lay in another split, by other options
         moved = sample_files(dst / other, record.name)
         if other != split and note_of(moved[0]).startswith(source):
             for path in moved:
@@ -262,16 +257,38 @@ def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> t
     return place, +dropped, True
 
 
-def _marks(record: Labelled, options: Options) -> tuple[str, str]:
-    """Short hashes of which image a sample is made of, and of its labels and options."""
-    image = record.image if isinstance(record.image, bytes) else os.path.abspath(record.image).encode(errors="replace")
-    settings = (options.line_width, options.classes, record.size, record.upright)
-    labels = hashlib.sha256(repr(settings).encode(errors="replace"))
+def _pixels(image: Path | bytes) -> tuple[np.ndarray, int]:
+    """As ``stored_image``, with the reason of a report in place of its errors."""
+    try:
+        if isinstance(image, Path):
+            return stored_image(image)
+        with Image.open(io.BytesIO(image)) as held:
+            return pixels_of(held)
+    except FileNotFoundError:
+        raise
+    except Exception:  # Pillow's parsers raise almost anything
+        raise ValueError(DAMAGED_IMAGE) from None
+
+
+def _source_mark(image: Path | bytes) -> str:
+    """A short hash of which image a sample is made of: its size and first bytes, wherever it lies."""
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()[:16]
+    try:
+        with open(image, "rb") as file:
+            return hashlib.sha256(file.read(HEAD) + str(image.stat().st_size).encode()).hexdigest()[:16]
+    except PermissionError:
+        raise ValueError(DAMAGED_IMAGE) from None
+
+
+def _label_mark(record: Labelled, options: Options) -> str:
+    """A short hash of the labels and of the options that decide what is drawn."""
+    labels = hashlib.sha256(ascii((options.line_width, options.classes, record.size, record.upright)).encode())
     for shape in record.shapes:
         arrays = [*shape.parts, *([] if shape.mask is None else [shape.mask])]
         head = (shape.class_id, shape.instance, shape.filled, shape.corner, [array.shape for array in arrays])
-        labels.update(repr(head).encode(errors="replace") + b"".join(array.tobytes() for array in arrays))
-    return hashlib.sha256(image).hexdigest()[:16], labels.hexdigest()[:16]
+        labels.update(ascii(head).encode() + b"".join(array.tobytes() for array in arrays))
+    return labels.hexdigest()[:16]
 
 
 def _upright(record: Labelled, size: tuple[int, int], orientation: int) -> list[Shape]:
