@@ -242,7 +242,7 @@ def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> t
         shapes = _upright(record, stored.shape[:2], orientation)
         image = turned(stored, orientation)
         semantic, instance, hidden = draw_masks(image.shape[:2], shapes, options.line_width, options.classes)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except FileNotFoundError:
         return place, dropped + Counter(["the image is missing"]), False
     except ValueError as error:
         return place, dropped + Counter([str(error)]), False
@@ -274,6 +274,8 @@ def _source_mark(image: Path | bytes) -> str:
     """A short hash of which image a sample is made of: its size and first bytes, wherever it lies."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()[:16]
+    if not image.is_file():
+        raise FileNotFoundError(image)
     try:
         with open(image, "rb") as file:
             return hashlib.sha256(file.read(HEAD) + str(image.stat().st_size).encode()).hexdigest()[:16]
