@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TextIO
@@ -87,18 +88,13 @@ def locate(roots: list[Path], name: str, anywhere: bool = False) -> Path | None:
     place = None
     for root, spelling in itertools.product(roots, (name.replace("\\", "/"), name)):
         path = Path(os.path.normpath(root / spelling.lstrip("/")))
-        try:
-            if (
-                spelling.strip("/")
-                and "\0" not in spelling
-                and (anywhere or path.is_relative_to(os.path.normpath(root)))
-            ):
+        inside = anywhere or path.is_relative_to(os.path.normpath(root))
+        if inside and spelling.strip("/") and "\0" not in spelling:
+            with suppress(OSError):  # the name is too long
                 found = find_file(path)
                 if found.is_file():
                     return found
                 place = place or found
-        except OSError:  # too long
-            continue
     return place
 
 

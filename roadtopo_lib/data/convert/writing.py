@@ -28,7 +28,6 @@ from roadtopo_lib.data.images import (
     pixels_of,
     read_image,
     read_semantic_mask,
-    stored_image,
     turned,
     write_image,
 )
@@ -43,8 +42,7 @@ SHEET = "contact_sheet.png"
 EXAMPLES = 3
 """Names that a report gives for each reason."""
 WAITING_PER_WORKER = 4  # images read ahead: memory does not grow with the number of labels
-HEAD = 1 << 16  # bytes of an image file by which it is known again
-DAMAGED_IMAGE = "the image cannot be read"
+DAMAGED_IMAGE, MISSING_IMAGE = "the image cannot be read", "the image is missing"
 HIDDEN = "a lane or crossing that others hide, or outside of the image"
 
 
@@ -231,19 +229,18 @@ def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> t
     """Writes one sample; returns its place, what was dropped, and whether it is there now."""
     place, files, dropped = (split, record.name), sample_files(dst / split, record.name), Counter(record.dropped)
     try:
-        source, labels = _source_mark(record.image), _label_mark(record, options)
+        content = _content(record.image)
+        source, labels = hashlib.sha256(content).hexdigest()[:16], _label_mark(record, options)
         found = note_of(files[0])
         if found.startswith(f"{source} {labels} ") and all(path.is_file() for path in files):
             dropped[HIDDEN] += int(found.rpartition(" ")[2])
             return place, +dropped, True
         if files[0].exists() and not found.startswith(source):
             raise ValueError("another image of that name is in the data set")
-        stored, orientation = _pixels(record.image)
+        stored, orientation = _pixels(content)
         shapes = _upright(record, stored.shape[:2], orientation)
         image = turned(stored, orientation)
         semantic, instance, hidden = draw_masks(image.shape[:2], shapes, options.line_width, options.classes)
-    except FileNotFoundError:
-        return place, dropped + Counter(["the image is missing"]), False
     except ValueError as error:
         return place, dropped + Counter([str(error)]), False
     note = f"{source} {labels} {hidden}"
@@ -257,29 +254,20 @@ def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> t
     return place, +dropped, True
 
 
-def _pixels(image: Path | bytes) -> tuple[np.ndarray, int]:
-    """As ``stored_image``, with the reason of a report in place of its errors."""
+def _content(image: Path | bytes) -> bytes:
+    """What the image file holds; ValueError with the reason for the report."""
     try:
-        if isinstance(image, Path):
-            return stored_image(image)
-        with Image.open(io.BytesIO(image)) as held:
-            return pixels_of(held)
-    except FileNotFoundError:
-        raise
+        return image if isinstance(image, bytes) else image.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no file can be called so
+        raise ValueError(DAMAGED_IMAGE if isinstance(error, PermissionError) else MISSING_IMAGE) from None
+
+
+def _pixels(content: bytes) -> tuple[np.ndarray, int]:
+    """As ``stored_image``, from memory; ValueError with the reason for the report."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return pixels_of(picture)
     except Exception:  # Pillow's parsers raise almost anything
-        raise ValueError(DAMAGED_IMAGE) from None
-
-
-def _source_mark(image: Path | bytes) -> str:
-    """A short hash of which image a sample is made of: its size and first bytes, wherever it lies."""
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()[:16]
-    if not image.is_file():
-        raise FileNotFoundError(image)
-    try:
-        with open(image, "rb") as file:
-            return hashlib.sha256(file.read(HEAD) + str(image.stat().st_size).encode()).hexdigest()[:16]
-    except PermissionError:
         raise ValueError(DAMAGED_IMAGE) from None
 
 
