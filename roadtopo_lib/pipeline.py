@@ -16,8 +16,7 @@ from roadtopo_lib.labels import BACKGROUND
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, load_with_info, upsample_to
 from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
 
-SECOND_VIEW_SCALE = 1.35
-"""Scale of the second view, chosen by lane F1 on scenes that no score here uses; see ``LaneSegmenter``."""
+SECOND_VIEW_SCALE = 1.35  # chosen by lane F1 on scenes that no score here uses; see ``LaneSegmenter``
 
 
 class View(NamedTuple):
