@@ -5,6 +5,7 @@ Pillow decodes the files: it names a file's pixel format and refuses a truncated
 OpenCV encodes the files.
 """
 
+import io
 import struct
 import warnings
 import zlib
@@ -36,6 +37,9 @@ BACKWARDS = (2, 3, 6, 7), (3, 4, 7, 8)
 
 MARK = b"Software\0roadtopo_lib"
 """Stands in the head of a picture that shows results: no listing takes it for a photograph."""
+
+APPLICATION = (*range(0xE0, 0xF0), 0xFE)
+"""Markers of a JPEG's segments that belong to applications, and of comments."""
 
 NOTE = b"Comment\0"
 """Stands before a note."""
@@ -262,8 +266,7 @@ def _open(path: str | Path) -> Image.Image:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        picture = Image.open(path)
-        picture.load()
+        picture = decoded(path)
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image that can be read, expected a JPEG or PNG") from None
     except Image.DecompressionBombError as error:
@@ -271,6 +274,39 @@ def _open(path: str | Path) -> Image.Image:
     except Exception as error:  # a damaged file makes Pillow's parsers raise almost anything
         raise ValueError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
     return picture
+
+
+def decoded(source: str | Path | bytes) -> Image.Image:
+    """A picture from a file or its content. What Pillow raises of metadata alone is no error: they are left out."""
+    try:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        picture.load()
+    except Exception as error:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        try:
+            picture = Image.open(io.BytesIO(_without_metadata(content)))
+            picture.load()
+        except Exception:
+            raise error from None
+    return picture
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """A JPEG or PNG file without what describes the picture, its EXIF aside."""
+    is_png, at = content.startswith(b"\x89PNG"), 8 if content.startswith(b"\x89PNG") else 2
+    kept = [content[:at]]
+    while at + 8 < len(content):
+        if is_png:  # a chunk: length, name, data, checksum; names of those that a picture needs are in capitals
+            end, name = at + 12 + int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+            needed = name.isupper() or name == b"eXIf"
+        else:  # a segment: marker, length, data; the image begins with marker DA
+            end, name = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big"), content[at + 4 : at + 8]
+            if content[at + 1] == 0xDA:
+                break
+            needed = content[at + 1] not in APPLICATION or name == b"Exif" or (name == b"Adob" and end - at >= 16)
+        kept.append(content[at:end] if needed else b"")
+        at = end
+    return b"".join([*kept, content[at:]])
 
 
 def is_picture(path: str | Path) -> bool:

@@ -1,5 +1,7 @@
 """Lanes found in image files, folders and videos, written to files."""
 
+import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -8,10 +10,12 @@ import cv2
 import numpy as np
 
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
-from roadtopo_lib.files import write_json
+from roadtopo_lib.files import write_atomic, write_json
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 """Always videos; a file of another ending is one if it is no picture and the reader can open it."""
@@ -50,7 +54,8 @@ def infer_to_files(
 
     Raises:
         FileNotFoundError, ValueError: nothing to read, or not readable.
-        ValueError: an output of a kind that is not written, or one that is an input file; nothing is written then.
+        ValueError: an output of a kind that is not written, one that is an input file, or a folder with frames of
+            another clip of the same name; nothing is written then.
         OSError: the output folder cannot be written to.
     """
     source, output = Path(source), Path(output)
@@ -76,6 +81,8 @@ def infer_to_files(
     clip = is_video(source)
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
+    if clip:
+        claim(output, source)
     for name, image in _named_frames(source, on_fault) if clip else _named_images(files, source, on_fault):
         result = segmenter(image)
         main = output / f"{name}_instances.png"
@@ -85,6 +92,17 @@ def infer_to_files(
             main = output / f"{name}_overlay.png"
             write_image(main, overlay(image, result), is_result=True)
         yield main, result["lane_count"]
+
+
+def claim(output: Path, clip: Path) -> None:
+    """Notes in a folder which clip its frames are of; ValueError if they are of another clip of that name."""
+    next(_numbered_frames(clip, str))  # nothing is written for a clip that cannot be decoded
+    with open(clip, "rb") as file:
+        mark = f"{clip.stat().st_size} {hashlib.sha256(file.read(1 << 20)).hexdigest()}"
+    note = output / f".{clip.stem}.clip"
+    if note.is_file() and note.read_text(encoding="utf-8") != mark:
+        raise ValueError(f"{output}: holds frames of another clip named {clip.stem}; choose another output")
+    write_atomic(note, mark)
 
 
 def is_video(path: str | Path) -> bool:

@@ -24,6 +24,7 @@ CURVE_POINTS = 16
 EDGES_OF = {"lane": 25.0, "crosswalk": 250.0}
 """Pixels at 1280×720 up to which two edges belong to one marking, by role: mean distance of points at equal shares."""
 EDGE_POINTS = 20
+MOST_PARTNERS = 16  # of an edge that are looked at: memory grows with the edges, not with their pairs
 
 
 def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
@@ -124,7 +125,8 @@ def _paired(edges: list[np.ndarray], reach: float) -> list[tuple[np.ndarray, np.
             np.linalg.norm(resampled[:i] - points, axis=2).mean(axis=1) for points in (first, first[::-1])
         )  # (i,) each
         least = np.minimum(same, turned)
-        near += [(least[j], i, j, turned[j] < same[j]) for j in np.flatnonzero(least <= reach).tolist()]
+        nearest = np.argsort(least, kind="stable")[:MOST_PARTNERS].tolist()
+        near += [(least[j], i, j, turned[j] < same[j]) for j in nearest if least[j] <= reach]
     pairs, free = [], set(range(len(edges)))
     for _, i, j, is_turned in sorted(near, key=lambda entry: entry[0]):
         if {i, j} <= free:

@@ -6,7 +6,6 @@ constant memory, and going on where an earlier run stopped.
 """
 
 import hashlib
-import io
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.convert.drawing import Shape, draw_masks
 from roadtopo_lib.data.convert.reading import OUTSIDE, REPORT, UNREADABLE, Labelled
 from roadtopo_lib.data.images import (
+    decoded,
     note_of,
     pixels_of,
     read_image,
@@ -265,8 +264,7 @@ def _content(image: Path | bytes) -> bytes:
 def _pixels(content: bytes) -> tuple[np.ndarray, int]:
     """As ``stored_image``, from memory; ValueError with the reason for the report."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return pixels_of(picture)
+        return pixels_of(decoded(content))
     except Exception:  # Pillow's parsers raise almost anything
         raise ValueError(DAMAGED_IMAGE) from None
 
