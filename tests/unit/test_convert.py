@@ -348,6 +348,9 @@ def test_a_json_list_is_read_item_by_item(tmp_path, monkeypatch):
         for chunk in (1, 7, 1 << 20):
             monkeypatch.setattr("roadtopo_lib.data.convert.reading.CHUNK", chunk)
             assert list(json_items(path)) == [(None, item) for item in items]
+    monkeypatch.setattr("roadtopo_lib.data.convert.reading.CHUNK", 1)
+    path.write_text('{"n": 12345, "a": [123, 456.5], "b": [], "c": {"d": [1]}, "e": [{"f": 1}]}')
+    assert list(json_items(path)) == [("a", 123), ("a", 456.5), ("e", {"f": 1})]
     path.write_text(json.dumps(items)[:-20])
     with pytest.raises(ValueError, match=r"list\.json: damaged JSON"):
         list(json_items(path))
