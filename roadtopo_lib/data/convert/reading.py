@@ -27,6 +27,7 @@ NEIGHBOURS = 10
 LONGEST_NAME = 200  # bytes; file systems allow 255
 CHUNK = 1 << 20
 BLANKS = re.compile(r"[ \t\r\n,:]*")
+AFTER_VALUE = tuple(" \t\r\n,:]}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class _Text:
         while True:
             try:
                 value, end = self.decode(self.text, self.at)
-                if end < len(self.text) or not self._read():  # a number may go on
+                if self.text[end : end + 1] in AFTER_VALUE or not self._read():  # else a number may go on
                     self.at = end
                     return value
             except ValueError:
