@@ -12,15 +12,9 @@ from roadtopo_lib.data.convert.tusimple import read_tusimple
 from roadtopo_lib.data.convert.writing import Options, Report, write_labelled
 
 __all__ = [
-    "FORMATS",
-    "Options",
-    "Report",
-    "convert_bdd100k",
-    "convert_coco",
-    "convert_culane",
-    "convert_labelme",
+    "FORMATS", "Options", "Report", "convert_bdd100k", "convert_coco", "convert_culane", "convert_labelme",
     "convert_tusimple",
-]
+]  # fmt: skip
 
 
 def _converter(read: Callable, has_names: bool = True) -> Callable[..., Report]:
@@ -64,11 +58,8 @@ convert_culane = _converter(read_culane, has_names=False)
 convert_bdd100k = _converter(read_bdd100k)
 convert_coco = _converter(read_coco)
 
-FORMATS = {
-    "labelme": convert_labelme,
-    "tusimple": convert_tusimple,
-    "culane": convert_culane,
-    "bdd100k": convert_bdd100k,
+FORMATS: dict[str, Callable[..., Report]] = {
+    "labelme": convert_labelme, "tusimple": convert_tusimple, "culane": convert_culane, "bdd100k": convert_bdd100k,
     "coco": convert_coco,
-}
+}  # fmt: skip
 """Names on the command line."""

@@ -25,7 +25,7 @@ LISTED = re.compile(r"\s*/*(.+?\.(jpe?g|png))(\s|$)", re.IGNORECASE)
 def read_culane(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
     """One ``Labelled`` for each image of the lists, or for each label file."""
     class_id, root = names.lane_class, src.parent if src.is_file() else src
-    for file, split in _listed(src) or _labelled(src, root, images or root):
+    for file, split in _images(src, root, images or root):
         name, dropped = reading.sample_name(file), Counter()
         label = reading.locate([root], re.sub(r"\.\w+$", ENDING, file))
         try:
@@ -38,26 +38,21 @@ def read_culane(src: Path, names: ClassNames, images: Path | None = None) -> Ite
         yield Labelled(name, image, reading.recording_of(file), shapes, split, dropped)
 
 
-def _listed(src: Path) -> Iterator[tuple[str, str]] | None:
-    """Images of the lists with their splits; ``None`` without lists."""
+def _images(src: Path, root: Path, images: Path) -> Iterator[tuple[str, str | None]]:
+    """Images with their splits: those of the lists or, without lists, those of the label files."""
     lists: dict[str, Path] = {}
     for split in SPLITS:
         for path in (src / "list" / f"{split}{ending}.txt" for ending in ("_gt", "")):
             if path.is_file():
                 lists.setdefault(split, path)
-    lines = ((line, split) for split, path in lists.items() for line in _lines(path) if line.strip())
-    return (
-        ((m[1] if (m := LISTED.match(line)) else line.strip().lstrip("/"), s) for line, s in lines) if lists else None
-    )
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield from file
-
-
-def _labelled(src: Path, root: Path, images: Path) -> Iterator[tuple[str, None]]:
-    """Images of the label files, relative to the root; where there is none, as if it were a JPEG."""
+    for split, path in lists.items():
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for line in file:
+                listed = LISTED.match(line)
+                if listed or line.strip():
+                    yield listed[1] if listed else line.strip().lstrip("/"), split
+    if lists:
+        return
     for path in reading.label_files([src], ENDING, "list/train.txt and the like, or *.lines.txt", deep=True):
         base = path.relative_to(root).as_posix()[: -len(ENDING)]
         files = [base + ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper())]
