@@ -175,11 +175,9 @@ def test_a_damaged_entry_of_coco_costs_nothing_but_itself(tmp_path):
     assert hidden + dropped["an annotation without a region"] <= len(wrong)
 
 
-@pytest.mark.parametrize("text", ["", "\0", "{}", "[1]", "5", '{"images": [{"id": 1, "file_name": "a.png"}]'])
+@pytest.mark.parametrize("text", ["", "\0", "{}", "[]", "5", '{"images": [{"id": 1, "file_name": "a.png"}]'])
 @pytest.mark.parametrize("convert", [convert_coco, convert_bdd100k])
 def test_a_file_that_is_not_whole_or_of_no_such_format_is_refused_by_name(tmp_path, convert, text):
-    if convert is convert_bdd100k and text == "[1]":
-        pytest.skip("a list of one damaged frame")
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=r"x\.json: "):
         convert(tmp_path, tmp_path / "out", **HERE)
