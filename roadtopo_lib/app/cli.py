@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 a failed health check (``doctor``) or done but for damaged files or frames (``infer``,
-        ``horizon``), 2 wrong input.
+        ``convert``, ``horizon``), 2 wrong input.
 
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
@@ -137,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
     convert.add_argument("src", type=Path, help="label file or folder")
     convert.add_argument("dst", type=Path, help="folder of the data set")
-    convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels (bdd100k, coco)")
+    convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels")
     convert.add_argument(
         "--split", choices=SPLITS, help="split of all images (default: what the format says, or train)"
     )
@@ -278,7 +278,7 @@ def _synth(arguments: argparse.Namespace) -> None:
     say(f"{sum(counts.values())} scenes in {arguments.out}")
 
 
-def _convert(arguments: argparse.Namespace) -> None:
+def _convert(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.data.convert import FORMATS
     from roadtopo_lib.data.convert.names import read_classes
 
@@ -286,11 +286,9 @@ def _convert(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.classes is not None:
         options |= read_classes(arguments.classes)
-    known = FORMATS[arguments.format].__annotations__
-    for name in ("images", "names"):
-        if name in options and name not in known:
-            raise ValueError(f"{arguments.format} takes no {name}")
-    say(FORMATS[arguments.format](arguments.src, arguments.dst, **options))
+    report = FORMATS[arguments.format](arguments.src, arguments.dst, **options)
+    say(report)
+    return 1 if report.damaged else 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -4,8 +4,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.samples import BINARY, has_binary_ids
 from roadtopo_lib.labels import CLASSES, NO_INSTANCE, ClassTable
 
@@ -29,7 +29,7 @@ def check_every_file(dataset) -> None:
     with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
         indices = range(len(dataset))
         checked = pool.map(check, indices)
-        for found in tqdm(checked, f"checking {dataset.split}", total=len(indices), leave=False, disable=None):
+        for found in progress_bar(checked, f"checking {dataset.split}", total=len(indices), leave=False, disable=None):
             pixels += found
     refuse_binary(pixels, dataset)
 

@@ -56,6 +56,7 @@ def write_sample(
     instance_mask: np.ndarray,
     classes: ClassTable = CLASSES,
     suffix: str = ".jpg",
+    note: str = "",
 ) -> None:
     """Writes one sample: image as JPEG or PNG, semantic mask as 8-bit PNG, instance mask as 16-bit PNG.
 
@@ -69,6 +70,7 @@ def write_sample(
         instance_mask: (H, W) integer ids, 0 for no instance, 1..65535.
         classes: the class table.
         suffix: of the image: .jpg, .jpeg or, to keep every pixel, .png; capitals are allowed.
+        note: ASCII text in the image's head, see ``images.note_of``.
 
     Raises:
         ValueError: an array of another shape or type, ids out of range, or an id on two classes that bear instances;
@@ -88,7 +90,7 @@ def write_sample(
     check_instances(semantic, instance, instance_path, classes)
     write_image(semantic_path, semantic)
     write_image(instance_path, instance)
-    write_image(image_path, image, JPEG_QUALITY)
+    write_image(image_path, image, JPEG_QUALITY, note=note)
 
 
 def read_sample(
