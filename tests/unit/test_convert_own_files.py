@@ -322,6 +322,7 @@ def test_reports_and_results_beside_the_labels_are_no_labels(tmp_path):
         elif name == "labelme":
             labelme(src / "a.json", shape("lane", STRAIGHT), image="a.png")
             (src / "found.json").write_text('{"lane_count": 2}')
+            (src / "found2.json").write_text('{"version": "roadtopo_lib 0.1.0", "lanes": []}')
         else:
             (src / "x.json").write_text(
                 frame("a.png", 60) if name == "tusimple" else json.dumps([{"name": "a.png", "labels": []}])

@@ -34,8 +34,8 @@ def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> It
         name, dropped, shapes = reading.sample_name(relative), Counter(), []
         try:
             values = json.loads(path.read_bytes())
-            if "lane_count" in values and "shapes" not in values:
-                continue
+            if "shapes" not in values and ("lane_count" in values or "lanes" in values):
+                continue  # a result of ``infer``
             labels, file = list(values["shapes"]), str(values.get("imagePath") or f"{path.stem}.jpg")
             size = (int(values["imageHeight"]), int(values["imageWidth"])) if values.get("imageHeight") else None
         except (OSError, *DAMAGED):
