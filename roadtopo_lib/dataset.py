@@ -124,8 +124,8 @@ class LaneInstanceDataset(Dataset):
         """Chooses the random draws of an epoch; the trainer calls it."""
         self._epoch.fill_(epoch)
 
-    def __getitem__(self, index: int) -> dict:
-        """One sample.
+    def __getitem__(self, index: int | tuple[int, int]) -> dict:
+        """One sample, by its index or by (index, number that takes the epoch's place in the random draws).
 
         Returns:
             ``image`` (3, H, W) float32 in [0, 1], ``semantic_mask`` (H, W) int64, ``instance_mask`` (H, W) int64,
@@ -134,9 +134,10 @@ class LaneInstanceDataset(Dataset):
         Raises:
             ValueError: see ``data.samples.read_sample``.
         """
+        index, turn = index if isinstance(index, tuple) else (index, int(self._epoch))
         image, semantic, instance = self.read(index)
         if self.transform is not None:
-            draw = np.random.SeedSequence((self.seed, int(self._epoch), int(index))).generate_state(1)[0]
+            draw = np.random.SeedSequence((self.seed, turn, int(index))).generate_state(1)[0]
             image, semantic, instance = self.transform(image, semantic, instance, int(draw))
         return {
             "image": image_to_tensor(image),
@@ -156,15 +157,16 @@ def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, s
 
     Args:
         dataset: its transform must give every sample the same size.
-        config: batch_size, num_workers, seed, repeat_threshold.
+        config: batch_size, num_workers, seed, repeat_threshold, steps_per_epoch with accumulation_steps.
         shuffle: for training.
     """
     check_main_guard(config.num_workers)
+    draws = config.steps_per_epoch * config.batch_size * config.accumulation_steps or None if shuffle else None
     repeats = repeat_factors(dataset, config.repeat_threshold) if shuffle and config.repeat_threshold > 0 else None
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
-        sampler=EpochSampler(len(dataset), config.seed, shuffle, repeats),
+        sampler=EpochSampler(len(dataset), config.seed, shuffle, repeats, draws),
         num_workers=config.num_workers,
         pin_memory=torch.cuda.is_available(),  # a copy to the GPU waits otherwise, non_blocking or not
         persistent_workers=config.num_workers > 0,

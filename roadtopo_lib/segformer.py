@@ -228,13 +228,8 @@ class SegFormerModel(StoredModel):
 
     def settings(self) -> dict:
         """What rebuilds this architecture; written into every saved file."""
-        return {
-            "backbone": self.backbone,
-            "num_classes": self.num_classes,
-            "embedding_dim": self.embedding_dim,
-            "normalize_embeddings": self.normalize_embeddings,
-            "activation": self.activation,
-        }
+        names = ("backbone", "num_classes", "embedding_dim", "normalize_embeddings", "activation")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_settings(cls, settings: dict) -> "SegFormerModel":
@@ -244,14 +239,8 @@ class SegFormerModel(StoredModel):
     @classmethod
     def from_config(cls, config: LaneSegmentationConfig) -> "SegFormerModel":
         """A new model as the config describes it, with pretrained weights if it asks for them."""
-        return cls(
-            config.backbone,
-            config.num_classes,
-            config.embedding_dim,
-            config.pretrained,
-            config.normalize_embeddings,
-            config.activation,
-        )
+        names = ("backbone", "num_classes", "embedding_dim", "pretrained", "normalize_embeddings", "activation")
+        return cls(**{name: getattr(config, name) for name in names})
 
 
 class DecodeHead(SegformerDecodeHead):

@@ -74,7 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     train = _task(commands, "train", "train a model", common)
-    train.add_argument("--config", required=True, help="YAML file, or a preset: tiny, b0 .. b5")
+    train.add_argument("--config", required=True, help="YAML file, or a preset: tiny, own-data, finetune, b0 .. b5")
+    train.add_argument("--init", metavar="MODEL", help="begin with the weights of this .safetensors file of a run")
     train.add_argument("--data", required=True, type=Path, help="folder with train/ and val/")
     train.add_argument("--epochs", type=int, help="instead of the config's")
     train.add_argument("--output", type=Path, default=Path("runs/lane"), help="folder of the run (default %(default)s)")
@@ -86,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = _task(commands, "evaluate", "score a model on labelled images", common)
     evaluate.add_argument("--model", required=True, type=Path, help="a .safetensors file of a run")
     evaluate.add_argument("--data", required=True, type=Path, help="data folder, or one of its splits")
-    evaluate.add_argument("--split", help="train, val or test (default: test, or the split that --data names)")
+    evaluate.add_argument("--split", help="train, val or test (default: the split that --data names; test; val)")
     evaluate.add_argument("--baselines", action="store_true", help="score the two baselines on the same images")
     evaluate.add_argument(
         "--metrics", default="semantic,instance", help="some of semantic,instance,culane,tusimple (default %(default)s)"
@@ -164,11 +165,11 @@ def _task(commands: argparse._SubParsersAction, name: str, text: str, common: ar
 
 def _train(arguments: argparse.Namespace) -> None:
     from roadtopo_lib.app.train import train_lane_model
-    from roadtopo_lib.config import load_config
+    from roadtopo_lib.training.initial import load_run_config
     from roadtopo_lib.training.recorders import PrintEpochs
 
     changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
-    config = load_config(arguments.config).replace(**changes)
+    config = load_run_config(arguments.config, arguments.init).replace(**changes)
     trainer = train_lane_model(
         config,
         arguments.data,
@@ -196,6 +197,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True, metrics=metrics)
     if arguments.output is not None:
         write_json(arguments.output, scores)
+    if split == "val" and arguments.split is None and root == arguments.data:
+        say(f"no test split in {root}: scores of val, which has chosen the epoch")
     print_scores(scores)
     if arguments.output is not None:
         say(f"scores: {arguments.output}")

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.console import say
 from roadtopo_lib.data.checks import check_every_file
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.files import check_writable
 from roadtopo_lib.losses import LaneCriterion, class_weights
-from roadtopo_lib.models import build
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
+from roadtopo_lib.training.initial import initial_model
 from roadtopo_lib.training.recorders import BestModel, ConfigFile, HistoryFile, LastModel, Recorder
 
 WEIGHT_SAMPLES = 200
@@ -35,7 +36,8 @@ def train_lane_model(
     fails before leaves an earlier one whole. What finished epochs have written survives an interruption.
 
     Args:
-        config: all settings; ``config.seed`` decides the initial weights too.
+        config: all settings; ``config.seed`` decides the initial weights too, or those of new layers where
+            ``pretrained`` names a model file, see ``training.initial``.
         data: folder with ``train`` and ``val``.
         output: the run: ``config.yaml``, ``history.csv``, ``best.safetensors``, ``last.safetensors``.
         device: default CUDA if there is one, else CPU.
@@ -60,7 +62,9 @@ def train_lane_model(
         for split in ("train", "val")
     )
     torch.manual_seed(config.seed)
-    model = build(config)
+    model, told = initial_model(config)
+    if told:
+        say(told)
     weights = None
     if config.class_weights is not None:
         weights = class_weights(train_set, config.class_weights, max_samples=WEIGHT_SAMPLES)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.images import (
     MASK_SUFFIXES,
     check_class_ids,
@@ -212,12 +213,18 @@ def list_samples(root: Path, split: str) -> tuple[list[Path], list[Path], list[P
     return list(images.values()), masks["semantic_masks"], masks["instance_masks"]
 
 
+def list_splits(root: str | Path) -> list[str]:
+    """Which of train, val and test hold images in a data folder."""
+    folders = {split: Path(root) / split / FOLDERS[0] for split in SPLITS}
+    return [split for split, folder in folders.items() if folder.is_dir() and list_files(folder, "")]
+
+
 def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]:
     """Understands both ``DATA`` and ``DATA/val``.
 
     Args:
         data: a data folder, or one of its splits.
-        split: which split of a data folder; default ``test``.
+        split: which split of a data folder; default ``test``, or ``val`` where only that one holds images.
 
     Returns:
         (data folder, split).
@@ -230,7 +237,7 @@ def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: no such data folder")
     if not (data / "images").is_dir():
-        return data, split or "test"
+        return data, split or ("val" if list_splits(data)[-1:] == ["val"] else "test")
     if split is not None and split != data.resolve().name:
         raise ValueError(f"{data} is a split itself, but split {split!r} is asked for")
     return data.resolve().parent, data.resolve().name

@@ -1,5 +1,6 @@
 """Which samples an epoch draws, in what order, and which batches share an optimiser step."""
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -9,7 +10,7 @@ from roadtopo_lib.data.images import read_semantic_mask
 from roadtopo_lib.labels import IGNORE_INDEX
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(Sampler[int | tuple[int, int]]):
     """Indices of one epoch, shuffled by (seed, epoch) alone, so that a resumed run sees the order it would have seen.
 
     Args:
@@ -18,28 +19,42 @@ class EpochSampler(Sampler[int]):
         shuffle: ``False`` keeps the order of the files.
         repeats: (length,) from ``repeat_factors``, how often an epoch draws each sample relative to the others; only
             with ``shuffle``. An epoch stays as long as without.
+        draws: samples in an epoch; ``None``: ``length``. Epochs then cut one sequence of passes over the set into
+            pieces, and each index comes with the number of its pass, so that a sample drawn twice in an epoch is
+            augmented twice.
     """
 
-    def __init__(self, length: int, seed: int = 0, shuffle: bool = True, repeats: np.ndarray | None = None) -> None:
+    def __init__(
+        self, length: int, seed: int = 0, shuffle: bool = True, repeats: np.ndarray | None = None,
+        draws: int | None = None,
+    ) -> None:  # fmt: skip
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
         self.repeats = repeats
+        self.draws = draws
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.length
+        return self.length if self.draws is None else self.draws
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | tuple[int, int]]:
+        if self.draws is None:
+            return iter(self._one_pass(self.epoch))
+        places = range(self.epoch * self.draws, (self.epoch + 1) * self.draws)
+        one_pass = functools.cache(self._one_pass)
+        return ((one_pass(place // self.length)[place % self.length], place // self.length) for place in places)
+
+    def _one_pass(self, number: int) -> list[int]:
         order = np.arange(self.length)
         if not self.shuffle:
-            return iter(order.tolist())
-        rng = np.random.default_rng((self.seed, self.epoch))
+            return order.tolist()
+        rng = np.random.default_rng((self.seed, number))
         if self.repeats is not None:
             # A factor of 1.7 is one draw, and in seven epochs of ten a second one.
             order = np.repeat(order, (self.repeats + rng.random(self.length)).astype(int))
         rng.shuffle(order)
-        return iter(order[: self.length].tolist())
+        return order[: self.length].tolist()
 
 
 def repeat_factors(dataset, threshold: float) -> np.ndarray:

@@ -54,14 +54,9 @@ class LaneCriterion:
     """
 
     def __init__(
-        self,
-        semantic: nn.Module,
-        instance: nn.Module,
-        semantic_weight: float = 1.0,
-        instance_weight: float = 0.5,
-        ignore_index: int = IGNORE_INDEX,
-        class_weights: Tensor | None = None,
-    ) -> None:
+        self, semantic: nn.Module, instance: nn.Module, semantic_weight: float = 1.0, instance_weight: float = 0.5,
+        ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.semantic = semantic
         self.instance = instance
         self.semantic_weight = semantic_weight
@@ -76,19 +71,10 @@ class LaneCriterion:
         Args:
             class_weights: (C,) from ``losses.class_weights``, or ``None`` for equal ones.
         """
-        return cls(
-            CombinedLoss(
-                ce_weight=config.ce_weight,
-                dice_weight=config.dice_weight,
-                ignore_index=config.ignore_index,
-                class_weights=class_weights,
-            ),
-            DiscriminativeLoss(config.delta_var, config.delta_dist, config.alpha, config.beta, config.gamma),
-            config.semantic_weight,
-            config.instance_weight,
-            config.ignore_index,
-            class_weights,
-        )
+        common = {"ignore_index": config.ignore_index, "class_weights": class_weights}
+        semantic = CombinedLoss(ce_weight=config.ce_weight, dice_weight=config.dice_weight, **common)
+        instance = DiscriminativeLoss(config.delta_var, config.delta_dist, config.alpha, config.beta, config.gamma)
+        return cls(semantic, instance, config.semantic_weight, config.instance_weight, **common)
 
     def __call__(self, outputs: dict, batch: dict, shares: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Criterion``. Records ``loss``, ``semantic``, ``instance`` and the parts of the instance loss."""

@@ -609,7 +609,7 @@ def test_workers_without_a_main_guard_are_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (640, 480), (480, 640), (200, 1600)])
-@pytest.mark.parametrize("preset", ["tiny", "b0"])
+@pytest.mark.parametrize("preset", ["tiny", "own-data", "finetune", "b0"])
 def test_training_crops_reach_every_part_of_a_frame(size, preset):
     """Of 40 strips across and 40 down, each is seen by some crop of 200; nothing above ``crop_top`` is."""
     config = LaneSegmentationConfig.preset(preset).replace(flip_probability=0.0, image_size=(64, 128), color_jitter=0.0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from roadtopo_lib.app.cli import main
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.data.samples import locate_split, write_sample
+from roadtopo_lib.data.samples import list_splits, locate_split, write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import read_video
@@ -373,7 +373,11 @@ def test_all_instances_numbers_crosswalks_after_lanes():
 
 def test_a_data_folder_and_one_of_its_splits_are_both_understood(tmp_path):
     write_split(tmp_path, [striped_scene()], "val")
-    assert locate_split(tmp_path) == (tmp_path, "test")
+    write_split(tmp_path, [striped_scene()], "train")
+    (tmp_path / "test" / "images").mkdir(parents=True)  # as a renderer that was asked for no test scenes leaves it
+    assert (locate_split(tmp_path), list_splits(tmp_path)) == ((tmp_path, "val"), ["train", "val"])
+    write_split(tmp_path, [striped_scene()], "test")
+    assert (locate_split(tmp_path), list_splits(tmp_path)) == ((tmp_path, "test"), ["train", "val", "test"])
     assert locate_split(tmp_path, "val") == (tmp_path, "val")
     assert locate_split(tmp_path / "val") == (tmp_path, "val")
     with pytest.raises(ValueError, match="is a split itself"):

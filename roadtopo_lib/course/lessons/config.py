@@ -69,6 +69,7 @@ SETTINGS = {
         "weight_decay": "share, times the rate, by which a step shrinks every weight",
         "warmup_fraction": "share of all steps in which the learning rate rises",
         "epochs": "passes over the training images",
+        "steps_per_epoch": "optimiser steps in an epoch, however many images there are; 0: each image once",
         "batch_size": "images in one batch",
         "accumulation_steps": "batches whose gradients are added up before one step",
         "max_grad_norm": "longest gradient; longer ones are scaled down to it",
