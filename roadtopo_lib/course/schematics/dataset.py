@@ -13,7 +13,6 @@ from roadtopo_lib.course.schematics._canvas import (
     INK,
     ORANGE,
     RED,
-    SMALL,
     Sheet,
     drawing,
     frame_sample,
@@ -55,7 +54,7 @@ def sample_files(name: str = "train_00000", split: str = "train") -> Figure:
         sheet.image(picture, 4.15, y, 2.0, 1.0)
         value, bits = kind.split(": ")
         sheet.text(6.3, middle - 0.17, value, color=color, weight="bold", ha="left")
-        sheet.text(6.3, middle + 0.17, f"{bits} a pixel", SMALL, GREY, ha="left")
+        sheet.text(6.3, middle + 0.17, f"{bits} a pixel", ha="left")
     return sheet.figure
 
 
