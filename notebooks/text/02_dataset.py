@@ -128,8 +128,8 @@ folder = tempfile.TemporaryDirectory()  # all files that this notebook writes
 # %%
 image, semantic, instance = frame()
 title, alt = "The frame: four lanes and one crosswalk", "A bend with parked cars and a crosswalk."
-show_pixels([image], title, alt)
-pictures = [color_semantic(semantic)[::2, ::2], color_instances(instance)[::2, ::2]]
+show_pixels([image[128:]], title, alt)  # without most of the sky
+pictures = [color_semantic(semantic)[128::2, ::2], color_instances(instance)[128::2, ::2]]
 title = "Two classes of lanes, four instances of lanes"
 alt = "Two masks of the frame: left a colour a class, right a colour an id."
 show_pixels(pictures, title, alt, ("classes", "instances"))
@@ -680,7 +680,7 @@ masks = [raw.read(i)[1] for i in range(len(raw))]
 counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[:NUM_CLASSES]  # no 255
 shares = counts / counts.sum()
 print({name: f"{share:.1%}" for name, share in zip(CLASS_NAMES, shares)})
-show(share_bar(shares), "A bar in the classes' colours: background and road fill most.", colors=32)
+show(share_bar(shares), "A bar in the classes' colours: background and road fill most.", colors=20)
 
 # %% [markdown]
 # Background and road hold 93 % of the pixels. Lanes, crosswalks and sidewalks share the rest. A
@@ -1122,10 +1122,10 @@ assert sum(interrupted) == 3  # "three of the four lanes"
 assert (label_width(1024), label_width(512)) == (19, 9) and image.shape[1] == 1024
 far_paint = 0.12 * scene.camera.focal / 80  # pixels
 assert round(far_paint, 1) == 1.4 and round(3 * far_paint * 256 / 1024) == 1
-for k in (1, 3, 4):  # not the double line
-    to_edge = cv2.distanceTransform(np.uint8(instance[:350] == k), cv2.DIST_L2, 5).max()
-    assert 18 <= 2 * to_edge - 1 <= 22
-assert cv2.distanceTransform(np.uint8(instance == 2), cv2.DIST_L2, 5).max() > 20  # wide paint
+for k in (1, 2, 3, 4):
+    to_edge = cv2.distanceTransform(np.uint8(instance == k), cv2.DIST_L2, 5).max(axis=1)
+    widths = 2 * to_edge[to_edge > 0] - 1  # of each row, across the lane
+    assert (widths.max() > 40) if k == 2 else (18 < np.median(widths) < 22)  # 2: wide paint
 for own, library in zip((rgb, classes, ids), read_sample(*files)):
     np.testing.assert_array_equal(own, library)  # "the same three reads"
 assert (bgr[..., ::-1] == rgb).all() and (rgb == image).all()

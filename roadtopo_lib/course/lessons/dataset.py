@@ -25,7 +25,7 @@ from roadtopo_lib.viz import contact_sheet
 
 FLAT_COLORS = 256
 """A picture of more colours is a photograph."""
-JPEG_QUALITY = 82
+JPEG_QUALITY = 76
 """Lower than that of figures, which are enlarged: here one pixel of the file is one of the screen."""
 FONT_PIXELS = 15
 """Height of the letters above pictures."""
@@ -86,7 +86,7 @@ def class_table() -> Figure:
         ax.add_patch(plt.Rectangle((0, y - 0.4), 0.6, 0.8, facecolor=palette()[value] / 255, edgecolor="black"))
         for x, text in ((0.8, value), (1.4, name), (3.5, note)):
             ax.text(x, y, text, va="center")
-    ax.set(title="Seven values may stand in a semantic mask", xlim=(0, 6.6), ylim=(6.6, -0.6))
+    ax.set(title="A semantic mask may hold seven values", xlim=(0, 6.6), ylim=(6.6, -0.6))
     ax.axis("off")
     return figure
 
