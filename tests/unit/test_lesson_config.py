@@ -34,6 +34,7 @@ def test_each_dashed_circle_of_the_drawing_holds_its_lane_and_touches_no_other(d
     lanes, balls = (
         sorted(p.center[0] for p in figure.axes[0].patches if p.radius == r) for r in (delta_var, delta_dist)
     )
+    assert len(lanes) == len(balls) == 2
     for ball in balls:
         near, far = sorted(abs(ball - lane) for lane in lanes)
         assert near + delta_var <= delta_dist < far - delta_var

@@ -48,6 +48,7 @@ def test_a_title_and_captions_stand_above_the_pictures(displayed):
     assert [len(picture) for picture in (title, left, right)] == [8 + 23, 8 + 46, 8 + 46]
     for picture in (title, left, right):
         assert (picture[:23] < 90).any()
+        assert len(np.unique(picture)) <= 17  # 16 greys and the picture's: the palette keeps all colours
         assert (picture[-8:, :200] == 90).all()
     dark = [np.flatnonzero((picture[23:46] < 90).any(axis=(0, 2))) for picture in (left, right)]
     assert dark[0].max() < 200
