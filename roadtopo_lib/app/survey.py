@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from roadtopo_lib.data.checks import in_threads
-from roadtopo_lib.data.faults import View, check_sample
+from roadtopo_lib.data.faults import SampleReport, View, check_sample
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, is_picture, shows_results
 from roadtopo_lib.data.samples import BINARY, FOLDERS, has_binary_ids
 from roadtopo_lib.files import list_files, plain_name
@@ -91,9 +91,12 @@ class Survey:
     def _name(self, path: Path | str) -> str:
         return path if isinstance(path, str) else path.relative_to(self.root).as_posix()
 
-    def _pair(self, split: str) -> list[list[Path | None]]:
-        """Image, semantic mask and instance mask of each name, ``None`` where one is missing."""
-        samples: dict[str, list[Path | None]] = {}
+    def _pair(self, split: str) -> list[list[str | None]]:
+        """File names of image, semantic mask and instance mask of each sample, ``None`` where one is missing.
+
+        Names, not paths: a path takes ten times the memory.
+        """
+        samples: dict[str, list[str | None]] = {}
         count = dict.fromkeys(FOLDERS, 0)
         absent = [kind for kind in FOLDERS if not (self.root / split / kind).is_dir()]
         for place, kind in enumerate(FOLDERS):
@@ -108,31 +111,38 @@ class Survey:
                 elif place == 0 and shows_results(path):
                     continue
                 elif sample[place] is not None:
-                    self.note("same_name", split, path, f"{sample[place].name} has the same name")
+                    self.note("same_name", split, path, f"{sample[place]} has the same name")
                 else:
-                    sample[place] = path
+                    sample[place] = path.name
                     count[kind] += 1
         self.splits[split] = SplitSurvey(count)
         samples = {name: sample for name, sample in samples.items() if any(sample)}
         if FOLDERS[0] not in absent and not count[FOLDERS[0]]:
             self.note("no_images", split, f"{split}/{FOLDERS[0]}", "no image in this folder")
         for sample in samples.values():
+            present = [path for path in self._paths(split, sample) if path is not None]
             missing = [kind for kind, path in zip(FOLDERS, sample, strict=True) if path is None and kind not in absent]
             if sample[0] is not None and missing:
-                self.note("missing_mask", split, sample[0], f"no file of this name in {' and '.join(missing)}")
+                self.note("missing_mask", split, present[0], f"no file of this name in {' and '.join(missing)}")
             elif missing and count[FOLDERS[0]]:
-                self.note("missing_image", split, next(filter(None, sample)), "no image of this name")
+                self.note("missing_image", split, present[0], "no image of this name")
         return list(samples.values())
 
-    def _check_samples(self, split: str, samples: list[list[Path | None]]) -> None:
+    def _paths(self, split: str, names: list[str | None]) -> list[Path | None]:
+        return [name and self.root / split / kind / name for kind, name in zip(FOLDERS, names, strict=True)]
+
+    def _check_samples(self, split: str, samples: list[list[str | None]]) -> None:
         """Reads all files of a split."""
         into = self.splits[split]
-        reports = in_threads(lambda files: check_sample(files, self.classes, self.view), samples, f"checking {split}")
-        for files, report in zip(samples, reports, strict=True):
+
+        def check_one(names: list[str | None]) -> SampleReport:
+            return check_sample(self._paths(split, names), self.classes, self.view)
+
+        for names, report in zip(samples, in_threads(check_one, samples, f"checking {split}"), strict=True):
             for check, path, found in report.faults:
                 self.note(check, split, path, found)
             if report.hashes is not None:
-                into.names.append(self._name(files[0]))
+                into.names.append(f"{split}/{FOLDERS[0]}/{names[0]}")
                 into.exact.append(report.hashes[0])
                 into.perceptual.append(report.hashes[1].tobytes())
             if report.pixels is not None:
@@ -143,7 +153,7 @@ class Survey:
                 into.pixels += report.pixels
                 into.images += report.pixels > 0
                 if self.classes.lane_ids and not report.has_ids and has_binary_ids(report.pixels):
-                    into.binary.append(self._name(files[1]))
+                    into.binary.append(f"{split}/{FOLDERS[1]}/{names[1]}")
 
     def _check_labels(self, split: str) -> None:
         """What all labels of a split together lack."""

@@ -32,6 +32,9 @@ from roadtopo_lib.labels import IGNORE_INDEX, NO_INSTANCE, ClassTable
 READERS = (stored_image, partial(stored_semantic_mask, num_classes=256), stored_instance_mask)
 """Of image, semantic and instance mask: the pixels as stored and the orientation tag. Class ids are checked later."""
 
+LONGEST = 200
+"""Characters of what is said of one file: a mask with thousands of wrong ids would fill the screen."""
+
 
 class Fault(NamedTuple):
     """One thing that is wrong with one file: name of the check, the file, what was found."""
@@ -74,10 +77,13 @@ class View:
     ratios: tuple[float, float]
     cell: int
 
+    def below(self, height: int) -> int:
+        """Rows of an image below ``crop_top``, at least one."""
+        return max(1, height - rows_cut(height, self.crop_top))
+
     def window(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of an image that one training crop can hold at most."""
-        below = height - rows_cut(height, self.crop_top)
-        rows, columns = random_window((below, width), self.ratios, seed=0)
+        rows, columns = random_window((self.below(height), width), self.ratios, seed=0)
         return rows.stop - rows.start, columns.stop - columns.start
 
     def cell_in(self, height: int, width: int) -> float:
@@ -115,8 +121,11 @@ def check_sample(files: Sequence[Path | None], classes: ClassTable, view: View) 
     image_path, semantic_path, instance_path = files
     image, semantic, instance = (_read(path, place, faults) for place, path in enumerate(files))
     tags = [read[1] for read in (image, semantic, instance) if read is not None]
-    if semantic and not faults.catch("class_ids", semantic_path, check_class_ids, semantic[0], "", len(classes)):
-        semantic = None
+    if semantic:
+        counts = np.bincount(semantic[0].ravel(), minlength=256)
+        ids = np.flatnonzero(counts).astype(np.uint8)
+        if not faults.catch("class_ids", semantic_path, check_class_ids, ids, "", len(classes)):
+            semantic = None
     if image is None:
         semantic, instance = (mask and turned(*mask) for mask in (semantic, instance))
     else:
@@ -130,14 +139,17 @@ def check_sample(files: Sequence[Path | None], classes: ClassTable, view: View) 
     if max(tags, default=1) > 1 and all(fault.check != "orientation" for fault in faults):
         faults.note("orientation_tag", next(filter(None, files)), f"EXIF orientations {tags} of image and masks")
     if semantic is not None:
-        report.pixels = np.bincount(semantic.ravel(), minlength=256)
+        report.pixels = counts
         cell = view.cell_in(*semantic.shape)
         lanes = np.isin(semantic, classes.lane_ids)
         if lanes.any() and (width := line_width(lanes)) < cell:
             faults.note("thin_lines", semantic_path, f"lines {width:.1f} px wide, a cell covers {cell:.1f} px")
         if instance is not None and instance.shape == semantic.shape:
             report.has_ids = bool(instance.any())
-            _check_instances(semantic, instance, files, classes, cell, faults)
+            if classes.lane_ids and report.has_ids and has_binary_ids(counts):
+                faults.note("binary_mask", semantic_path, BINARY)
+            else:
+                _check_instances(semantic, instance, instance_path, classes, cell, faults)
     return report
 
 
@@ -168,7 +180,8 @@ def line_width(lanes: np.ndarray) -> float:
 def what(error: Exception) -> str:
     """What an error of ``data.images`` or ``data.samples`` says was found, without the file and what is expected."""
     text = " ".join(str(error).split()).partition(", expected")[0]
-    return re.sub(r"^.*?\.(png|jpe?g): ", "", text, flags=re.IGNORECASE).removeprefix(": ")
+    text = re.sub(r"^.*?\.(png|jpe?g): ", "", text, flags=re.IGNORECASE).removeprefix(": ")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 def _read(path: Path | None, place: int, faults: Faults) -> tuple[np.ndarray, int] | None:
@@ -203,7 +216,7 @@ def _fitted(
 
 
 def _check_aspect(image: np.ndarray, path: Path, view: View, faults: Faults) -> None:
-    height, width = len(image) - rows_cut(len(image), view.crop_top), image.shape[1]
+    height, width = view.below(len(image)), image.shape[1]
     rows, columns = view.window(*image.shape[:2])
     if (rows, columns) != (height, width):
         low, high = view.ratios
@@ -213,25 +226,27 @@ def _check_aspect(image: np.ndarray, path: Path, view: View, faults: Faults) -> 
 
 
 def _check_instances(
-    semantic: np.ndarray, instance: np.ndarray, files: Sequence[Path], classes: ClassTable, cell: float, faults: Faults
+    semantic: np.ndarray, instance: np.ndarray, path: Path, classes: ClassTable, cell: float, faults: Faults
 ) -> None:
-    """The two masks against each other."""
-    _, semantic_path, instance_path = files
-    if classes.lane_ids and instance.any() and has_binary_ids(np.bincount(semantic.ravel(), minlength=256)):
-        return faults.note("binary_mask", semantic_path, BINARY)
-    faults.catch("shared_id", instance_path, check_instances, semantic, instance, "", classes)
+    """The two masks against each other; ``path``: of the instance mask."""
+    faults.catch("shared_id", path, check_instances, semantic, instance, "", classes)
     bearing = np.isin(semantic, classes.lane_ids + classes.crosswalk_ids)
-    for i in misplaced_instances(semantic, instance, classes):
-        elsewhere = semantic[(instance == i) & ~bearing]
-        on_unlabelled = 2 * np.count_nonzero(elsewhere == IGNORE_INDEX) > elsewhere.size
-        check = "instances_on_unlabelled" if on_unlabelled else "instances_off_lanes"
-        faults.note(check, instance_path, f"instance {i}, by more than half of its pixels")
+    wrong = misplaced_instances(semantic, instance, classes)
+    size = int(instance.max(initial=0)) + 1
+    off, hidden = (np.bincount(instance[at], minlength=size) for at in (~bearing, semantic == IGNORE_INDEX))
+    on_unlabelled = [i for i in wrong if 2 * hidden[i] > off[i]]
+    for check, ids in (
+        ("instances_on_unlabelled", on_unlabelled),
+        ("instances_off_lanes", sorted(set(wrong) - set(on_unlabelled))),
+    ):
+        if ids:
+            faults.note(check, path, f"instances {', '.join(map(str, ids[:5]))}: more than half of their pixels")
     if (bearing & (instance == NO_INSTANCE)).any():
         count, areas, stats, _ = cv2.connectedComponentsWithStats(bearing.astype(np.uint8))
         bare = stats[:, cv2.CC_STAT_AREA] >= cell**2  # what is smaller the network hardly sees
         bare[np.unique(areas[instance != NO_INSTANCE])] = False
         if bare[1:].any():
-            faults.note("empty_instances", instance_path, f"{bare[1:].sum()} of {count - 1} areas have no id")
+            faults.note("empty_instances", path, f"{bare[1:].sum()} of {count - 1} areas have no id")
     ids = np.flatnonzero(np.bincount(instance.ravel())[1:]) + 1
     if ids.size and ids[-1] != len(ids):
-        faults.note("id_gaps", instance_path, f"{len(ids)} ids up to {ids[-1]}")
+        faults.note("id_gaps", path, f"{len(ids)} ids up to {ids[-1]}")

@@ -393,6 +393,28 @@ def test_the_committed_samples_are_clean():
         assert findings(SAMPLES, LaneSegmentationConfig.preset(preset)) == {}
 
 
+def test_thousands_of_wrong_ids_are_one_fault_and_no_work(root):
+    many = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16)
+    put(file(root, 2), many)
+    found = {f.check: f for f in Report(root, None, TINY).findings}
+    assert found["instances_off_lanes"].files == ["train/instance_masks/b.png"]
+    assert found["instances_off_lanes"].found[0].startswith("instances 1, 2, 3, 4, 5: ")
+    assert len(str(found["instances_off_lanes"])) < 400
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])
+def test_the_smallest_pictures_stop_nothing(root, size):
+    for path, array in zip(
+        sample_files(root / "train", "b"),
+        (np.zeros((*size, 3), np.uint8), *np.zeros((2, *size), np.uint8)),
+        strict=True,
+    ):
+        put(path, array)
+    config = TINY.replace(crop_top=0.9)
+    assert {key[0] for key in findings(root, config)} <= {"aspect", "thin_lines"}
+    assert Report(root, None, config).survey.splits["train"].read == 4
+
+
 def test_hidden_files_results_and_other_texts_are_no_fault(root):
     for kind in range(3):
         path = file(root, kind)
