@@ -160,15 +160,18 @@ class Survey:
         into, folders = self.splits[split], {kind: f"{split}/{kind}" for kind in FOLDERS}
         bearing = list(self.classes.lane_ids + self.classes.crosswalk_ids)
         masks = f"{into.masks} masks"
-        if not into.masks or ("binary_mask", split) in self.faults:
+        if not into.masks:
             return
         if not into.pixels[:IGNORE_INDEX].any():
-            self.note("nothing_labelled", split, folders["semantic_masks"], f"all pixels of {masks} are unlabelled")
-        elif self.classes.lane_ids and has_binary_ids(into.pixels):
-            self.faults["binary_mask", split] = [(name, BINARY) for name in into.binary]
-        elif into.binary:
-            self.faults["maybe_binary_mask", split] = [(name, "holds 0 and 255 only") for name in into.binary]
-        elif bearing and not into.pixels[bearing].any():
+            return self.note("nothing_labelled", split, folders["semantic_masks"], f"all pixels of {masks} unlabelled")
+        if ("binary_mask", split) in self.faults or (into.binary and has_binary_ids(into.pixels)):
+            # Where others are surely meant as lanes, so are these; nothing can be said of lanes then.
+            known = self.faults.setdefault(("binary_mask", split), [])
+            known.extend((name, BINARY) for name in into.binary)
+            return known.sort()
+        for name in into.binary:
+            self.note("maybe_binary_mask", split, name, "holds 0 and 255 only")
+        if bearing and not into.pixels[bearing].any():
             self.note("no_lanes", split, folders["semantic_masks"], f"no lane or crosswalk in {masks}")
         elif bearing and into.compared and not into.with_ids:
             self.faults.pop(("empty_instances", split), None)

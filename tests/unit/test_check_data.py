@@ -200,8 +200,8 @@ def a_class_out_of_range(root, name="b"):
 
 
 @breaks("binary_mask", ERROR, "train/semantic_masks/b.png")
-def a_mask_of_0_and_255_with_instances(root):
-    relabel(root, lambda semantic, instance: np.copyto(semantic, np.where(instance > 0, 255, 0)))
+def a_mask_of_0_and_255_with_instances(root, name="b"):
+    relabel(root, lambda semantic, instance: np.copyto(semantic, np.where(instance > 0, 255, 0)), name)
 
 
 @breaks("binary_mask", ERROR, *(f"train/semantic_masks/{name}.png" for name in TRAIN))
@@ -369,6 +369,19 @@ def test_all_faults_are_found_at_once_and_none_hides_another(root):
         ("unreadable", ERROR, "train"): ["train/images/b.jpg"],
         ("shared_id", ERROR, "train"): ["train/instance_masks/b.png", "train/instance_masks/c.png"],
         ("class_ids", ERROR, "train"): ["train/semantic_masks/d.png"],
+    }
+
+
+def test_masks_of_0_and_255_count_as_wrong_beside_others_that_surely_are_and_hide_no_lack_of_lanes(root):
+    one_mask_of_0_and_255_without_instances(root)
+    a_mask_of_0_and_255_with_instances(root, "d")
+    files = ["train/semantic_masks/b.png", "train/semantic_masks/d.png"]
+    assert findings(root) == {("binary_mask", ERROR, "train"): files}
+    no_lane_is_labelled(root)
+    one_mask_of_0_and_255_without_instances(root)
+    assert findings(root) == {
+        ("maybe_binary_mask", WARNING, "train"): files[:1],
+        ("no_lanes", ERROR, "train"): ["train/semantic_masks"],
     }
 
 
