@@ -45,6 +45,10 @@ NOTE = b"Comment\0"
 """Stands before a note."""
 
 
+class DamagedFileError(ValueError):
+    """A file begins as a picture, but cannot be decoded to its end."""
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Reads a photograph as it is meant to be seen.
 
@@ -255,7 +259,7 @@ def list_images(folder: str | Path, deep: bool = False) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = [path for path in list_files(folder, *IMAGE_SUFFIXES, deep=deep) if not _is_result(path)]
+    files = [path for path in list_files(folder, *IMAGE_SUFFIXES, deep=deep) if not shows_results(path)]
     if not files:
         raise ValueError(f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return files
@@ -272,7 +276,9 @@ def _open(path: str | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: too large to be read safely ({error})") from None
     except Exception as error:  # a damaged file makes Pillow's parsers raise almost anything
-        raise ValueError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
+        if getattr(error, "errno", None):
+            raise ValueError(f"{path}: cannot be read ({error.strerror}), expected a JPEG or PNG") from None
+        raise DamagedFileError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
     return picture
 
 
@@ -311,11 +317,16 @@ def _without_metadata(content: bytes) -> bytes:
 
 def is_picture(path: str | Path) -> bool:
     """Whether a file begins as a picture does; it may be damaged further on."""
+    return picture_format(path) is not None
+
+
+def picture_format(path: str | Path) -> str | None:
+    """Pillow's name of the format in which a file begins, whatever its ending says; ``None``: no picture."""
     try:
-        with Image.open(path):
-            return True
+        with Image.open(path) as picture:
+            return picture.format
     except Exception:  # see ``_open``
-        return False
+        return None
 
 
 def _open_mask(path: str | Path) -> Image.Image:
@@ -337,7 +348,7 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _is_result(path: Path) -> bool:
+def shows_results(path: Path) -> bool:
     """Whether ``write_image`` has marked the file."""
     try:
         with open(path, "rb") as file:

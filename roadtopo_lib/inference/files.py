@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm.auto import tqdm
 
-from roadtopo_lib.console import say
+from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
 from roadtopo_lib.files import write_atomic, write_json
@@ -141,7 +140,7 @@ def _infer_to_format(
         claim(output, source)
     lines, hidden = [], None if form == "tusimple" else True
     frames = _read_frames(source, files, on_fault)
-    for frame in tqdm(frames, form, unit="image", leave=False, disable=hidden):
+    for frame in progress_bar(frames, form, unit="image", leave=False, disable=hidden):
         photo, target = frame.file, output / (frame.name + ending)
         relative = photo.relative_to(root).as_posix()
         record, result, run_time = find(segmenter, frame.image, relative, frame.number)
