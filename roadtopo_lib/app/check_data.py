@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadtopo_lib.app.faults import View
 from roadtopo_lib.app.set_aside import fix
 from roadtopo_lib.app.survey import Survey
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import say
 from roadtopo_lib.data import SPLITS
-from roadtopo_lib.data.faults import View
 from roadtopo_lib.data.samples import FOLDERS, locate_split
 from roadtopo_lib.dataset import build_transform
 from roadtopo_lib.files import check_writable, write_json

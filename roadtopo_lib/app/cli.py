@@ -177,8 +177,8 @@ def _task(commands: argparse._SubParsersAction, name: str, text: str, common: ar
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.app.initial import load_run_config
     from roadtopo_lib.app.train import train_lane_model
-    from roadtopo_lib.training.initial import load_run_config
     from roadtopo_lib.training.recorders import PrintEpochs
 
     changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from roadtopo_lib.app.faults import SampleReport, View, check_sample
 from roadtopo_lib.data.checks import in_threads
-from roadtopo_lib.data.faults import SampleReport, View, check_sample
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, is_picture, shows_results
 from roadtopo_lib.data.samples import BINARY, FOLDERS, has_binary_ids
 from roadtopo_lib.files import list_files, plain_name

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from roadtopo_lib.app.initial import initial_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import say
 from roadtopo_lib.data.checks import check_every_file
@@ -13,7 +14,6 @@ from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transf
 from roadtopo_lib.files import check_writable
 from roadtopo_lib.losses import LaneCriterion, class_weights
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
-from roadtopo_lib.training.initial import initial_model
 from roadtopo_lib.training.recorders import BestModel, ConfigFile, HistoryFile, LastModel, Recorder
 
 WEIGHT_SAMPLES = 200
@@ -40,7 +40,7 @@ def train_lane_model(
 
     Args:
         config: all settings; ``config.seed`` decides the initial weights too, or those of new layers where
-            ``pretrained`` names a model file, see ``training.initial``.
+            ``pretrained`` names a model file, see ``app.initial``.
         data: folder with ``train`` and ``val``.
         output: the run: ``config.yaml``, ``history.csv``, ``best.safetensors``, ``last.safetensors``.
         device: default CUDA if there is one, else CPU.

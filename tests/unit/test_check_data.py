@@ -15,10 +15,10 @@ from PIL import Image
 
 from roadtopo_lib.app.check_data import CHECKS, ERROR, NOTE, WARNING, Report
 from roadtopo_lib.app.cli import main
+from roadtopo_lib.app.faults import line_width, picture_hashes
 from roadtopo_lib.app.survey import NEAR_BITS
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.data.faults import line_width, picture_hashes
 from roadtopo_lib.data.images import ORIENTATION, write_image
 from roadtopo_lib.data.samples import sample_files, write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset
