@@ -19,14 +19,12 @@ ACTIVATIONS = ("gelu", "relu")
 BACKBONES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 AMP_MODES = ("auto", "off", "fp16", "bf16")
 CLUSTERING_METHODS = ("fast", "meanshift", "dbscan")
-STRIDE = 32
-"""Of the encoder's last stage, in pixels: the sides of the network's input are multiples of it."""
-
+STRIDE = 32  # of the encoder's last stage, in pixels: the sides of the network's input are multiples of it
 CLASS_WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
 
 
 def _number_of_text(value: object) -> object:
-    """YAML 1.1 reads ``6e-5`` (no dot) as text."""
+    """A number in quotes is one, too."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -50,8 +48,11 @@ Size = Annotated[
     tuple[Side, Side],
     Field(strict=False, description=f"two multiples of {STRIDE}, the stride of the encoder's last stage"),
 ]
-Source = Annotated[bool | str, Field(description="true, false, a hub id or a folder")]
-Amp = Annotated[Literal[AMP_MODES], BeforeValidator(lambda value: "off" if value is False else value)]  # YAML's off
+# YAML's off and no are False, none and ~ are None: a setting that knows one of them takes the other for it.
+OR_FALSE, OR_NONE, OR_OFF = (BeforeValidator(lambda value, other=x: value or other) for x in (False, None, "off"))
+Source = Annotated[bool | str, OR_FALSE, Field(description="true, false, a hub id or a folder")]
+Amp = Annotated[Literal[AMP_MODES], OR_OFF]
+Weighting = Annotated[Literal[None, *CLASS_WEIGHT_METHODS], OR_NONE]
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="an identifier")]
 Table = Annotated[
     InstanceOf[ClassTable] | None,
@@ -118,7 +119,7 @@ class LaneSegmentationConfig:
     instance_weight: Weight = 0.5  # of the discriminative loss
     ce_weight: Weight = 0.6  # of cross-entropy within the semantic loss
     dice_weight: Weight = 0.4  # of Dice within the semantic loss
-    class_weights: Literal[None, *CLASS_WEIGHT_METHODS] = None  # see ``losses.class_weights``
+    class_weights: Weighting = None  # see ``losses.class_weights``
     ignore_index: int = IGNORE_INDEX  # semantic id that takes part in no loss
     delta_var: Positive = 0.5  # pull margin, in units of the embedding space
     delta_dist: Positive = 1.5  # push margin, more than delta_var: means want to be 2 * delta_dist apart

@@ -2,6 +2,10 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def open_streams() -> None:
@@ -32,6 +36,17 @@ def say(text: object, error: bool = False) -> None:
             print(str(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except (OSError, ValueError):  # ValueError: closed by the program
         _lead_nowhere(name)
+
+
+def progress_bar(*arguments: object, **options: object) -> "tqdm":
+    """A bar of tqdm on stderr, which does no harm where stderr is closed.
+
+    Args:
+        arguments, options: those of ``tqdm``; ``disable=None`` shows the bar on a terminal only.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(*arguments, **options | ({"disable": True} if sys.stderr is None else {}))
 
 
 def _lead_nowhere(name: str) -> None:

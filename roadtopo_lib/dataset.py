@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import list_samples, read_sample
-from roadtopo_lib.data.sampling import EpochSampler, random_window, repeat_factors
+from roadtopo_lib.data.sampling import EpochSampler, random_window, repeat_factors, rows_cut
 from roadtopo_lib.labels import CLASSES, ClassTable
 from roadtopo_lib.processes import check_main_guard
 
@@ -77,11 +77,6 @@ def build_transform(config: LaneSegmentationConfig, train: bool) -> JointTransfo
         A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 10, p=0.8),
     ]
     return JointTransform(A.Compose(steps), config.crop_top, ratios)
-
-
-def rows_cut(height: int, crop_top: float) -> int:
-    """How many rows ``crop_top`` cuts off an image of this height."""
-    return round(crop_top * height)
 
 
 class LaneInstanceDataset(Dataset):

@@ -48,8 +48,15 @@ def list_files(folder: str | Path, *endings: str, deep: bool = False) -> list[Pa
     return sorted(found, key=lambda path: plain_name(str(path)))
 
 
-def parse_yaml(text: str) -> object:
-    """The values of a YAML text: YAML 1.1, but ``1e-3`` and ``1e1`` are numbers, as in 1.2, and ``none`` is null.
+def parse_yaml(text: str, as_text: bool = False) -> object:
+    """The values of a YAML text, a key that stands twice being an error.
+
+    YAML 1.1 with the numbers of 1.2: ``1e-3`` and ``1e1`` are numbers, ``010`` is ten, a date or ``1:30`` is text.
+    ``yes``, ``no``, ``on`` and ``off`` are true or false, and ``none`` is null.
+
+    Args:
+        text: one document.
+        as_text: numbers, ``off``, ``none`` and the like stay the words that they are.
 
     Raises:
         yaml.YAMLError: not valid YAML.
@@ -57,22 +64,55 @@ def parse_yaml(text: str) -> object:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        yaml_implicit_resolvers = {}  # noqa: RUF012  YAML 1.1 takes 010 for eight and 1:30 for ninety
+
+        def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for place, key in enumerate(keys):
+                if key in keys[:place]:
+                    raise yaml.composer.ComposerError(None, None, f"the key {key!r} stands twice", node.start_mark)
+            return node
+
+    def whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+        return int(node.value, 0 if node.value.lstrip("+-")[:2].lower() in ("0x", "0o", "0b") else 10)
 
     def number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-        value = loader.construct_yaml_float(node)
+        value = float(re.sub(r"\.(?=[a-z])", "", node.value, flags=re.IGNORECASE))  # .inf, .nan
         return int(value) if "e" in node.value.lower() and value.is_integer() else value
 
-    exponent = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    digits = "[0-9]+(_[0-9]+)*"
+    scalars = {
+        "null": "~|null|none|",
+        "bool": "yes|no|on|off|true|false",
+        "int": f"[-+]?(0x[0-9a-f]+|0o[0-7]+|0b[01]+|{digits})",
+        "float": rf"[-+]?({digits}\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        "merge": "<<",
+    }
+    for name, pattern in scalars.items() if not as_text else ():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"({pattern})$", re.IGNORECASE), None)
+    Loader.add_constructor("tag:yaml.org,2002:int", whole)
     Loader.add_constructor("tag:yaml.org,2002:float", number)
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
-    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("none$", re.IGNORECASE), list("nN"))
-    return yaml.load(text, Loader)
+    try:
+        return yaml.load(text, Loader)
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:  # !!int "x", or brackets by the thousand
+        raise yaml.YAMLError(str(error)) from None
 
 
 def plain_name(name: str) -> str:
     """A name in Unicode's composed form (NFC): macOS and some archives spell an ü as u and two dots."""
     return unicodedata.normalize("NFC", name)
+
+
+def find_file(path: Path) -> Path:
+    """The path as it lies on disk, whose folders and name may be spelt in another of Unicode's forms; else the path."""
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        forms = (part, plain_name(part), unicodedata.normalize("NFD", part))
+        found = next((found / form for form in forms if (found / form).exists()), found / part)
+    return found
 
 
 class WeightsFile(NamedTuple):

@@ -121,7 +121,7 @@ def class_of(kind: str) -> type:
 def build(config: LaneSegmentationConfig) -> LaneModel:
     """A new model as the config describes it; ValueError where it names a model file."""
     if str(config.pretrained).endswith(".safetensors"):
-        raise ValueError(f"{config.pretrained}: a model file; training.initial.initial_model(config) begins with it")
+        raise ValueError(f"{config.pretrained}: a model file; app.initial.initial_model(config) begins with it")
     return class_of(config.model).from_config(config)
 
 

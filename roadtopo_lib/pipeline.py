@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from roadtopo_lib.config import STRIDE, LaneSegmentationConfig
-from roadtopo_lib.data.images import list_images, read_image
+from roadtopo_lib.data.images import list_images, read_image, read_images
 from roadtopo_lib.dataset import image_to_tensor, rows_cut
 from roadtopo_lib.labels import BACKGROUND
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, load_with_info, upsample_to
 from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
 
-SECOND_VIEW_SCALE = 1.35
-"""Scale of the second view, chosen by lane F1 on scenes that no score here uses; see ``LaneSegmenter``."""
+SECOND_VIEW_SCALE = 1.35  # chosen by lane F1 on scenes that no score here uses; see ``LaneSegmenter``
 
 
 class View(NamedTuple):
@@ -92,7 +91,7 @@ class LaneSegmenter:
 
         Returns:
             The dict of ``LanePostProcessor.process`` in the coordinates of the image given; for a folder an
-            iterator of such dicts, each with its ``image_path``, sorted by file name: one is made when it is asked for.
+            iterator of such dicts, each with its ``image_path``, sorted by file name; damaged files are warned of.
 
         Raises:
             FileNotFoundError: no such file or folder.
@@ -102,7 +101,7 @@ class LaneSegmenter:
             return self._segment(image)
         path = Path(image)
         if path.is_dir():
-            return ({**self._segment(read_image(file)), "image_path": str(file)} for file in list_images(path))
+            return ({**self._segment(image), "image_path": str(file)} for file, image in read_images(list_images(path)))
         return self._segment(read_image(path))
 
     def _segment(self, image: np.ndarray) -> LaneResult:

@@ -1,8 +1,28 @@
 """Worker processes run the main script again before they work, so a script must say which part is the program."""
 
 import ast
+import os
 import sys
 from pathlib import Path
+
+MOST_WORKERS = 61
+"""Of a pool, at most: Windows cannot wait for more."""
+
+
+def worker_count(wanted: int | None) -> int:
+    """How many processes to work in: ``wanted``, or one per CPU, or 1 where the main script has no main guard.
+
+    Raises:
+        RuntimeError: several are wanted, see ``check_main_guard``.
+    """
+    if wanted is not None:
+        check_main_guard(wanted if wanted > 1 else 0)
+        return wanted
+    try:
+        check_main_guard(1)
+    except RuntimeError:
+        return 1
+    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 def check_main_guard(workers: int) -> None:

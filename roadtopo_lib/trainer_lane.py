@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.sampling import group_batches, set_epoch
 from roadtopo_lib.losses import Criterion, LaneCriterion, shares_of_step
 from roadtopo_lib.metrics import ConfusionMatrix
@@ -235,8 +235,8 @@ class LaneSegmentationTrainer:
         for recorder in self.recorders:
             recorder.on_epoch(self, row)
 
-    def _bar(self, batches: Iterable, text: str, unit: str, total: int | None = None) -> tqdm:
-        return tqdm(batches, text, total, leave=False, unit=unit, disable=None if self.progress else True)
+    def _bar(self, batches: Iterable, text: str, unit: str, total: int | None = None) -> Iterable:
+        return progress_bar(batches, text, total, leave=False, unit=unit, disable=None if self.progress else True)
 
 
 def _stop_if_not_finite(name: str, value: float, batches: Sequence[dict]) -> None:

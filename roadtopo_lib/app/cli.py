@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
 
     Returns:
-        Exit code: 0 done, 1 a failed health check (``doctor``) or done but for damaged files or frames (``infer``,
-        ``horizon``), 2 wrong input.
+        Exit code: 0 done, 1 a failed check (``doctor``, ``check-data``) or done but for damaged files or frames
+        (``infer``, ``convert``, ``horizon``), 2 wrong input.
 
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
@@ -138,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
     convert.add_argument("src", type=Path, help="label file or folder")
     convert.add_argument("dst", type=Path, help="folder of the data set")
-    convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels (bdd100k, coco)")
+    convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels")
     convert.add_argument(
         "--split", choices=SPLITS, help="split of all images (default: what the format says, or train)"
     )
@@ -148,6 +148,19 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--workers", type=int, help="processes (default: all cores)")
     convert.add_argument("--classes", type=Path, help="YAML: their names to ours, or a class table of your own")
     convert.set_defaults(run=_convert)
+
+    check = commands.add_parser(
+        "check-data", help="find everything that is wrong with a data set", parents=[common], allow_abbrev=False
+    )
+    check.add_argument("root", type=Path, help="data folder, or one of its splits")
+    check.add_argument("--json", type=Path, help="write the report to this file, too")
+    check.add_argument("--fix", action="store_true", help="set unusable samples aside, in ROOT/_set_aside")
+    check.add_argument("--undo", action="store_true", help="put back what the last --fix changed, and check nothing")
+    check.add_argument("--split", help="look at this split only")
+    settings = check.add_mutually_exclusive_group()
+    settings.add_argument("--config", default="tiny", help="class table and image size (default: the preset tiny)")
+    settings.add_argument("--model", type=Path, help="the same, as a .safetensors file of a run was trained with")
+    check.set_defaults(run=_check_data)
 
     doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
     doctor.set_defaults(run=_doctor)
@@ -164,8 +177,8 @@ def _task(commands: argparse._SubParsersAction, name: str, text: str, common: ar
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from roadtopo_lib.app.initial import load_run_config
     from roadtopo_lib.app.train import train_lane_model
-    from roadtopo_lib.training.initial import load_run_config
     from roadtopo_lib.training.recorders import PrintEpochs
 
     changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
@@ -281,7 +294,7 @@ def _synth(arguments: argparse.Namespace) -> None:
     say(f"{sum(counts.values())} scenes in {arguments.out}")
 
 
-def _convert(arguments: argparse.Namespace) -> None:
+def _convert(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.data.convert import FORMATS
     from roadtopo_lib.data.convert.names import read_classes
 
@@ -289,11 +302,27 @@ def _convert(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.classes is not None:
         options |= read_classes(arguments.classes)
-    known = FORMATS[arguments.format].__annotations__
-    for name in ("images", "names"):
-        if name in options and name not in known:
-            raise ValueError(f"{arguments.format} takes no {name}")
-    say(FORMATS[arguments.format](arguments.src, arguments.dst, **options))
+    report = FORMATS[arguments.format](arguments.src, arguments.dst, **options)
+    say(report)
+    return 1 if report.damaged else 0
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    from roadtopo_lib.app.check_data import check_data
+    from roadtopo_lib.app.set_aside import undo
+    from roadtopo_lib.config import load_config
+
+    if arguments.undo:
+        for line in undo(arguments.root):
+            say(line)
+        return 0
+    if arguments.model is not None:
+        from roadtopo_lib.pipeline import LaneSegmenter
+
+        config = LaneSegmenter.from_checkpoint(arguments.model, "cpu").config
+    else:
+        config = load_config(arguments.config)
+    return check_data(arguments.root, config, arguments.split, arguments.json, arguments.fix)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

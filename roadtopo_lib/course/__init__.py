@@ -121,7 +121,8 @@ def reveal(guess: object, truth: float | str, unit: str = "", tolerance: float =
         number = None if guess is None else _number(guess, percent="%" in unit, truth=truth)
         close = isinstance(number, float) and abs(number - truth) <= tolerance * max(abs(truth), 1e-12)
         shown = f"{number:.4g}{unit}" if isinstance(number, float) else guess
-        answer, verdict = f"{truth:.4g}{unit}", "close" if close else "look again"
+        verdict = "right" if number == truth else "close" if close else "look again"
+        answer = f"{truth:.4g}{unit}"
     print(f"your guess: {'none' if guess is None else shown}")
     print(f"answer: {answer}" + ("" if guess is None else f" — {verdict}"))
 

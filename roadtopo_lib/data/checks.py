@@ -1,37 +1,59 @@
-"""Checks of whole data sets."""
+"""Checks of whole data sets before training."""
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.samples import BINARY, has_binary_ids
-from roadtopo_lib.labels import CLASSES, NO_INSTANCE, ClassTable
+from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, NO_INSTANCE, ClassTable
 
 MAX_READERS = 4
 """Threads, at most, that read all files before training. They decode side by side, but share one Python interpreter."""
 
 
-def check_every_file(dataset) -> None:
+def check_every_file(dataset) -> bool:
     """Reads all files of a data set, so that a damaged one is found now and not hours later.
+
+    Returns:
+        Whether an instance has an id.
 
     Raises:
         FileNotFoundError, ValueError: see ``data.samples.read_sample``; all its masks together hold nothing but 0 and
-            255 although the class table has lanes.
+            255 although the class table has lanes; nothing is labelled; a training set without a lane or crosswalk.
     """
 
-    def check(index: int) -> np.ndarray:
-        semantic = dataset.read(index)[1]  # no more is returned: finished results would pile up in memory
-        return np.bincount(semantic.ravel(), minlength=256)
+    def check(index: int) -> tuple[np.ndarray, bool]:
+        _, semantic, instance = dataset.read(index)
+        return np.bincount(semantic.ravel(), minlength=256), bool(instance.any())
 
-    pixels = np.zeros(256, np.int64)
-    with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
-        indices = range(len(dataset))
-        checked = pool.map(check, indices)
-        for found in tqdm(checked, f"checking {dataset.split}", total=len(indices), leave=False, disable=None):
-            pixels += found
+    pixels, with_ids = np.zeros(256, np.int64), False
+    for found, has_ids in in_threads(check, range(len(dataset)), f"checking {dataset.split}"):
+        pixels += found
+        with_ids |= has_ids
+    folder, bearing = dataset.semantic_paths[0].parent, dataset.classes.lane_ids + dataset.classes.crosswalk_ids
+    if not pixels[:IGNORE_INDEX].any():
+        raise ValueError(f"{folder}: every pixel is {IGNORE_INDEX}, unlabelled: there is nothing to learn or to score")
     refuse_binary(pixels, dataset)
+    if dataset.split == "train" and bearing and not pixels[list(bearing)].any():
+        raise ValueError(f"{folder}: no pixel of a lane or crosswalk, expected some of classes {list(bearing)}")
+    return with_ids
+
+
+def in_threads(function: Callable, items: Sequence, description: str) -> Iterator:
+    """``function`` of each item, in order, under a progress bar; few results wait at a time."""
+    workers = min(MAX_READERS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
+        for item in progress_bar(items, description, leave=False, disable=None):
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def refuse_binary(pixels: np.ndarray, dataset) -> None:

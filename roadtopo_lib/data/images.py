@@ -5,8 +5,11 @@ Pillow decodes the files: it names a file's pixel format and refuses a truncated
 OpenCV encodes the files.
 """
 
+import io
 import struct
+import warnings
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -29,8 +32,21 @@ GREY_16_BIT = ("I;16", "I;16B", "I")
 ORIENTATION = 0x0112
 """EXIF's tag that says how a viewer turns the picture: 1 not at all, 2 to 8 mirrored, turned or both."""
 
+BACKWARDS = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Orientations that reverse the columns, and those that reverse the rows, after rows and columns are exchanged."""
+
 MARK = b"Software\0roadtopo_lib"
 """Stands in the head of a picture that shows results: no listing takes it for a photograph."""
+
+APPLICATION = (*range(0xE0, 0xF0), 0xFE)
+"""Markers of a JPEG's segments that belong to applications, and of comments."""
+
+NOTE = b"Comment\0"
+"""Stands before a note."""
+
+
+class DamagedFileError(ValueError):
+    """A file begins as a picture, but cannot be decoded to its end."""
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -51,7 +67,11 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def stored_image(path: str | Path) -> tuple[np.ndarray, int]:
     """As ``read_image``, but not turned: the pixels as they are stored, and the orientation tag, 1..8."""
-    picture = _open(path)
+    return pixels_of(_open(path))
+
+
+def pixels_of(picture: Image.Image) -> tuple[np.ndarray, int]:
+    """(H, W, 3) uint8 RGB of an open picture, not turned, and its orientation tag, 1..8."""
     if picture.mode in GREY_16_BIT:
         # Pillow scales 16-bit colours to 8 bits, but of 16-bit grey it would make white wherever it exceeds 255.
         grey = np.rint(np.asarray(picture) / (65535 / 255)).clip(0, 255).astype(np.uint8)
@@ -63,8 +83,16 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """(H, W, …) as a viewer shows it that heeds the orientation tag: (H, W, …), or from 5 on (W, H, …)."""
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
-    rows, columns = (-1 if orientation in backwards else 1 for backwards in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    columns, rows = (-1 if orientation in backwards else 1 for backwards in BACKWARDS)
     return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def turned_points(points: np.ndarray, orientation: int, size: tuple[int, int]) -> np.ndarray:
+    """(M, 2) points (x, y) of stored pixels of ``size`` (H, W): where ``turned`` moves the pixels to."""
+    if orientation > 4:
+        points, size = points[:, ::-1], size[::-1]
+    ends = np.array(size[::-1]) - 1  # the last column and row
+    return np.where([orientation in backwards for backwards in BACKWARDS], ends - points, points)
 
 
 def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.ndarray:
@@ -158,7 +186,9 @@ def rgb_to_instance_ids(rgb: np.ndarray, name: str | Path = "mask") -> np.ndarra
     return ids.reshape(code.shape).astype(np.uint16)
 
 
-def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_result: bool = False) -> None:
+def write_image(
+    path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_result: bool = False, note: str = ""
+) -> None:
     """Writes an image or a mask; the file appears complete or not at all.
 
     Args:
@@ -167,6 +197,7 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_
         image: (H, W, 3) uint8 RGB, or (H, W) uint8, or for PNG (H, W) uint16.
         jpeg_quality: 0..100, for JPEG only.
         is_result: mark it as a picture that no listing takes for a photograph.
+        note: ASCII text in the file's head, in place of that mark, see ``note_of``.
 
     Raises:
         OSError: as for ``files.write_atomic``.
@@ -187,13 +218,35 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_
     done, data = cv2.imencode(suffix, image[..., ::-1] if is_rgb else image, options)  # OpenCV writes blue first
     if not done:
         raise ValueError(f"{path}: an image of {image.shape[0]}×{image.shape[1]} is too large for this format")
-    content = data.tobytes()
-    if is_result and suffix == ".png":  # a text chunk behind the header, which ends at byte 33
-        chunk = struct.pack(">L", len(MARK)) + b"tEXt" + MARK + struct.pack(">L", zlib.crc32(b"tEXt" + MARK))
+    content, text = data.tobytes(), MARK if is_result else NOTE + note.encode("ascii") + b"\n"
+    if (is_result or note) and suffix == ".png":  # a text chunk behind the header, which ends at byte 33
+        chunk = struct.pack(">L", len(text)) + b"tEXt" + text + struct.pack(">L", zlib.crc32(b"tEXt" + text))
         content = content[:33] + chunk + content[33:]
-    elif is_result:  # a comment behind JFIF's header, which ends at byte 20
-        content = content[:20] + b"\xff\xfe" + struct.pack(">H", 2 + len(MARK)) + MARK + content[20:]
+    elif is_result or note:  # a comment behind JFIF's header, which ends at byte 20
+        content = content[:20] + b"\xff\xfe" + struct.pack(">H", 2 + len(text)) + text + content[20:]
     write_atomic(path, content)
+
+
+def note_of(path: str | Path) -> str:
+    """The note that ``write_image`` has put into a file; empty if there is none, or no such file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(300).partition(NOTE)[2].partition(b"\n")[0].decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def read_images(
+    files: Iterable[Path], on_fault: Callable[[str], object] = warnings.warn
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Files with their images (H, W, 3) uint8 RGB; ``on_fault`` is told in a line of each that cannot be read."""
+    for file in files:
+        try:
+            image = read_image(file)
+        except (OSError, ValueError) as error:
+            on_fault(" ".join(str(error).split()))
+        else:
+            yield file, image
 
 
 def list_images(folder: str | Path, deep: bool = False) -> list[Path]:
@@ -206,7 +259,7 @@ def list_images(folder: str | Path, deep: bool = False) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = [path for path in list_files(folder, *IMAGE_SUFFIXES, deep=deep) if not _is_result(path)]
+    files = [path for path in list_files(folder, *IMAGE_SUFFIXES, deep=deep) if not shows_results(path)]
     if not files:
         raise ValueError(f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return files
@@ -217,24 +270,63 @@ def _open(path: str | Path) -> Image.Image:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        picture = Image.open(path)
-        picture.load()
+        picture = decoded(path)
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image that can be read, expected a JPEG or PNG") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: too large to be read safely ({error})") from None
     except Exception as error:  # a damaged file makes Pillow's parsers raise almost anything
-        raise ValueError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
+        if getattr(error, "errno", None):
+            raise ValueError(f"{path}: cannot be read ({error.strerror}), expected a JPEG or PNG") from None
+        raise DamagedFileError(f"{path}: damaged or truncated image ({error}), expected a whole JPEG or PNG") from None
     return picture
+
+
+def decoded(source: str | Path | bytes) -> Image.Image:
+    """A picture from a file or its content. What Pillow raises of metadata alone is no error: they are left out."""
+    try:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        picture.load()
+    except Exception as error:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        try:
+            picture = Image.open(io.BytesIO(_without_metadata(content)))
+            picture.load()
+        except Exception:
+            raise error from None
+    return picture
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """A JPEG or PNG file without what describes the picture, its EXIF aside."""
+    is_png, at = content.startswith(b"\x89PNG"), 8 if content.startswith(b"\x89PNG") else 2
+    kept = [content[:at]]
+    while at + 8 < len(content):
+        if is_png:  # a chunk: length, name, data, checksum; names of those that a picture needs are in capitals
+            end, name = at + 12 + int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+            needed = name.isupper() or name == b"eXIf"
+        else:  # a segment: marker, length, data; the image begins with marker DA
+            end, name = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big"), content[at + 4 : at + 8]
+            if content[at + 1] == 0xDA:
+                break
+            needed = content[at + 1] not in APPLICATION or name == b"Exif" or (name == b"Adob" and end - at >= 16)
+        kept.append(content[at:end] if needed else b"")
+        at = end
+    return b"".join([*kept, content[at:]])
 
 
 def is_picture(path: str | Path) -> bool:
     """Whether a file begins as a picture does; it may be damaged further on."""
+    return picture_format(path) is not None
+
+
+def picture_format(path: str | Path) -> str | None:
+    """Pillow's name of the format in which a file begins, whatever its ending says; ``None``: no picture."""
     try:
-        with Image.open(path):
-            return True
+        with Image.open(path) as picture:
+            return picture.format
     except Exception:  # see ``_open``
-        return False
+        return None
 
 
 def _open_mask(path: str | Path) -> Image.Image:
@@ -256,7 +348,7 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _is_result(path: Path) -> bool:
+def shows_results(path: Path) -> bool:
     """Whether ``write_image`` has marked the file."""
     try:
         with open(path, "rb") as file:

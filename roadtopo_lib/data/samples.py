@@ -57,6 +57,7 @@ def write_sample(
     instance_mask: np.ndarray,
     classes: ClassTable = CLASSES,
     suffix: str = ".jpg",
+    note: str = "",
 ) -> None:
     """Writes one sample: image as JPEG or PNG, semantic mask as 8-bit PNG, instance mask as 16-bit PNG.
 
@@ -70,6 +71,7 @@ def write_sample(
         instance_mask: (H, W) integer ids, 0 for no instance, 1..65535.
         classes: the class table.
         suffix: of the image: .jpg, .jpeg or, to keep every pixel, .png; capitals are allowed.
+        note: ASCII text in the image's head, see ``images.note_of``.
 
     Raises:
         ValueError: an array of another shape or type, ids out of range, or an id on two classes that bear instances;
@@ -85,11 +87,11 @@ def write_sample(
     semantic = _narrowed(semantic_mask, np.uint8, semantic_path)
     instance = _narrowed(instance_mask, np.uint16, instance_path)
     check_class_ids(semantic, semantic_path, len(classes))
-    _check_sizes((image, semantic, instance), files)
+    check_sizes((image, semantic, instance), files)
     check_instances(semantic, instance, instance_path, classes)
     write_image(semantic_path, semantic)
     write_image(instance_path, instance)
-    write_image(image_path, image, JPEG_QUALITY)
+    write_image(image_path, image, JPEG_QUALITY, note=note)
 
 
 def read_sample(
@@ -113,13 +115,13 @@ def read_sample(
     stored, tag = stored_image(image_path)
     image = turned(stored, tag)
     semantic, instance = (
-        _aligned(mask, mask_tag, Path(path), image, tag, Path(image_path))
+        aligned(mask, mask_tag, Path(path), image, tag, Path(image_path))
         for (mask, mask_tag), path in (
             (stored_semantic_mask(semantic_path, len(classes)), semantic_path),
             (stored_instance_mask(instance_path), instance_path),
         )
     )
-    _check_sizes((image, semantic, instance), (Path(image_path), Path(semantic_path), Path(instance_path)))
+    check_sizes((image, semantic, instance), (Path(image_path), Path(semantic_path), Path(instance_path)))
     check_instances(semantic, instance, instance_path, classes)
     if classes.lane_ids and instance.any() and has_binary_ids(np.bincount(semantic.ravel(), minlength=256)):
         raise ValueError(f"{semantic_path}: {BINARY}, expected {classes.lane_ids[0]} where a lane is")
@@ -241,7 +243,7 @@ def locate_split(data: str | Path, split: str | None = None) -> tuple[Path, str]
     return data.resolve().parent, data.resolve().name
 
 
-def _aligned(mask: np.ndarray, tag: int, path: Path, image: np.ndarray, image_tag: int, image_path: Path) -> np.ndarray:
+def aligned(mask: np.ndarray, tag: int, path: Path, image: np.ndarray, image_tag: int, image_path: Path) -> np.ndarray:
     """A mask turned by its own orientation tag or, if its size fits only so, along with the image, by the image's.
 
     Args:
@@ -261,7 +263,7 @@ def _aligned(mask: np.ndarray, tag: int, path: Path, image: np.ndarray, image_ta
     return along if along.shape == image.shape[:2] != own.shape else own
 
 
-def _check_sizes(sample: Sample, files: tuple[Path, Path, Path]) -> None:
+def check_sizes(sample: Sample, files: tuple[Path, Path, Path]) -> None:
     """Raises ValueError if a mask has another size than its image."""
     image, *masks = sample
     for mask, path in zip(masks, files[1:], strict=True):

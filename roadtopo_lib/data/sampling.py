@@ -87,6 +87,11 @@ def repeat_factors(dataset, threshold: float) -> np.ndarray:
     return np.where(holds, factor, 1.0).max(axis=1)
 
 
+def rows_cut(height: int, crop_top: float) -> int:
+    """How many rows ``crop_top`` cuts off an image of this height."""
+    return round(crop_top * height)
+
+
 def random_window(size: tuple[int, int], ratios: tuple[float, float], seed: int) -> tuple[slice, slice]:
     """Rows and columns of an image that a crop can hold: all, or for portrait and very wide images a random part.
 

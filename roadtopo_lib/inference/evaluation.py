@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.checks import refuse_binary
 from roadtopo_lib.data.convert.export import TUSIMPLE_SIZE, culane_lanes, tusimple_lanes, tusimple_rows
 from roadtopo_lib.data.samples import instances_by_role
@@ -75,7 +75,7 @@ def evaluate(
     methods: dict[str, Method] = {"model": lambda image, result, classes: result, **(BASELINES if baselines else {})}
     scores = {name: LaneScores(metrics) for name in methods}
     pixels = np.zeros(256, np.int64)
-    for index in tqdm(
+    for index in progress_bar(
         range(len(dataset)), desc="evaluate", unit="image", leave=False, disable=None if progress else True
     ):
         image, semantic, instance = dataset.read(index)

@@ -1,5 +1,6 @@
 """Lanes found in image files, folders and videos, written to files."""
 
+import hashlib
 import json
 import os
 import warnings
@@ -9,9 +10,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm.auto import tqdm
 
-from roadtopo_lib.console import say
+from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
 from roadtopo_lib.files import write_atomic, write_json
@@ -20,6 +20,8 @@ from roadtopo_lib.metrics.lanes import TUSIMPLE_MAX_RUN_TIME_MS
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 """Always videos; a file of another ending is one if it is no picture and the reader can open it."""
@@ -75,7 +77,8 @@ def infer_to_files(
 
     Raises:
         FileNotFoundError, ValueError: nothing to read, or not readable.
-        ValueError: an output of a kind that is not written, or one that is an input file; nothing is written then.
+        ValueError: an output of a kind that is not written, one that is an input file, or a folder with frames of
+            another clip of the same name; nothing is written then.
         OSError: the output folder cannot be written to.
     """
     source, output = Path(source), Path(output)
@@ -103,6 +106,8 @@ def infer_to_files(
     endings = ["_instances.png", ".json", "_overlay.png"][: 3 if visualize else 2]
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
+    if is_video(source):
+        claim(output, source)
     for name, _, _, image in _read_frames(source, files, on_fault):
         result = segmenter(image)
         main = output / f"{name}_instances.png"
@@ -131,9 +136,11 @@ def _infer_to_format(
     targets = [output / ending] if form == "tusimple" else [output / (name + ending) for name, _ in files]
     overlays = [output / f"{name}_overlay.png" for name, _ in files if visualize]
     _spare_inputs([file for _, file in files], targets + overlays)
+    if is_video(source):
+        claim(output, source)
     lines, hidden = [], None if form == "tusimple" else True
     frames = _read_frames(source, files, on_fault)
-    for frame in tqdm(frames, form, unit="image", leave=False, disable=hidden):
+    for frame in progress_bar(frames, form, unit="image", leave=False, disable=hidden):
         photo, target = frame.file, output / (frame.name + ending)
         relative = photo.relative_to(root).as_posix()
         record, result, run_time = find(segmenter, frame.image, relative, frame.number)
@@ -159,6 +166,17 @@ def _infer_to_format(
         if slow:
             say(f"{slow} of {len(lines)} images took more than 200 ms, for which the benchmark gives 0", error=True)
         yield targets[0], sum(len(line["lanes"]) for line in lines)
+
+
+def claim(output: Path, clip: Path) -> None:
+    """Notes in a folder which clip its frames are of; ValueError if they are of another clip of that name."""
+    next(_numbered_frames(clip, str))  # nothing is written for a clip that cannot be decoded
+    with open(clip, "rb") as file:
+        mark = f"{clip.stat().st_size} {hashlib.sha256(file.read(1 << 20)).hexdigest()}"
+    note = output / f".{clip.stem}.clip"
+    if note.is_file() and note.read_text(encoding="utf-8") != mark:
+        raise ValueError(f"{output}: holds frames of another clip named {clip.stem}; choose another output")
+    write_atomic(note, mark)
 
 
 def is_video(path: str | Path) -> bool:

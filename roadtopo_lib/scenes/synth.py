@@ -18,9 +18,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from roadtopo_lib import __version__
+from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.samples import FOLDERS, sample_files, write_sample
 from roadtopo_lib.files import UNFINISHED, list_files, write_atomic
@@ -98,8 +98,8 @@ def write_dataset(
     missing = [t for t in tasks if f"{t.split}/{t.name}" not in records or not _complete(t)]
     with (
         open(out / JOURNAL, "a", encoding="utf-8") as journal,
-        tqdm(total=len(tasks), initial=len(tasks) - len(missing), desc=f"scenes → {out}", unit="scene",
-             file=sys.stderr, disable=None if progress else True) as bar,
+        progress_bar(total=len(tasks), initial=len(tasks) - len(missing), desc=f"scenes → {out}", unit="scene",
+                     disable=None if progress else True) as bar,
     ):  # fmt: skip
         for record in _run(missing, workers or os.cpu_count() or 1):
             journal.write(json.dumps(record) + "\n")

@@ -23,7 +23,7 @@ NOTEBOOK_OF = {name: text for text in TEXTS for name in tagged(build.read_text(t
 AT_LEAST = 8  # answers tried against each check
 
 WITHOUT_ARRAYS = {
-    "lr_at", "largest_delta_dist", "tokens_per_stage", "mix_ffn_parameters", "tversky_prices", "push_floor",
+    "lr_at", "tokens_per_stage", "mix_ffn_parameters", "tversky_prices", "push_floor",
     "read_labelled",
 }  # fmt: skip
 """Their arguments are numbers, names or paths: nobody can change them in place."""
@@ -100,16 +100,16 @@ def test_answer_gets_the_verdict_it_should(answer):
 
 
 def test_check_prints_ok_or_not_tried_yet_or_the_hint(capsys):
-    def stub(k):
+    def stub(height, width):
         return ...
 
-    assert check("largest_delta_dist", lambda k: math.inf if k < 2 else math.sqrt(2 * k / (k - 1)) / 2) is None
-    check("largest_delta_dist", stub)
-    check("largest_delta_dist", lambda k: 1 / 0)
+    assert check("tokens_per_stage", lambda height, width: [height * width // s**2 for s in (4, 8, 16, 32)]) is None
+    check("tokens_per_stage", stub)
+    check("tokens_per_stage", lambda height, width: 1 / 0)
     assert capsys.readouterr().out == (
-        "[OK] largest_delta_dist\n"
-        "[not tried yet] largest_delta_dist\n"
-        "[not yet] largest_delta_dist: your code raised ZeroDivisionError: division by zero\n"
+        "[OK] tokens_per_stage\n"
+        "[not tried yet] tokens_per_stage\n"
+        "[not yet] tokens_per_stage: your code raised ZeroDivisionError: division by zero\n"
     )
 
 
@@ -136,31 +136,31 @@ class TestStubs:
         assert not any(map(is_stub, (forgets, lambda a, b: a * b, lambda a: a, lambda a: 0, lambda a: "", math.sqrt)))
 
     def test_a_stub_behind_the_first_lines_is_not_tried_either(self):
-        def begun(k):
-            half = k / 2
+        def begun(height, width):
+            half = height / 2
             return ... if half else half
 
-        assert hint_for("largest_delta_dist", begun) == NOT_TRIED
+        assert hint_for("tokens_per_stage", begun) == NOT_TRIED
 
 
 class TestLimits:
     def test_an_endless_loop_ends_with_a_hint(self, monkeypatch):
         monkeypatch.setattr(exercises, "SECONDS", 0.3)
 
-        def endless(k):
+        def endless(height, width):
             while True:
                 pass
 
         begin = time.monotonic()
-        assert "never end" in hint_for("largest_delta_dist", endless)
+        assert "never end" in hint_for("tokens_per_stage", endless)
         assert time.monotonic() - begin < 10
 
     def test_the_stop_button_stops_the_check_itself(self):
-        def stopped(k):
+        def stopped(height, width):
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            hint_for("largest_delta_dist", stopped)
+            hint_for("tokens_per_stage", stopped)
 
     def test_no_limit_goes_on_ticking_after_a_check(self):
         before = threading.active_count()

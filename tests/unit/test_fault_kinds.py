@@ -1,16 +1,21 @@
 """Kinds of faults that users of such libraries report: other people's files, consoles, clips and scripts."""
 
+import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import unicodedata
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from small_model import PixelModel
 
 from roadtopo_lib.app import cli
 from roadtopo_lib.config import LaneSegmentationConfig
@@ -32,6 +37,7 @@ from roadtopo_lib.files import list_files, parse_yaml
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import infer_to_files, is_video, read_video
 from roadtopo_lib.labels import CROSSWALK, IGNORE_INDEX, LANE_MARKING, ROAD
+from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import clustering
 from roadtopo_lib.scenes import write_dataset
 
@@ -206,6 +212,50 @@ def test_a_strange_tag_never_stops_a_reader(tmp_path):
         assert read_image(tmp_path / f"wrong{number}.jpg").shape == (*SIZE, 3)
 
 
+def png_with(*chunks):
+    content = io.BytesIO()
+    Image.fromarray(scene()[0]).save(content, "PNG")
+    packed = b"".join(struct.pack(">L", len(c) - 4) + c + struct.pack(">L", zlib.crc32(c)) for c in chunks)
+    return content.getvalue()[:33] + packed + content.getvalue()[33:]
+
+
+def jpeg_with(*segments):
+    content = io.BytesIO()
+    Image.fromarray(scene()[0]).save(content, "JPEG")
+    packed = b"".join(b"\xff" + bytes([marker]) + struct.pack(">H", len(s) + 2) + s for marker, s in segments)
+    return content.getvalue()[:20] + packed + content.getvalue()[20:]
+
+
+EXIF_6 = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
+BOMB = zlib.compress(bytes(80 << 20), 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_with(b"zTXtComment\0\0" + BOMB), png_with(b"iTXtComment\0\1\0\0\0" + BOMB), png_with(b"iCCPx\0\0" + BOMB),
+        png_with(b"zTXtComment\0\7?"), png_with(b"gAMA\0"), png_with(b"pHYs\0"), png_with(b"tRNS\0"),
+        png_with(b"acTL\0"),
+        jpeg_with((0xE0, b"JFIF\0")), jpeg_with((0xE2, b"ICC_PROFILE\0")), jpeg_with((0xEE, b"Adobe")),
+    ],
+)  # fmt: skip
+def test_strange_metadata_never_stop_a_reader_and_the_orientation_counts_all_the_same(tmp_path, content):
+    is_png = content.startswith(b"\x89PNG")
+    if is_png:
+        chunk = b"eXIf" + EXIF_6
+        chunk = struct.pack(">L", len(EXIF_6)) + chunk + struct.pack(">L", zlib.crc32(chunk))
+        content = content[:33] + chunk + content[33:]
+    else:
+        exif = b"Exif\0\0" + EXIF_6
+        content = content[:20] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[20:]
+    (tmp_path / "a.jpg").write_bytes(content)
+    image = read_image(tmp_path / "a.jpg")
+    assert np.abs(image.astype(int) - turned(scene()[0], 6)).max() <= (0 if is_png else 60)
+    (tmp_path / "a.jpg").write_bytes(content[:-60])
+    with pytest.raises(ValueError, match=r"a\.jpg: "):
+        read_image(tmp_path / "a.jpg")
+
+
 # --- YAML -------------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +274,24 @@ def test_a_strange_tag_never_stops_a_reader(tmp_path):
         ("image_size: [6.4e1, 96]", "image_size", (64, 96)),
         ("lr: 1e-4\r", "lr", 1e-4),
         ("lr: 1e0", "lr", 1.0),
+        ("amp: none", "amp", "off"),
+        ("amp: ~", "amp", "off"),
+        ("amp: FALSE", "amp", "off"),
+        ("class_weights: off", "class_weights", None),
+        ("class_weights: ~", "class_weights", None),
+        ("pretrained: none", "pretrained", False),
+        ("pretrained: ~", "pretrained", False),
+        ("normalize_embeddings: off", "normalize_embeddings", False),
+        ("num_classes: none", "num_classes", 6),
+        ("lr: .5", "lr", 0.5),
+        ("lr: +1E-3", "lr", 1e-3),
+        ("betas: [.9, 9.99e-1]", "betas", (0.9, 0.999)),
+        ("epochs: 010", "epochs", 10),
+        ("epochs: 1_0", "epochs", 10),
+        ("epochs: 0x10", "epochs", 16),
+        ("epochs: 0o17", "epochs", 15),
+        ("seed: 1_000", "seed", 1000),
+        ("image_size: [064, 9.6e1]", "image_size", (64, 96)),
     ],
 )
 def test_yaml_means_what_it_says(tmp_path, line, name, value):
@@ -241,9 +309,49 @@ def test_yaml_changes_nothing_else():
         LaneSegmentationConfig.from_dict(parse_yaml("epochs: 2.5e0"))
 
 
-def test_none_in_a_table_of_names_leaves_a_name_out(tmp_path):
-    (tmp_path / "names.yaml").write_text("car: none\nstripe: lane_marking\n")
-    assert read_classes(tmp_path / "names.yaml") == {"names": {"car": None, "stripe": "lane_marking"}}
+def test_yaml_takes_no_time_date_or_word_for_a_number():
+    text = "[1:30, 2024-01-01, 2024-01-01 10:00:00, 1__0, 1e, e1, 1.5.2, y, n, =, '010', \"off\"]"
+    assert parse_yaml(text) == [
+        "1:30", "2024-01-01", "2024-01-01 10:00:00", "1__0", "1e", "e1", "1.5.2", "y", "n", "=", "010", "off",
+    ]  # fmt: skip
+    nested = "a:\n- {b: 1e-3, c: [off, {d: 5e2}]}\n- [none, ~, .5]"
+    assert parse_yaml(nested) == {"a": [{"b": 1e-3, "c": [False, {"d": 500}]}, [None, None, 0.5]]}
+
+
+@pytest.mark.parametrize("text", ["lr: 1\nlr: 2", "a: {b: 1, b: 2}", "- {a: 1, 'a': 2}", "'10': 1\n10: 2"])
+def test_a_key_that_stands_twice_is_an_error_that_names_it(text):
+    with pytest.raises(yaml.YAMLError, match="stands twice"):
+        parse_yaml(text)
+    merged = "a: &a {x: 1}\nb: &b\n  <<: *a\n  x: 2\nc: {<<: *b, y: 3}"
+    assert parse_yaml(merged) == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2, "y": 3}}
+
+
+@pytest.mark.parametrize("text", ["lr: 1\nlr: 2", "lr: [", "[" * 5000, "lr: !!int x", "lr: 1:30", "lr: on", "5", "\0"])
+def test_yaml_that_is_wrong_is_one_line_that_names_the_file(tmp_path, text, capsys):
+    (tmp_path / "c.yaml").write_text(text)
+    command = [
+        "train",
+        "lane",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--data",
+        str(tmp_path),
+        "--output",
+        str(tmp_path),
+    ]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "c.yaml: " in error
+
+
+@pytest.mark.parametrize("ours", ["none", "None", "~", "", "null", "off", "no", "false", '"none"'])
+def test_a_table_of_names_knows_text_only_and_leaves_out_what_is_none_or_off(tmp_path, ours):
+    (tmp_path / "names.yaml").write_text(
+        f"\ufeffcar: {ours}\nno: lane_marking\n010: Road\n2024-01-01: crosswalk\n", "utf-8"
+    )
+    names = {"car": None, "no": "lane_marking", "010": "Road", "2024-01-01": "crosswalk"}
+    assert read_classes(tmp_path / "names.yaml") == {"names": names}
 
 
 # --- Masks that mean nothing ------------------------------------------------------------------------------------------
@@ -387,6 +495,49 @@ def test_two_clips_in_one_folder_do_not_mix(tmp_path):
         write_video(tmp_path / name, [50] * count)
         list(infer_to_files(Segmenter(), tmp_path / name, tmp_path / "out"))
     assert len(list((tmp_path / "out").glob("*.json"))) == 5
+
+
+def test_clips_of_one_name_do_not_mix_in_one_folder(tmp_path):
+    for folder, levels in (("a", [50] * 3), ("b", [90] * 2)):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "clip.avi", levels)
+    for _ in range(2):
+        assert len(list(infer_to_files(Segmenter(), tmp_path / "a" / "clip.avi", tmp_path / "out"))) == 3
+    with pytest.raises(ValueError, match="holds frames of another clip named clip"):
+        list(infer_to_files(Segmenter(), tmp_path / "b" / "clip.avi", tmp_path / "out"))
+    assert len(list((tmp_path / "out").glob("*.json"))) == 3
+    (tmp_path / "broken.avi").write_bytes(b"no video")
+    with pytest.raises(ValueError, match="not a video"):
+        list(infer_to_files(Segmenter(), tmp_path / "broken.avi", tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+DECODE = (
+    "import sys; from roadtopo_lib.inference.files import read_video; print(len(list(read_video(sys.argv[1], print))))"
+)
+
+
+def test_the_decoder_of_a_damaged_clip_says_nothing_of_its_own(tmp_path):
+    write_video(tmp_path / "clip.mp4", range(40, 80), "mp4v")
+    data = bytearray((tmp_path / "clip.mp4").read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 400] = bytes(400)
+    (tmp_path / "clip.mp4").write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-c", DECODE, tmp_path / "clip.mp4"], capture_output=True, text=True, timeout=100
+    )
+    assert "frames are missing" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_segmenter_warns_of_a_damaged_file_in_a_folder_and_goes_on(tmp_path):
+    config = LaneSegmentationConfig.preset("tiny")
+    segmenter = LaneSegmenter(PixelModel(config.num_classes, config.embedding_dim), config, "cpu")
+    for name in "abc":
+        write_image(tmp_path / f"{name}.jpg", scene(64, 128)[0])
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:300])
+    with pytest.warns(UserWarning, match=r"b\.jpg: damaged or truncated") as told:
+        found = [Path(result["image_path"]).name for result in segmenter(tmp_path)]
+    assert (found, len(told)) == (["a.jpg", "c.jpg"], 1)
 
 
 def test_a_folder_goes_on_after_a_damaged_file_and_says_so_at_the_end(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from small_model import PixelModel
 
 from roadtopo_lib import models
 from roadtopo_lib.app.cli import main
+from roadtopo_lib.app.initial import initial_model, load_run_config
 from roadtopo_lib.config import LaneSegmentationConfig, load_config
 from roadtopo_lib.course import samples
 from roadtopo_lib.data.samples import write_sample
@@ -20,7 +21,6 @@ from roadtopo_lib.labels import CLASSES, LANE_MARKING, ROAD, ClassTable
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
-from roadtopo_lib.training.initial import initial_model, load_run_config
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(
     image_size=(32, 64), crop_top=0.0, epochs=1, repeat_threshold=0.0, delta_var=0.4, embedding_dim=12

@@ -26,3 +26,15 @@ def test_each_setting_of_the_augmentation_changes_what_is_seen():
     figure = lesson.seen_in_training(settings)
     plain, *others = (ax.images[0].get_array().astype(float) for ax in figure.axes)
     assert all(np.abs(other - plain).mean() > 5 for other in others)
+
+
+@pytest.mark.parametrize(("delta_var", "delta_dist"), [(0.5, 1.5), (0.2, 2.0)])
+def test_each_dashed_circle_of_the_drawing_holds_its_lane_and_touches_no_other(delta_var, delta_dist):
+    figure = lesson.two_lanes(delta_var, delta_dist)
+    lanes, balls = (
+        sorted(p.center[0] for p in figure.axes[0].patches if p.radius == r) for r in (delta_var, delta_dist)
+    )
+    assert len(lanes) == len(balls) == 2
+    for ball in balls:
+        near, far = sorted(abs(ball - lane) for lane in lanes)
+        assert near + delta_var <= delta_dist < far - delta_var

@@ -12,6 +12,7 @@ from roadtopo_lib.course import frame, samples
 from roadtopo_lib.course.lessons import dataset as lesson
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.labels import CLASSES, palette
 from roadtopo_lib.viz import color_instances
 
 
@@ -31,20 +32,36 @@ def displayed(monkeypatch):
 
 def test_masks_keep_their_colours_side_by_side(displayed):
     mask = color_instances(np.array([[0, 1, 2], [3, 4, 5]]))
-    lesson.show_pixels([mask, mask[:, ::-1]], "two masks", zoom=2)
+    lesson.show_pixels([mask, mask[:, ::-1]], "A title that is wider than both", "two masks", ["left", "right"], zoom=2)
     kind, pixels, alt = displayed[0]
     assert (kind, alt) == ("image/png", "two masks")
-    np.testing.assert_array_equal(pixels[::2, :6:2], mask)
-    np.testing.assert_array_equal(pixels[::2, -6::2], mask[:, ::-1])
+    np.testing.assert_array_equal(pixels[-4::2, :6:2], mask)
+    np.testing.assert_array_equal(pixels[-4::2, 10:16:2], mask[:, ::-1])
+    assert (pixels[-4:, 16:] == 255).all()
+
+
+def test_a_title_and_captions_stand_above_the_pictures(displayed):
+    pictures = [np.full((8, 200, 3), 90, np.uint8)] * 2
+    for captions in ((), ("left", ""), ("", "right")):
+        lesson.show_pixels(pictures, "Title", "grey", captions)
+    title, left, right = (pixels for _, pixels, _ in displayed)
+    assert [len(picture) for picture in (title, left, right)] == [8 + 23, 8 + 46, 8 + 46]
+    for picture in (title, left, right):
+        assert (picture[:23] < 90).any()
+        assert len(np.unique(picture)) <= 17  # 16 greys and the picture's: the palette keeps all colours
+        assert (picture[-8:, :200] == 90).all()
+    dark = [np.flatnonzero((picture[23:46] < 90).any(axis=(0, 2))) for picture in (left, right)]
+    assert dark[0].max() < 200
+    assert dark[1].min() >= 204
 
 
 def test_a_photograph_is_stored_in_its_own_size(displayed):
     image = frame()[0]
-    lesson.show_pixels([image], "the frame")
+    lesson.show_pixels([image], "The frame", "the frame")
     kind, pixels, _ = displayed[0]
     assert kind == "image/jpeg"
-    assert pixels.shape == image.shape
-    assert np.abs(pixels.astype(int) - image).mean() < 3
+    assert pixels.shape[1:] == image.shape[1:]
+    assert np.abs(pixels[-len(image) :].astype(int) - image).mean() < 3
 
 
 def test_a_sound_folder_is_fine_and_a_broken_one_is_named_without_its_folder(tmp_path):
@@ -87,3 +104,15 @@ def test_each_step_of_loading_is_timed():
 def test_the_picture_of_classes_names_them():
     words = {text.get_text() for text in lesson.class_table().axes[0].texts}
     assert {"crosswalk", "255", "instances: lane"} <= words
+
+
+def test_the_bar_of_shares_gives_each_class_its_width_its_colour_and_its_name():
+    shares = [0.6, 0.3, 0.04, 0.01, 0.03, 0.02]
+    (ax,) = lesson.share_bar(shares).axes
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([100 * share for share in shares])
+    for bar, color in zip(ax.patches, palette(), strict=False):
+        np.testing.assert_allclose(bar.get_facecolor()[:3], color / 255)
+    words = {text.get_text(): text for text in ax.texts}
+    assert words.keys() == set(CLASSES.names)
+    assert words["crosswalk"].xy[0] == pytest.approx(94.5)  # the middle of its piece
+    assert "90%" in ax.get_title()

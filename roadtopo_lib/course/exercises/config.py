@@ -1,4 +1,4 @@
-"""Exercises of notebook 1: schedules, margins, settings."""
+"""Exercises of notebook 1: a schedule, a reader of settings, tokens."""
 
 import math
 from numbers import Integral
@@ -31,6 +31,10 @@ def lr_at(answer) -> None:
     expect_close(rates[warmup - 1], base, "the last warm-up step should be at the base rate")
     rise = [base * (step + 1) / warmup for step in range(warmup)]
     expect_close(rates[:warmup], rise, "between its first and its last step the warm-up should rise in equal steps")
+    expect(
+        not is_close(rates[warmup], base * (warmup + 1) / warmup),
+        f"step {warmup} of {warmup} warm-up steps already belongs to the cosine: compare with <, not with <=",
+    )
     expect_close(
         rates[warmup], base, "the cosine should start at the base rate: count its steps from the warm-up's end"
     )
@@ -51,31 +55,6 @@ def lr_at(answer) -> None:
             f"right for 100 steps with 10 of warm-up; wrong at step {step} of {total} with {warmup} of warm-up",
             atol=1e-6 * base,
         )
-
-
-@exercise("largest_delta_dist")
-def largest_delta_dist(answer) -> None:
-    two = number(answer(2))
-    expect(
-        not math.isclose(two, 2.0),
-        "2 is how far apart two means can be; delta_dist is the radius: means are 2 · delta_dist apart",
-    )
-    expect_close(two, 1.0, "two means can be 2 apart (opposite ends), so delta_dist can be 1")
-    four = number(answer(4))
-    expect(
-        not is_close(four, math.sin(math.pi / 4)),
-        "four means √2 apart lie on a circle, or on the axes; on the sphere they can keep further apart",
-    )
-    expect(not math.isclose(four, math.sqrt(8 / 3)), "right for two means, but from three on it is not halved")
-    for k in range(3, 13):
-        truth = math.sqrt(2 * k / (k - 1)) / 2
-        expect_close(number(answer(k)), truth, f"for {k} lanes: the regular simplex has its corners √(2k/(k−1)) apart")
-    hint = "with a single lane there is nothing to keep away from: any margin fits (math.inf)"
-    try:
-        single = answer(1)
-    except ZeroDivisionError:
-        single = 0.0
-    expect(single == math.inf, hint)
 
 
 @exercise("read_settings", keeps=("text", "defaults"))

@@ -1,4 +1,4 @@
-"""Notebook 1: one setting turned, with the boxes that it changes; all settings in a table."""
+"""Notebook 1: values of one setting, with the boxes that they change; all settings in a table."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -54,7 +54,7 @@ SETTINGS = {
         "dice_weight": "weight of Dice in the classes' loss; Dice favours small classes",
         "class_weights": "formula that gives rare classes more weight; None: all alike",
         "ignore_index": "class id of pixels that nobody labelled",
-        "delta_var": "pull margin: distance to the lane's mean from which on a pixel is pulled",
+        "delta_var": "pull margin: a pixel farther from its lane's mean is pulled towards it",
         "delta_dist": "push margin: two means repel each other until they are twice this apart",
         "alpha": "weight of the pull term",
         "beta": "weight of the push term",
@@ -101,7 +101,7 @@ def settings_table(config: LaneSegmentationConfig) -> str:
     return "\n".join(lines)
 
 
-def turn(
+def try_values(
     setting: str,
     values: Sequence,
     boxes: Sequence[str] = ("classes", "lanes"),
@@ -177,32 +177,50 @@ def _numbered(result: dict) -> np.ndarray:
     return cv2.resize(painted, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def seen_in_training(settings: dict[str, object], draws: int = 1) -> Figure:
-    """What the network is shown of the frame in training: a column for each setting, a row for each random draw.
+def seen_in_training(settings: dict[str, object]) -> Figure:
+    """What the network is shown of the frame in training: one random draw for each setting.
 
     Args:
         settings: setting → value; all others are those of preset ``tiny``, without mirroring.
-        draws: number of rows.
     """
     tiny = LaneSegmentationConfig.preset("tiny").replace(flip_probability=0)
-    figure, axes = plt.subplots(draws, len(settings), figsize=(1.5 * len(settings), 0.62 * draws + 0.22), squeeze=False)
-    for (name, value), column in zip(settings.items(), axes.T, strict=True):
+    figure, axes = plt.subplots(1, len(settings), figsize=(1.7 * len(settings), 1.12))
+    for (name, value), ax in zip(settings.items(), axes, strict=True):
         transform = build_transform(tiny.replace(**{name: value}), train=True)
-        for seed, ax in enumerate(column, start=1):  # the draws of seed 0 change next to nothing
-            ax.imshow(transform(*frame(), seed)[0], interpolation="antialiased")
-            ax.set(xticks=[], yticks=[])
-        column[0].set_title(f"{name} = {value}", fontweight="normal", fontsize=8)
+        ax.imshow(transform(*frame(), 1)[0], interpolation="antialiased")  # the draws of 0 change next to nothing
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{name} = {value}", fontweight="normal", fontsize=8)
+    figure.suptitle("Augmentation makes one image look new", fontweight="bold", fontsize=10)
     return figure
 
 
-def trained_further(steps: int, **settings: object) -> LaneSegmenter:
-    """The shipped model after a few more steps on the frame alone.
+def two_lanes(delta_var: float, delta_dist: float) -> Figure:
+    """Two lanes for which both terms of the loss are zero, and a ball of radius ``delta_dist`` around a pixel of each.
+
+    Args:
+        delta_var: radius of each lane's ball, > 0.
+        delta_dist: half of the distance of the means, > 0.
+    """
+    figure, ax = plt.subplots(figsize=(4.2, 2.4))
+    for mean, side, color in ((0, 1, "#4477AA"), (2 * delta_dist, -1, "#EE6677")):
+        pixel = mean + side * delta_var
+        ax.add_patch(plt.Circle((mean, 0), delta_var, color=color, alpha=0.5))
+        ax.add_patch(plt.Circle((pixel, 0), delta_dist, fill=False, linestyle="--", color=color))
+        ax.plot(pixel, 0, "o", color=color)
+    ax.set(xlim=(-1.2 * delta_dist, 3.2 * delta_dist), ylim=(-1.15 * delta_dist, 1.15 * delta_dist), aspect="equal")
+    ax.set(xlabel="embedding dimension 1", ylabel="dimension 2")
+    ax.set_title(r"A ball of radius $\delta_\mathrm{dist}$ holds one lane only")
+    return figure
+
+
+def trained_further(steps: int, lr: float) -> LaneSegmenter:
+    """The shipped model after a few more steps on the frame alone; AdamW moves all weights.
 
     Args:
         steps: optimiser steps, at a constant rate.
-        settings: settings of the training to change, such as ``lr=0.3``.
+        lr: that rate.
     """
-    segmenter = shipped_segmenter(**settings)
+    segmenter = shipped_segmenter(lr=lr, muon_lr=0)
     model, config = segmenter.model.train(), segmenter.config
     image, semantic, instance = build_transform(config, train=False)(*frame(), 0)
     batch = {

@@ -42,10 +42,10 @@ def boxes(config: LaneSegmentationConfig | None = None) -> Figure:
     sheet = Sheet(3.55, "Five boxes lead from the image to numbered lanes")
     steps = [
         ("image", GREY, f"3 × {height} × {width}", "colours"),
-        ("classes", BLUE, f"{config.num_classes} scores", "for a pixel"),
-        ("embeddings", PURPLE, f"{config.embedding_dim} numbers", "for a pixel"),
-        ("clusters", GREEN, "1 label", "for a lane pixel"),
-        ("lanes", RED, "1, 2, 3 …", "a curve for each"),
+        ("classes", BLUE, f"{config.num_classes} scores", "per pixel"),
+        ("embeddings", PURPLE, f"{config.embedding_dim} numbers", "per pixel"),
+        ("clusters", GREEN, "1 label", "per lane pixel"),
+        ("lanes", RED, "1, 2, 3 …", "a curve each"),
     ]
     wide, gap = 1.36, 0.24
     lefts = [0.12 + k * (wide + gap) for k in range(5)]
@@ -53,7 +53,7 @@ def boxes(config: LaneSegmentationConfig | None = None) -> Figure:
         sheet.box(left, 0.62, wide, 2.02, color=color, fill="white")
         sheet.text(left + wide / 2, 0.82, name, color=color if color != GREY else INK, weight="bold")
         sheet.text(left + wide / 2, 2.12, shape)
-        sheet.text(left + wide / 2, 2.4, meaning, SMALL, GREY)
+        sheet.text(left + wide / 2, 2.4, meaning)
         if k:
             sheet.arrow((left - gap, 1.45), (left, 1.45))
     inner, top = wide - 0.16, 1.12

@@ -13,7 +13,6 @@ from roadtopo_lib.course.schematics._canvas import (
     INK,
     ORANGE,
     RED,
-    SMALL,
     Sheet,
     drawing,
     frame_sample,
@@ -22,6 +21,15 @@ from roadtopo_lib.course.schematics._canvas import (
 from roadtopo_lib.data.samples import FOLDERS
 from roadtopo_lib.data.samples import sample_files as files_of_sample
 from roadtopo_lib.viz import color_instances, color_semantic, instance_color
+
+SKY_ROWS = 152
+"""Rows of the frame that its small pictures leave out: no label lies there."""
+
+
+def _small_pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image and masks of the frame without the sky; the image without its finest texture, which costs bytes."""
+    image, semantic, instance = (array[SKY_ROWS:] for array in frame_sample())
+    return cv2.bilateralFilter(np.ascontiguousarray(image), 9, 30, 9), semantic, instance
 
 
 @drawing(
@@ -35,27 +43,27 @@ def sample_files(name: str = "train_00000", split: str = "train") -> Figure:
         name: of the sample.
         split: of the data set.
     """
-    image, semantic, instance = frame_sample()
+    image, semantic, instance = _small_pictures()
+    tall = 2.0 * image.shape[0] / image.shape[1]
     files = files_of_sample(Path(split), name)
-    sheet = Sheet(4.2, "One name in three folders is one sample")
+    sheet = Sheet(3.6, "One name in three folders is one sample")
     rows = [
         (image, BLUE, "colours: 3 × 8 bit"),
         (color_semantic(semantic), GREEN, "class id: 8 bit"),
         (color_instances(instance), RED, "instance id: 16 bit"),
     ]
-    sheet.box(0.15, 1.95, 0.85, 0.5, f"{split}/", INK, fill="white", weight="bold")
+    sheet.box(0.15, 1.77, 0.85, 0.5, f"{split}/", INK, fill="white", weight="bold")
     for k, (picture, color, kind) in enumerate(rows):
-        y = 0.62 + 1.2 * k
-        middle = y + 0.5
-        sheet.line([1.0, 1.25, 1.25, 1.45], [2.2, 2.2, middle, middle], GREY, lw=1.4)
+        middle = 1.06 + 0.96 * k
+        sheet.line([1.0, 1.25, 1.25, 1.45], [2.02, 2.02, middle, middle], GREY, lw=1.4)
         sheet.text(1.55, middle - 0.17, f"{FOLDERS[k]}/", weight="bold", color=INK, ha="left")
         stem, ending = files[k].stem, files[k].suffix
         sheet.text(1.75, middle + 0.17, stem + ending, ha="left")
         sheet.arrow((3.75, middle), (4.05, middle), GREY)
-        sheet.image(picture, 4.15, y, 2.0, 1.0)
+        sheet.image(picture, 4.15, middle - tall / 2, 2.0, tall)
         value, bits = kind.split(": ")
         sheet.text(6.3, middle - 0.17, value, color=color, weight="bold", ha="left")
-        sheet.text(6.3, middle + 0.17, f"{bits} a pixel", SMALL, GREY, ha="left")
+        sheet.text(6.3, middle + 0.17, f"{bits} a pixel", ha="left")
     return sheet.figure
 
 
@@ -65,21 +73,23 @@ def sample_files(name: str = "train_00000", split: str = "train") -> Figure:
 )
 def flip_together() -> Figure:
     """Image and both masks under one transform."""
-    image, semantic, instance = frame_sample()
+    image, semantic, instance = _small_pictures()
     pictures = (image, color_semantic(semantic), color_instances(instance))
-    sheet = Sheet(4.55, "One draw moves the image and both masks alike")
-    wide, gap, first, second = 2.4, 0.2, 0.98, 3.1
+    wide, gap, first = 2.4, 0.2, 0.98
+    tall = wide * image.shape[0] / image.shape[1]
+    second = first + tall + 0.92
+    sheet = Sheet(second + tall + 0.25, "One draw moves the image and both masks alike")
     row = int(0.85 * instance.shape[0])
     spot = float(np.flatnonzero(instance[row] == 2).mean()) / instance.shape[1]
     for k, (picture, name) in enumerate(zip(pictures, ("image", "classes", "instances"), strict=True)):
         x = 0.2 + k * (wide + gap)
         sheet.text(x + wide / 2, 0.78, name, weight="bold")
-        sheet.image(picture, x, first, wide, 1.2)
-        sheet.image(picture[:, ::-1], x, second, wide, 1.2)
-        sheet.arrow((x + wide / 2, first + 1.2), (x + wide / 2, second))
+        sheet.image(picture, x, first, wide, tall)
+        sheet.image(picture[:, ::-1], x, second, wide, tall)
+        sheet.arrow((x + wide / 2, first + tall), (x + wide / 2, second))
         for y, share in ((first, spot), (second, 1 - spot)):
-            sheet.line([x + share * wide] * 2, [y, y + 1.2], ORANGE, lw=2, ls=(0, (3, 2)), zorder=6)
-    sheet.box(0.2, 2.46, 7.6, 0.38, "one random draw: mirror", BLUE, zorder=7)
+            sheet.line([x + share * wide] * 2, [y, y + tall], ORANGE, lw=2, ls=(0, (3, 2)), zorder=6)
+    sheet.box(0.2, second - 0.64, 7.6, 0.38, "one random draw: mirror", BLUE, zorder=7)
     return sheet.figure
 
 

@@ -5,145 +5,107 @@ labels trace the two edges of a painted line, and the two sides of a crosswalk: 
 of a line into its centre, of a crosswalk into the area between them.
 """
 
-import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from roadtopo_lib.data.convert.drawing import Area, Line
-from roadtopo_lib.data.convert.lanes import NO_POINT, ONE_POINT
+from roadtopo_lib.data.convert import reading
+from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
-from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, sample_name, write_labelled
-from roadtopo_lib.files import list_files
+from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
 
+LANE = re.compile(r"lane$|lane/|(single|double) (white|yellow|other)$")
+"""Beginning of the categories that are lanes, whatever their kind."""
 CURVE_POINTS = 16
 """Points of each Bézier part."""
 EDGES_OF = {"lane": 25.0, "crosswalk": 250.0}
 """Pixels at 1280×720 up to which two edges belong to one marking, by role: mean distance of points at equal shares."""
 EDGE_POINTS = 20
-CHUNK = 1 << 20
+MOST_PARTNERS = 16  # of an edge that are looked at: memory grows with the edges, not with their pairs
 
 
-def convert_bdd100k(
-    src: str | Path, dst: str | Path, images: str | Path | None = None, names: dict | None = None, **options: object
-) -> Report:
-    """Converts BDD100K's lane labels.
+def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
+    """One ``Labelled`` a frame; a file that ends too early is one more, dropped.
 
-    Args:
-        src: a label file such as ``lane_val.json``, or a folder of such files.
-        dst: the data set's folder.
-        images: folder of the images; default: beside the label file.
-        names: category without ``lane/`` → class name; without them ``crosswalk`` and ``road curb`` become crosswalk
-            and lane_boundary, all others lane_marking.
-        options: fields of ``Options``.
-
-    Raises:
-        FileNotFoundError: no label file.
-        ValueError: wrong options or names.
+    Crosswalk and road curb become crosswalk and lane_boundary unless ``names`` says otherwise, all other lanes the
+    first class of lanes; what is no lane is left out and counted.
     """
-    options = Options(**options)
-    class_names = ClassNames(options.classes, names)
-    return write_labelled(read_bdd100k(Path(src), options, class_names, images and Path(images)), dst, options)
-
-
-def read_bdd100k(src: Path, options: Options, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
-    """One ``Labelled`` a frame."""
-    files = [src] if src.is_file() else list_files(src, ".json")
-    if not files:
-        raise FileNotFoundError(f"{src}: no label file of BDD100K, expected JSON")
+    files = reading.label_files([src], ".json", "BDD100K's JSON")
     for path in files:
-        split = next((split for split in ("val", "test") if split in path.stem), "train")
-        for number, frame in enumerate(json_items(path), start=1):
-            try:
-                file, labels = str(frame["name"]), list(frame.get("labels") or [])
-            except (KeyError, TypeError, AttributeError):
-                yield Labelled.unreadable(f"{path.stem}_{number}", "a frame that is no BDD100K label")
-                continue
-            image = inside(images or path.parent, file)
-            if image is None:
-                yield Labelled.unreadable(sample_name(file), "an image outside of the data set")
-                continue
-            lines, areas, dropped = _members(labels, names, options)
-            recording = str(frame.get("videoName") or file)
-            yield Labelled(sample_name(file), image, recording, lines, areas, split, dropped)
+        split, number = next((split for split in ("val", "test") if split in path.stem), "train"), 0
+        try:
+            frames = (item for key, item in reading.json_items(path) if key in (None, "frames"))
+            for number, frame in enumerate(frames, start=1):
+                yield _frame(frame, f"{path.stem}_{number}", images or path.parent, split, names)
+            if number == 0:
+                raise ValueError(f"{path}: no label file of BDD100K, it names no frame")
+        except ValueError:
+            if len(files) == 1 and number == 0:
+                raise
+            yield Labelled.unreadable(path.stem, reading.UNREADABLE)
 
 
-def json_items(path: Path) -> Iterator[object]:
-    """Items of a JSON list, read one by one: a file of gigabytes takes the memory of one item.
-
-    Raises:
-        ValueError: the file is no JSON list.
-    """
-    decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8-sig") as file:
-        text = file.read(CHUNK).lstrip()
-        if not text.startswith("["):
-            raise ValueError(f"{path}: no JSON list")
-        text = text[1:]
-        while True:
-            text = text.lstrip(" \t\r\n,")
-            try:
-                item, end = decoder.raw_decode(text)
-            except ValueError:
-                if text.startswith("]"):
-                    return
-                more = file.read(
-                    max(CHUNK, len(text))
-                )  # an item that goes on: twice as much, so that time stays linear
-                if not more:
-                    raise ValueError(f"{path}: the JSON list ends in the middle of an item") from None
-                text += more
-                continue
-            yield item
-            text = text[end:]
+def _frame(frame: dict, fallback: str, root: Path, split: str, names: ClassNames) -> Labelled:
+    try:
+        name, image = reading.sample_name(frame["name"]), reading.locate([root], frame["name"])
+        recording, labels = str(frame.get("videoName") or name), list(frame.get("labels") or [])
+    except DAMAGED:
+        return Labelled.unreadable(fallback, "a frame that is no BDD100K label")
+    shapes, dropped = _shapes(labels, names)
+    return Labelled(name, image, recording, shapes, split, dropped)
 
 
-def _members(labels: list, names: ClassNames, options: Options) -> tuple[list[Line], list[Area], Counter]:
-    """Lines and areas of a frame: edges joined."""
+def _shapes(labels: list, names: ClassNames) -> tuple[list[Shape], Counter]:
+    """Lines and areas of a frame, edges joined."""
     edges: dict[tuple, list[np.ndarray]] = {}
-    areas, dropped = [], Counter()
+    shapes, dropped, lane_class = [], Counter(), names.lane_class
     for label in labels:
         try:
-            category = str(label["category"]).removeprefix("lane/")
-            class_id = names[category] if category in names else names["lane marking"]
-            style = str((label.get("attributes") or {}).get("laneStyle"))
+            category, attributes = str(label["category"]), label.get("attributes") or {}
+            kind = str(attributes.get("laneTypes") or category).removeprefix("lane/")  # 2018: lane, and its laneTypes
+            if kind not in names and not LANE.match(category):
+                dropped[reading.unknown("category", category)] += 1
+                continue
+            class_id = names.get(kind, lane_class)
             parts = [(_points(part), bool(part.get("closed"))) for part in label.get("poly2d") or []]
-        except (KeyError, TypeError, ValueError, AttributeError):
+            style = str(attributes.get("laneStyle"))
+        except DAMAGED:
             dropped["a damaged label"] += 1
             continue
         if class_id is None:
             continue
-        for points, closed in parts:
+        dropped[reading.NO_POINT] += not parts
+        for points, is_closed in parts:
             if len(points) < 2:
-                dropped[ONE_POINT if len(points) else NO_POINT] += 1
-            elif closed and options.classes[class_id].instances != "lane":
-                areas.append(Area([points], class_id))
+                dropped[reading.ONE_POINT if len(points) else reading.NO_POINT] += 1
+            elif is_closed and names.classes[class_id].instances != "lane":
+                shapes.append(Shape([points], class_id))
             else:
-                edges.setdefault((class_id, category, style), []).append(points)
-    lines = []
+                edges.setdefault((class_id, kind, style), []).append(points)
     for (class_id, *_), group in edges.items():
-        role = options.classes[class_id].instances
+        role = names.classes[class_id].instances
         for first, second in _paired(group, EDGES_OF.get(role, 0.0)):
             if role == "lane":
-                lines.append(Line(first if second is None else (first + second) / 2, class_id))
+                shapes.append(Shape([first if second is None else (first + second) / 2], class_id, filled=False))
             elif second is not None:
-                areas.append(Area([np.concatenate([first, second[::-1]])], class_id))
+                shapes.append(Shape([np.concatenate([first, second[::-1]])], class_id))
             else:
                 dropped["an area of one edge"] += 1
-    return lines, areas, dropped
+    return shapes, +dropped
 
 
 def _points(part: dict) -> np.ndarray:
     """(M, 2) points along a ``poly2d``; Bézier parts, three C each, become short straight ones."""
-    vertices = np.array(part["vertices"], float).reshape(-1, 2)
+    vertices = reading.points_of(part["vertices"])
     types = str(part.get("types") or "L" * len(vertices))
-    if len(types) != len(vertices) or not np.isfinite(vertices).all():
+    if len(types) != len(vertices):
         raise ValueError("types and vertices differ")
     points, k = [], 0
     while k < len(vertices):
-        if types[k] == "C" and points and types[k : k + 3] == "CCC":
+        if points and types[k : k + 3] == "CCC":
             t = np.linspace(0, 1, CURVE_POINTS + 1)[1:, None]
             p0, (p1, p2, p3) = points[-1], vertices[k : k + 3]
             points += list((1 - t) ** 3 * p0 + 3 * (1 - t) ** 2 * t * p1 + 3 * (1 - t) * t**2 * p2 + t**3 * p3)
@@ -156,18 +118,20 @@ def _points(part: dict) -> np.ndarray:
 
 def _paired(edges: list[np.ndarray], reach: float) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Edges in pairs, nearest first, if they are at most ``reach`` pixels apart; the others alone, as they are."""
-    resampled = [_resampled(points) for points in edges]
-    distances = []
+    resampled = np.array([_resampled(points) for points in edges])  # (N, EDGE_POINTS, 2)
+    near = []
     for i, first in enumerate(resampled):
-        for j in range(i):
-            same = np.linalg.norm(first - resampled[j], axis=1).mean()
-            turned = np.linalg.norm(first - resampled[j][::-1], axis=1).mean()
-            distances.append((min(same, turned), i, j, turned < same))
+        same, turned = (
+            np.linalg.norm(resampled[:i] - points, axis=2).mean(axis=1) for points in (first, first[::-1])
+        )  # (i,) each
+        least = np.minimum(same, turned)
+        nearest = np.argsort(least, kind="stable")[:MOST_PARTNERS].tolist()
+        near += [(least[j], i, j, turned[j] < same[j]) for j in nearest if least[j] <= reach]
     pairs, free = [], set(range(len(edges)))
-    for distance, i, j, turned in sorted(distances, key=lambda entry: entry[0]):
-        if distance <= reach and {i, j} <= free:
+    for _, i, j, is_turned in sorted(near, key=lambda entry: entry[0]):
+        if {i, j} <= free:
             free -= {i, j}
-            pairs.append((resampled[i], resampled[j][::-1] if turned else resampled[j]))
+            pairs.append((resampled[i], resampled[j][::-1] if is_turned else resampled[j]))
     return pairs + [(edges[k], None) for k in sorted(free)]
 
 

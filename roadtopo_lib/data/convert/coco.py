@@ -5,99 +5,108 @@ by pycocotools. Only images that the file names are read, so ``….png___fuse.pn
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from roadtopo_lib.data.convert.drawing import Area
+from roadtopo_lib.data.convert import reading
+from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
-from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, sample_name, write_labelled
-from roadtopo_lib.files import list_files
+from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
 
-
-def convert_coco(
-    src: str | Path, dst: str | Path, images: str | Path | None = None, names: dict | None = None, **options: object
-) -> Report:
-    """Converts COCO's polygons and run-length masks.
-
-    The annotations stay in memory; images are read one by one.
-
-    Args:
-        src: the JSON file, or a folder that holds exactly one.
-        dst: the data set's folder.
-        images: folder of the images; default: that of the JSON file.
-        names: category name → class name; see ``ClassNames``.
-        options: fields of ``Options``.
-
-    Raises:
-        FileNotFoundError: no JSON file.
-        ValueError: several JSON files, a file that is no COCO file, wrong options or names.
-        ImportError: run-length masks without pycocotools.
-    """
-    options = Options(**options)
-    class_names = ClassNames(options.classes, names)
-    return write_labelled(read_coco(Path(src), class_names, images and Path(images)), dst, options)
+MOST_PIXELS = 1 << 28
 
 
 def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
-    """One ``Labelled`` an image."""
-    path = _json_of(src)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-        categories = {c["id"]: str(c["name"]) for c in values["categories"]}
-        listed = [(i["id"], str(i["file_name"]), _size(i)) for i in values["images"]]
-        by_image = defaultdict(list)
-        for annotation in values["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no COCO file ({type(error).__name__}: {error})") from None
-    for image_id, file, size in listed:
-        image = inside(images or path.parent, file)
-        if image is None:
-            yield Labelled.unreadable(sample_name(file), "an image outside of the data set")
-            continue
-        areas, dropped = [], Counter()
-        for number, annotation in enumerate(by_image.get(image_id, [])):
-            name = categories.get(annotation.get("category_id"))
-            if name not in names:
-                dropped[f"category {name!r} is not in the class table"] += 1
-            elif names[name] is not None:
-                area = _area(annotation.get("segmentation"), names[name], number, size)
-                if area is None:
-                    dropped["an annotation without a region"] += 1
-                else:
-                    areas.append(area)
-        yield Labelled(sample_name(file), image, str(image.parent), areas=areas, dropped=dropped, size=size)
+    """One ``Labelled`` an image. A database on disk sorts the annotations by image, in constant memory.
 
-
-def _json_of(src: Path) -> Path:
-    if src.is_file():
-        return src
-    files = list_files(src, ".json")
-    if not files:
-        raise FileNotFoundError(f"{src}: no JSON file of COCO found")
+    Raises:
+        ValueError: several JSON files, one that is no whole COCO file, or run-length masks without pycocotools.
+    """
+    files = reading.label_files([src], ".json", "COCO's JSON")
     if len(files) > 1:
         raise ValueError(f"{src}: holds {len(files)} JSON files, expected one; name the file itself")
-    return files[0]
+    path, dropped = files[0], Counter()
+    database = sqlite3.connect("")  # a temporary file that nobody else sees
+    database.executescript("CREATE TABLE image (id, label); CREATE TABLE annotation (id, label)")
+    categories: dict[str, str] = {}
+    folders: set[str] = set()
+    for key, item in reading.json_items(path):
+        try:
+            if key == "categories":
+                categories[repr(item["id"])] = str(item["name"])
+            elif key == "images":
+                _size(item)
+                folders.add(item["file_name"].replace("\\", "/").rpartition("/")[0])
+                database.execute("INSERT INTO image VALUES (?, ?)", (repr(item["id"]), json.dumps(item)))
+            elif key == "annotations":
+                database.execute("INSERT INTO annotation VALUES (?, ?)", (repr(item["image_id"]), json.dumps(item)))
+        except DAMAGED:
+            dropped[f"a damaged entry of {key}"] += 1
+    if not folders:
+        raise ValueError(f"{path}: no COCO file, it names no image")
+    database.execute("CREATE INDEX by_image ON annotation (id)")
+    orphans = database.execute("SELECT count(*) FROM annotation WHERE id NOT IN (SELECT id FROM image)").fetchone()
+    dropped["an annotation of no image"] += orphans[0]
+    for image_id, text in database.execute("SELECT id, label FROM image ORDER BY rowid"):
+        rows = database.execute("SELECT label FROM annotation WHERE id = ? ORDER BY rowid", (image_id,))
+        image, annotations = json.loads(text), (json.loads(row[0]) for row in rows)
+        file = image["file_name"]
+        shapes, size = _shapes(annotations, _size(image), categories, names, dropped)
+        place = reading.locate([images or path.parent], file)
+        recording = reading.recording_of(file, len(folders) == 1)
+        yield Labelled(reading.sample_name(file), place, recording, shapes, None, +dropped, size)
+        dropped.clear()
 
 
 def _size(image: dict) -> tuple[int, int] | None:
+    """(H, W) of an image, if its entry says it."""
     return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
 
 
-def _area(segmentation: object, class_id: int, instance: int, size: tuple[int, int] | None) -> Area | None:
-    """A region of polygons or of a run-length mask; ``None`` if it holds nothing that can be read."""
-    try:
-        if isinstance(segmentation, dict):
-            from pycocotools import mask as masks  # an extra: only run-length masks need it
+def _shapes(
+    annotations: Iterable[dict], size: tuple[int, int] | None, categories: dict[str, str], names: ClassNames,
+    dropped: Counter,
+) -> tuple[list[Shape], tuple[int, int] | None]:  # fmt: skip
+    """The areas of an image, and its size (H, W), which a run-length mask knows, too."""
+    shapes = []
+    for number, annotation in enumerate(annotations):
+        category, segmentation = categories.get(repr(annotation.get("category_id"))), annotation.get("segmentation")
+        if category is None or category not in names:
+            dropped["an annotation of no category" if category is None else reading.unknown("category", category)] += 1
+            continue
+        if (class_id := names.get(category)) is None:
+            continue
+        try:
+            if isinstance(segmentation, dict):
+                size = size or tuple(segmentation["size"])
+                parts, placed_mask = [], _placed_mask(segmentation, size)
+            else:
+                rings = [reading.points_of(np.array(ring, float).reshape(-1, 2)) for ring in segmentation]
+                parts, placed_mask = [ring for ring in rings if len(ring) >= 3], ()
+                parts[0]  # IndexError: none
+            shapes.append(Shape(parts, class_id, str(number), True, *placed_mask))
+        except ImportError:
+            raise ValueError("run-length masks need the package pycocotools, which is not installed") from None
+        except DAMAGED:
+            dropped["an annotation without a region"] += 1
+    return shapes, size
 
-            if isinstance(segmentation["counts"], list):
-                segmentation = masks.frPyObjects(segmentation, *segmentation["size"])
-            return Area([], class_id, instance, masks.decode(segmentation).astype(bool))
-        rings = [np.array(ring, float).reshape(-1, 2) for ring in segmentation]
-    except (KeyError, ValueError, TypeError):
-        return None
-    rings = [ring for ring in rings if len(ring) >= 3 and np.isfinite(ring).all()]
-    return Area(rings, class_id, instance) if rings else None
+
+def _placed_mask(segmentation: dict, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """A run-length mask and its upper left corner (x, y); raises one of ``DAMAGED`` if it is none of that size."""
+    from pycocotools import mask as masks  # an extra: only run-length masks need it
+
+    height, width = size
+    if tuple(segmentation["size"]) != size or height * width > MOST_PIXELS:
+        raise ValueError("of another size, or of none that an image has")
+    if isinstance(segmentation["counts"], list):
+        if sum(segmentation["counts"]) != height * width:
+            raise ValueError("too few or too many pixels")
+        segmentation = masks.frPyObjects(segmentation, height, width)
+    mask = masks.decode(segmentation).astype(bool)
+    (top, bottom), (left, right) = (np.flatnonzero(mask.any(axis=axis))[[0, -1]].tolist() for axis in (1, 0))
+    return mask[top : bottom + 1, left : right + 1], (left, top)

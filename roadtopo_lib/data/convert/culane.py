@@ -4,6 +4,7 @@
 ``*.lines.txt`` is taken.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,81 +12,58 @@ from pathlib import Path
 import numpy as np
 
 from roadtopo_lib.data import SPLITS
-from roadtopo_lib.data.convert.lanes import lines_of
-from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, lane_class, sample_name, write_labelled
+from roadtopo_lib.data.convert import reading
+from roadtopo_lib.data.convert.names import ClassNames
+from roadtopo_lib.data.convert.reading import Labelled
 from roadtopo_lib.data.images import IMAGE_SUFFIXES
-from roadtopo_lib.files import list_files
+
+ENDING = ".lines.txt"
+LISTED = re.compile(r"\s*/*(.+?\.(jpe?g|png))(\s|$)", re.IGNORECASE)
+"""A line of a list: an image, whose name may hold blanks, then its mask and which lanes there are, or nothing."""
 
 
-def convert_culane(src: str | Path, dst: str | Path, **options: object) -> Report:
-    """Converts CULane's labels.
-
-    Args:
-        src: CULane's root folder, or any folder with ``*.lines.txt`` beside the images.
-        dst: the data set's folder.
-        options: fields of ``Options``.
-
-    Raises:
-        FileNotFoundError: neither lists nor label files.
-        ValueError: wrong options.
-    """
-    options = Options(**options)
-    return write_labelled(read_culane(Path(src), options), dst, options)
-
-
-def read_culane(src: Path, options: Options) -> Iterator[Labelled]:
+def read_culane(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
     """One ``Labelled`` for each image of the lists, or for each label file."""
-    class_id, found = lane_class(options.classes), False
-    for image, split in _images(src):
-        found = True
-        path = inside(src, image)
-        if path is None:
-            yield Labelled.unreadable(sample_name(image), "an image outside of the data set")
-            continue
-        dropped: Counter = Counter()
-        lanes = _read_lanes(path.with_suffix(".lines.txt"), dropped)
-        yield Labelled(
-            sample_name(image), path, str(path.parent), lines_of(lanes, class_id, dropped), split=split,
-            dropped=dropped,
-        )  # fmt: skip
-    if not found:
-        raise FileNotFoundError(f"{src}: neither list/train.txt and the like nor *.lines.txt files found")
-
-
-def _images(src: Path) -> Iterator[tuple[str, str | None]]:
-    """Image path relative to the root, and split."""
-    lists = [(src / "list" / name, split) for split in SPLITS for name in (f"{split}_gt.txt", f"{split}.txt")]
-    listed = {}
-    for path, split in lists:
-        if path.is_file():
-            listed.setdefault(split, path)
-    for split, path in listed.items():
-        with open(path, encoding="utf-8-sig") as file:
-            for line in file:
-                if line.strip():
-                    yield line.split()[0].lstrip("/"), split
-    if not listed:
-        for path in list_files(src, ".lines.txt", deep=True):
-            base = path.with_name(path.name.removesuffix(".lines.txt"))
-            image = next((p for s in IMAGE_SUFFIXES if (p := base.with_name(base.name + s)).is_file()), None)
-            yield str((image or base.with_name(base.name + ".jpg")).relative_to(src)), None
-
-
-def _read_lanes(path: Path, dropped: Counter) -> list[np.ndarray]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        dropped["a label file that is missing or cannot be read"] += 1
-        return []
-    lanes = []
-    for line in text.splitlines():
+    class_id, root = names.lane_class, src.parent if src.is_file() else src
+    for file, split in _images(src, root, images or root):
+        name, dropped = reading.sample_name(file), Counter()
+        label = reading.locate([root], re.sub(r"\.\w+$", ENDING, file))
         try:
-            points = np.array(line.split(), float).reshape(-1, 2)
-            if not np.isfinite(points).all():
-                raise ValueError("not finite")
-        except ValueError:
-            dropped["a line that is no CULane lane"] += 1
+            text = label.read_text(encoding="utf-8-sig", errors="replace") if label else ""
+        except OSError:  # no lane at all would be a label, too
+            yield Labelled.unreadable(name, "a label file that is missing or cannot be read")
             continue
-        if len(points):
-            lanes.append(points)
-    return lanes
+        shapes = reading.lines_of(_lanes_of(text, dropped), class_id, dropped)
+        image = reading.locate([images or root], file)
+        yield Labelled(name, image, reading.recording_of(file), shapes, split, dropped)
+
+
+def _images(src: Path, root: Path, images: Path) -> Iterator[tuple[str, str | None]]:
+    """Images with their splits: those of the lists or, without lists, those of the label files."""
+    lists: dict[str, Path] = {}
+    for split in SPLITS:
+        for path in (src / "list" / f"{split}{ending}.txt" for ending in ("_gt", "")):
+            if path.is_file():
+                lists.setdefault(split, path)
+    for split, path in lists.items():
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for line in file:
+                listed = LISTED.match(line)
+                if listed or line.strip():
+                    yield listed[1] if listed else line.strip().lstrip("/"), split
+    if lists:
+        return
+    for path in reading.label_files([src], ENDING, "list/train.txt and the like, or *.lines.txt", deep=True):
+        base = path.relative_to(root).as_posix()[: -len(ENDING)]
+        files = [base + ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper())]
+        yield next((file for file in files if (images / file).is_file()), files[0]), None
+
+
+def _lanes_of(text: str, dropped: Counter) -> Iterator[np.ndarray]:
+    """(M, 2) points of each line; a line that is no lane is counted in ``dropped``."""
+    for line in text.splitlines():
+        if line.strip():
+            try:
+                yield reading.points_of(np.array(line.split(), float).reshape(-1, 2))
+            except ValueError:
+                dropped["a line that is no CULane lane"] += 1

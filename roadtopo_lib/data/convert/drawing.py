@@ -1,105 +1,118 @@
 """Lines and areas of labels → masks, drawn without anti-aliasing and numbered by where they lie."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from roadtopo_lib.data.images import turned, turned_points
 from roadtopo_lib.labels import BACKGROUND, CLASSES, NO_INSTANCE, ClassTable
 
 REFERENCE_ROW = 0.9
 """Share of the height at which lanes are numbered from left to right, as ``config.reference_row`` has it by default."""
 SUBPIXEL_BITS = 4  # of the fixed-point coordinates that OpenCV draws with
+REACH = 1e6  # pixels: OpenCV is exact up to there, and slow beyond
+MAX_THICKNESS = 32767  # of OpenCV's lines
 
 
 @dataclass(frozen=True)
-class Line:
-    """A lane line.
+class Shape:
+    """A line, or an area: its outlines or a mask.
 
     Args:
-        points: (M, 2) float (x, y) in pixels of the image, in order along the line.
-        class_id: of a class whose instances are lanes.
-        instance: lines of one image with equal values are one lane; ``None``: a lane of its own.
-    """
-
-    points: np.ndarray
-    class_id: int
-    instance: object = None
-
-
-@dataclass(frozen=True)
-class Area:
-    """A region: its outlines, or a mask.
-
-    Args:
-        rings: (M, 2) float (x, y) each; a pixel inside an even number of rings is a hole.
-        class_id: of any class.
-        instance: as in ``Line``, for classes with instances.
-        mask: (h, w) bool in place of the rings.
+        parts: (M, 2) float (x, y) in pixels of the image each: a line's points in order along it, or an area's
+            outlines, of which one inside another is a hole.
+        class_id: of any class; of a line a class whose instances are lanes.
+        instance: shapes of one image and class with equal values are one instance; ``None``: an instance of its own.
+        filled: an area.
+        mask: (h, w) bool in place of the outlines.
         corner: (x, y) of the mask's upper left pixel in the image.
     """
 
-    rings: list[np.ndarray]
+    parts: list[np.ndarray]
     class_id: int
-    instance: object = None
+    instance: str | None = None
+    filled: bool = True
     mask: np.ndarray | None = None
     corner: tuple[int, int] = (0, 0)
 
+    def turned(self, orientation: int, size: tuple[int, int]) -> "Shape":
+        """A shape of stored pixels (H, W) = ``size``, as the image's EXIF orientation turns it."""
+        parts = [turned_points(part, orientation, size) for part in self.parts]
+        if self.mask is None:
+            return replace(self, parts=parts)
+        ends = np.array([self.corner, np.add(self.corner, self.mask.shape[::-1]) - 1])
+        corner = turned_points(ends, orientation, size).min(axis=0).tolist()
+        return replace(self, mask=turned(self.mask, orientation), corner=tuple(corner))
+
+    def points(self) -> np.ndarray:
+        """(M, 2) points of the line or outlines, or the pixels of the mask."""
+        if self.mask is None:
+            return np.concatenate(self.parts)
+        return np.argwhere(self.mask)[:, ::-1] + np.array(self.corner)
+
+    def draw(self, canvas: np.ndarray, value: int, thickness: int) -> None:
+        """Sets the shape's pixels of an (H, W) mask to a value."""
+        if self.mask is not None:
+            left, top = (max(place, 0) for place in self.corner)
+            part = self.mask[top - self.corner[1] :, left - self.corner[0] :]
+            window = canvas[top : top + part.shape[0], left : left + part.shape[1]]
+            window[part[: window.shape[0], : window.shape[1]]] = value
+        elif self.filled and len(self.parts) > 1:
+            canvas[_joined(self.parts, canvas.shape)] = value
+        elif self.filled:
+            cv2.fillPoly(canvas, [_fixed_point(self.parts[0])], value, cv2.LINE_8, SUBPIXEL_BITS)
+        else:
+            cv2.polylines(canvas, [_fixed_point(self.parts[0])], False, value, thickness, cv2.LINE_8, SUBPIXEL_BITS)
+
 
 def draw_masks(
-    size: tuple[int, int], lines: list[Line], areas: list[Area], line_width: float, classes: ClassTable = CLASSES
-) -> tuple[np.ndarray, np.ndarray]:
+    size: tuple[int, int], shapes: list[Shape], line_width: float, classes: ClassTable = CLASSES
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Semantic and instance mask of an image, drawn without anti-aliasing.
 
-    Lanes are numbered from left to right by where they meet the reference row, then crossings from near to far. The
-    order of the labels in their file does not matter.
+    Areas without instances come first, lanes over them, crossings over lanes. Lanes are numbered from left to right by
+    where they meet the reference row, then crossings from near to far. The order of the labels does not matter.
 
     Args:
         size: (H, W).
-        lines, areas: see ``Labelled``.
-        line_width: in pixels from 1 on, below 1 a share of W.
+        shapes: what to draw.
+        line_width: of lines, in pixels from 1 on, below 1 a share of W.
         classes: the class table.
 
     Returns:
-        (H, W) uint8 class ids, (H, W) uint16 instance ids.
+        (H, W) uint8 class ids, (H, W) uint16 instance ids 1..N, and how many instances have no pixel, since they lie
+        outside of the image or under others.
+
+    Raises:
+        ValueError: more instances than an id of 16 bits can tell apart.
     """
     semantic, instance = np.full(size, BACKGROUND, np.uint8), np.full(size, NO_INSTANCE, np.uint16)
     # OpenCV draws a thick line one pixel wider than asked.
-    thickness = max(1, round(line_width * size[1] if line_width < 1 else line_width) - 1)
-    for area in areas:
-        if classes[area.class_id].instances is None:
-            semantic[_region(area, size)] = area.class_id
-    lane_areas = [area for area in areas if classes[area.class_id].instances == "lane"]
-    lanes = _grouped([*lines, *lane_areas])
-    lanes.sort(key=lambda lane: _x_at_reference(_points_of(lane, size), size[0]))
-    crossings = _grouped([area for area in areas if classes[area.class_id].instances == "crosswalk"])
-    crossings.sort(key=lambda crossing: -_points_of(crossing, size)[:, 1].mean())
-    for number, members in enumerate([*lanes, *crossings], start=1):
-        for member in members:
-            region = _region(member, size) if isinstance(member, Area) else _stroke(member.points, size, thickness)
-            semantic[region], instance[region] = member.class_id, number
-    return semantic, instance
-
-
-def _grouped(members: list) -> list[list]:
-    """Lines and areas by instance; those without one stay alone."""
-    groups: dict[object, list] = {}
-    for place, member in enumerate(members):
-        key = ("alone", place) if member.instance is None else ("joined", member.class_id, member.instance)
-        groups.setdefault(key, []).append(member)
-    return list(groups.values())
-
-
-def _points_of(members: list, size: tuple[int, int]) -> np.ndarray:
-    """(M, 2) points of all members of an instance."""
-    points = []
-    for member in members:
-        if isinstance(member, Area) and member.mask is not None:
-            rows, columns = np.nonzero(_region(member, size))
-            points.append(np.stack([columns, rows], axis=1) if len(rows) else np.zeros((1, 2)))
+    thickness = min(max(1, round(line_width * size[1] if line_width < 1 else line_width) - 1), MAX_THICKNESS)
+    by_role: dict[str, dict[object, list[Shape]]] = {"lane": {}, "crosswalk": {}}
+    for place, shape in enumerate(shapes):
+        role, key = classes[shape.class_id].instances, (shape.class_id, shape.instance)
+        if role is None:
+            shape.draw(semantic, shape.class_id, thickness)
         else:
-            points += member.rings if isinstance(member, Area) else [member.points]
-    return np.concatenate(points).astype(np.float64)
+            by_role[role].setdefault(place if shape.instance is None else key, []).append(shape)
+    lanes = sorted(by_role["lane"].values(), key=lambda lane: _x_at_reference(_points_of(lane), size[0]))
+    crossings = sorted(by_role["crosswalk"].values(), key=lambda crossing: -_points_of(crossing)[:, 1].mean())
+    instances = [*lanes, *crossings]
+    if len(instances) > np.iinfo(np.uint16).max:
+        raise ValueError(f"{len(instances)} lanes and crossings, expected at most 65535")
+    for number, members in enumerate(instances, start=1):
+        for shape in members:
+            shape.draw(semantic, shape.class_id, thickness)
+            shape.draw(instance, number, thickness)
+    visible = np.bincount(instance.ravel(), minlength=len(instances) + 1) > 0
+    visible[NO_INSTANCE] = False
+    return semantic, (np.cumsum(visible) * visible).astype(np.uint16)[instance], len(instances) - int(visible.sum())
+
+
+def _points_of(shapes: list[Shape]) -> np.ndarray:
+    return np.concatenate([shape.points() for shape in shapes])
 
 
 def _x_at_reference(points: np.ndarray, height: int) -> float:
@@ -117,27 +130,17 @@ def _x_at_reference(points: np.ndarray, height: int) -> float:
     return float(slope * row + offset)
 
 
-def _fixed_point(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(M, 1, 2) int32 for OpenCV; far outside of the image the exact place does not matter."""
-    reach = 4 * max(size)
-    clipped = np.clip(np.asarray(points, np.float64), -reach, reach)
-    return np.round(clipped * 2**SUBPIXEL_BITS).astype(np.int32).reshape(-1, 1, 2)
+def _fixed_point(points: np.ndarray) -> np.ndarray:
+    """(M, 1, 2) int32 for OpenCV."""
+    return np.round(np.clip(points, -REACH, REACH) * 2**SUBPIXEL_BITS).astype(np.int32).reshape(-1, 1, 2)
 
 
-def _stroke(points: np.ndarray, size: tuple[int, int], thickness: int) -> np.ndarray:
-    canvas = np.zeros(size, np.uint8)
-    cv2.polylines(canvas, [_fixed_point(points, size)], False, 1, thickness, cv2.LINE_8, SUBPIXEL_BITS)
-    return canvas > 0
-
-
-def _region(area: Area, size: tuple[int, int]) -> np.ndarray:
-    canvas = np.zeros(size, np.uint8)
-    if area.mask is not None:
-        x, y = area.corner
-        top, left = max(y, 0), max(x, 0)
-        part = area.mask[top - y : max(size[0] - y, 0), left - x : max(size[1] - x, 0)]
-        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
-        return canvas > 0
-    rings = [_fixed_point(ring, size) for ring in area.rings]
-    cv2.fillPoly(canvas, rings, 1, cv2.LINE_8, SUBPIXEL_BITS)  # even-odd: rings inside rings are holes
-    return canvas > 0
+def _joined(rings: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool of several outlines: those that overlap are joined, one that lies in what is filled is a hole."""
+    filled = np.zeros(size, bool)
+    apart = {ring.tobytes(): ring for ring in rings}.values()
+    for ring in sorted(apart, key=lambda ring: cv2.contourArea(ring.astype(np.float32)), reverse=True):
+        one = np.zeros(size, np.uint8)
+        cv2.fillPoly(one, [_fixed_point(ring)], 1, cv2.LINE_8, SUBPIXEL_BITS)
+        filled[one > 0] = not filled[one > 0].all()
+    return filled

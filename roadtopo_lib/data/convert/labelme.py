@@ -1,126 +1,99 @@
 """LabelMe: one JSON file beside each image.
 
 ``shapes[]`` with ``label``, ``points``, ``shape_type`` (line and linestrip are lanes, the others areas), and
-``group_id``, which joins shapes into one instance. ``imagePath`` may hold backslashes, ``imageData`` the image.
+``group_id``, which joins shapes into one instance. ``imagePath`` may hold backslashes, ``imageData`` the image. LabelMe
+shows an image as its EXIF orientation turns it; points and size are those of what it shows.
 """
 
 import base64
-import binascii
 import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from roadtopo_lib.data.convert.drawing import Area, Line
-from roadtopo_lib.data.convert.lanes import NO_POINT, ONE_POINT
+from roadtopo_lib.data.convert import reading
+from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
-from roadtopo_lib.data.convert.writing import Labelled, Options, Report, inside, sample_name, write_labelled
-from roadtopo_lib.files import list_files
+from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
 
 CIRCLE_POINTS = 64
+LARGEST = 1e9  # pixels that a circle or a mask may lie away
 
 
-def convert_labelme(src: str | Path, dst: str | Path, names: dict | None = None, **options: object) -> Report:
-    """Converts LabelMe's files.
-
-    Args:
-        src: folder, searched with its subfolders for JSON files.
-        dst: the data set's folder.
-        names: label → class name; see ``ClassNames``.
-        options: fields of ``Options``.
-
-    Raises:
-        FileNotFoundError: no JSON file.
-        ValueError: wrong options or names.
-    """
-    options = Options(**options)
-    return write_labelled(read_labelme(Path(src), options, ClassNames(options.classes, names)), dst, options)
-
-
-def read_labelme(src: Path, options: Options, names: ClassNames) -> Iterator[Labelled]:
-    """One ``Labelled`` a file."""
-    files = list_files(src, ".json", deep=True)
-    if not files:
-        raise FileNotFoundError(f"{src}: no JSON file of LabelMe found")
+def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
+    """One ``Labelled`` a file; JSON files of results that this library has written are none."""
+    files, root = reading.label_files([src], ".json", "LabelMe's JSON", deep=True), src if src.is_dir() else src.parent
+    one_folder = len({path.parent for path in files}) == 1
     for path in files:
-        yield _read_file(path, src, options, names)
-
-
-def _read_file(path: Path, src: Path, options: Options, names: ClassNames) -> Labelled:
-    name, dropped = sample_name(path.relative_to(src)), Counter()
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-        shapes, file = list(values["shapes"]), str(values.get("imagePath") or path.with_suffix(".jpg").name)
-        size = (int(values["imageHeight"]), int(values["imageWidth"])) if values.get("imageHeight") else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Labelled.unreadable(name, "a file that is no LabelMe label")
-    image = inside(src, str(path.parent.relative_to(src) / file.replace("\\", "/")))
-    if image is None:
-        return Labelled.unreadable(name, "an image outside of the data set")
-    if not image.is_file() and values.get("imageData"):
+        relative = path.relative_to(root).as_posix()
+        name, dropped, shapes = reading.sample_name(relative), Counter(), []
         try:
-            with Image.open(io.BytesIO(base64.b64decode(values["imageData"]))) as held:
-                image = np.asarray(held.convert("RGB"))
-        except (OSError, ValueError, binascii.Error):
-            dropped["image data that cannot be read"] += 1
-    lines, areas = [], []
-    for shape in shapes:
-        try:
-            member = _member(shape, names, options)
-        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-            dropped[str(error.args[0]) if isinstance(error, _Dropped) else "a damaged shape"] += 1
+            values = json.loads(path.read_bytes())
+            if "shapes" not in values and ("lane_count" in values or "lanes" in values):
+                continue  # a result of ``infer``
+            labels, file = list(values["shapes"]), str(values.get("imagePath") or f"{path.stem}.jpg")
+            size = (int(values["imageHeight"]), int(values["imageWidth"])) if values.get("imageHeight") else None
+        except (OSError, *DAMAGED):
+            yield Labelled.unreadable(name, reading.UNREADABLE)
             continue
-        if isinstance(member, Line):
-            lines.append(member)
-        elif member is not None:
-            areas.append(member)
-    return Labelled(name, image, str(path.parent), lines, areas, dropped=dropped, size=size)
+        image = reading.locate([images or path.parent], file, anywhere=True)
+        if image is None or not image.is_file():  # moved, perhaps: what is it called?
+            image = reading.locate([images or path.parent], file.replace("\\", "/").rpartition("/")[2])
+        if values.get("imageData") and not (image and image.is_file()):
+            with suppress(*DAMAGED):
+                image = base64.b64decode(values["imageData"])
+        for label in labels:
+            try:
+                shapes += _shape(label, names)
+            except (OSError, *DAMAGED) as error:
+                dropped[str(error) if isinstance(error, _Dropped) else "a damaged shape"] += 1
+        recording = reading.recording_of(relative, one_folder)
+        yield Labelled(name, image, recording, shapes, None, dropped, size, upright=True)
 
 
 class _Dropped(ValueError):
     """The reason why a shape is left out."""
 
 
-def _member(shape: dict, names: ClassNames, options: Options) -> Line | Area | None:
-    label, kind = str(shape["label"]), shape.get("shape_type") or "polygon"
-    if label not in names:
-        raise _Dropped(f"label {label!r} is not in the class table")
-    class_id = names[label]
+def _shape(label: dict, names: ClassNames) -> list[Shape]:
+    """The shape of a label, none for a name that is left out; raises what is wrong with it."""
+    name, kind, group = str(label["label"]), label.get("shape_type") or "polygon", label.get("group_id")
+    if name not in names:
+        raise _Dropped(reading.unknown("label", name))
+    class_id, instance = names.get(name), None if group is None else str(group)
     if class_id is None:
-        return None
-    points = np.array(shape["points"], float).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        raise _Dropped("a damaged shape")
-    role = options.classes[class_id].instances
-    if kind in ("line", "linestrip"):
-        if role != "lane":
-            raise _Dropped(f"a {kind} of a class without lanes")
-        if len(points) < 2:
-            raise _Dropped(ONE_POINT if len(points) else NO_POINT)
-        return Line(points, class_id, shape.get("group_id"))
+        return []
+    points, is_line = reading.points_of(label["points"]), kind in ("line", "linestrip")
+    if is_line and names.classes[class_id].instances != "lane":
+        raise _Dropped(f"a {kind} of a class without lanes")
+    if is_line and len(points) < 2:
+        raise _Dropped(reading.ONE_POINT if len(points) else reading.NO_POINT)
     if kind == "mask":
-        return Area([], class_id, shape.get("group_id"), *_placed_mask(shape, points))
+        return [Shape([], class_id, instance, True, *_placed_mask(label, points))]
     if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
     elif kind == "circle" and len(points) == 2:
         angles = np.linspace(0, 2 * np.pi, CIRCLE_POINTS, endpoint=False)
-        radius = np.linalg.norm(points[1] - points[0])
+        radius = np.linalg.norm(np.clip(points[1] - points[0], -LARGEST, LARGEST))
         points = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    elif kind not in ("polygon", "rectangle"):
+    elif not is_line and kind not in ("polygon", "rectangle"):
         raise _Dropped(f"a shape of type {kind}")
-    if len(points) < 3:
+    if not is_line and len(points) < 3:
         raise _Dropped("a polygon of fewer than three points")
-    return Area([points], class_id, shape.get("group_id"))
+    return [Shape([points], class_id, instance, filled=not is_line)]
 
 
-def _placed_mask(shape: dict, points: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+def _placed_mask(label: dict, points: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """The mask of a shape of type mask, and its upper left corner (x, y)."""
-    with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as held:
+    with Image.open(io.BytesIO(base64.b64decode(label["mask"]))) as held:
         mask = np.asarray(held.convert("L")) > 0
-    x, y = np.floor(points.min(axis=0)).astype(int).tolist()
+    if not mask.any():
+        raise _Dropped("a mask without a pixel")
+    x, y = np.floor(np.clip(points.min(axis=0), -LARGEST, LARGEST)).astype(int).tolist()
     return mask, (x, y)

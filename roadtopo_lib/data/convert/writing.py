@@ -7,62 +7,42 @@ constant memory, and going on where an earlier run stopped.
 
 import hashlib
 import itertools
-import os
-import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data import SPLITS
-from roadtopo_lib.data.convert.drawing import Area, Line, draw_masks
-from roadtopo_lib.data.images import read_image, write_image
+from roadtopo_lib.data.convert.drawing import Shape, draw_masks
+from roadtopo_lib.data.convert.reading import OUTSIDE, REPORT, UNREADABLE, Labelled
+from roadtopo_lib.data.images import (
+    decoded,
+    note_of,
+    pixels_of,
+    read_image,
+    read_semantic_mask,
+    turned,
+    write_image,
+)
 from roadtopo_lib.data.samples import sample_files, write_sample
 from roadtopo_lib.files import write_atomic, write_json
 from roadtopo_lib.labels import CLASSES, LINE_WIDTH, ClassTable
-from roadtopo_lib.processes import check_main_guard
+from roadtopo_lib.processes import worker_count
 from roadtopo_lib.viz import contact_sheet, overlay_labels
 
-SHEET_SAMPLES, SHEET_COLUMNS, SHEET_WIDTH = 16, 4, 400
-REPORT, SHEET = "convert_report", "contact_sheet.png"
+SHEET_SAMPLES, SHEET_COLUMNS, SHEET_SIZE = 16, 4, (225, 400)
+SHEET = "contact_sheet.png"
+EXAMPLES = 3
+"""Names that a report gives for each reason."""
 WAITING_PER_WORKER = 4  # images read ahead: memory does not grow with the number of labels
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What a label file says of one image.
-
-    Args:
-        name: of the sample, unique in the data set; folders in it are joined by underscores.
-        image: its file, or the pixels (H, W, 3) uint8 RGB where the label file holds them.
-        recording: images of one recording come into one split.
-        lines, areas: later areas cover earlier ones; lines cover areas without instances; crossings cover lines.
-        split: where the format itself says it.
-        dropped: what of the image's labels is left out, and why.
-        size: (H, W) that the labels are written for; ``None``: that of the image.
-        unusable: no sample is written.
-    """
-
-    name: str
-    image: Path | np.ndarray
-    recording: str
-    lines: list[Line] = field(default_factory=list)
-    areas: list[Area] = field(default_factory=list)
-    split: str | None = None
-    dropped: Counter = field(default_factory=Counter)
-    size: tuple[int, int] | None = None
-    unusable: bool = False
-
-    @classmethod
-    def unreadable(cls, name: str, reason: str) -> "Labelled":
-        """An image that is dropped, since its label says nothing of use."""
-        return cls(name, Path(), "", dropped=Counter([reason]), unusable=True)
+DAMAGED_IMAGE, MISSING_IMAGE = "the image cannot be read", "the image is missing"
+HIDDEN = "a lane or crossing that others hide, or outside of the image"
 
 
 @dataclass(frozen=True)
@@ -71,10 +51,10 @@ class Options:
 
     Args:
         split: the split of all images; ``None``: what the format says, else ``train``.
-        val_share: share of the recordings of ``train`` that goes to ``val``, 0..1.
+        val_share: share of the images of ``train`` that goes to ``val``, 0..1; a recording is never divided.
         line_width: width of a lane line: from 1 on in pixels of the image, below 1 as a share of its width.
         limit: stop after that many images.
-        workers: processes; ``None``: one per CPU; 1 works in this process.
+        workers: processes; ``None``: one per CPU, or none where the main script has no main guard; 1: this process.
         classes: the class table of the masks.
         progress: show a bar on stderr (on a terminal only).
 
@@ -112,31 +92,50 @@ class Report:
         written: samples in the data set now, of this run or an earlier one.
         dropped: labels and images left out, by reason.
         splits: samples by split.
+        examples: names of the first images that a reason applies to.
     """
 
     read: int = 0
     written: int = 0
     dropped: Counter = field(default_factory=Counter)
     splits: Counter = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def damaged(self) -> int:
+        """Images and label files that cannot be read."""
+        return self.dropped[DAMAGED_IMAGE] + self.dropped[UNREADABLE]
+
+    def drop(self, name: str, reasons: Counter) -> None:
+        """Counts what is left out of an image, or with it."""
+        for reason, count in reasons.items():
+            self.dropped[reason] += count
+            names = self.examples.setdefault(reason, [])
+            names += [name] if len(names) < EXAMPLES else []
 
     def to_dict(self) -> dict:
         """Plain values, as in the JSON report."""
+        reasons = sorted(self.dropped, key=lambda reason: (-self.dropped[reason], reason))
         return {
             "read": self.read, "written": self.written, "splits": dict(sorted(self.splits.items())),
-            "dropped": dict(self.dropped.most_common()),
+            "dropped": {reason: self.dropped[reason] for reason in reasons},
+            "examples": {reason: self.examples[reason] for reason in reasons},
         }  # fmt: skip
 
     def __str__(self) -> str:
-        splits = ", ".join(f"{count} {split}" for split, count in sorted(self.splits.items()))
+        values = self.to_dict()
+        splits = ", ".join(f"{count} {split}" for split, count in values["splits"].items())
         lines = [f"{self.read} images read, {self.written} written" + (f" ({splits})" if splits else "")]
-        return "\n".join([*lines, *(f"  dropped {count}: {reason}" for reason, count in self.dropped.most_common())])
+        for reason, count in values["dropped"].items():
+            lines.append(f"  dropped {count}: {reason}, as in {', '.join(self.examples[reason])}")
+        return "\n".join(lines)
 
 
 def write_labelled(records: Iterable[Labelled], dst: str | Path, options: Options) -> Report:
     """Writes the samples, a report (``convert_report.json`` and ``.txt``) and a contact sheet of the first 16.
 
-    A sample that is complete already is not made again. An image that is missing or damaged is counted under
-    ``dropped``; the others are written.
+    A sample that was made of the same image, labels and options is not made again; one of other labels or options is.
+    An image that is missing or damaged is counted under ``dropped``; the others are written.
 
     Args:
         records: what a format yields; read lazily.
@@ -146,15 +145,13 @@ def write_labelled(records: Iterable[Labelled], dst: str | Path, options: Option
     Raises:
         OSError: ``dst`` cannot be written to.
     """
-    dst = Path(dst)
-    report, names, first = Report(), set(), []
-    workers = options.workers or os.cpu_count() or 1
-    with _pool(workers) as pool, tqdm(
-        desc=f"samples → {dst}", unit="image", file=sys.stderr, disable=None if options.progress else True
-    ) as bar:  # fmt: skip
-        tasks = _tasks(itertools.islice(records, options.limit), dst, options, report, names)
-        for (split, name), reasons, is_written in _run(tasks, pool, workers * WAITING_PER_WORKER):
-            report.dropped.update(reasons)
+    dst, report, first = Path(dst), Report(), []
+    with progress_bar(
+        desc=f"samples → {dst}", unit="image", total=options.limit, disable=None if options.progress else True
+    ) as bar:
+        tasks = _tasks(itertools.islice(records, options.limit), options, report)
+        for (split, name), reasons, is_written in _results(tasks, dst, options):
+            report.drop(name, reasons)
             bar.update()
             if is_written:
                 report.written += 1
@@ -162,108 +159,139 @@ def write_labelled(records: Iterable[Labelled], dst: str | Path, options: Option
                 if len(first) < SHEET_SAMPLES:
                     first.append((split, name))
     write_json(dst / f"{REPORT}.json", report.to_dict())
-    write_atomic(dst / f"{REPORT}.txt", f"{report}\n")
+    write_atomic(dst / f"{REPORT}.txt", f"{report}\n".encode(errors="backslashreplace"))
     if first:
         write_image(dst / SHEET, sheet_of(dst, first, options.classes), is_result=True)
     return report
-
-
-def split_of(recording: str, val_share: float) -> str:
-    """``val`` for a share of the recordings, chosen by a hash of the name: the same in every run."""
-    draw = int.from_bytes(hashlib.sha256(recording.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
-    return "val" if draw < val_share else "train"
-
-
-def sample_name(relative: str | Path) -> str:
-    """A file's name from a path inside a data set: ``clips/0313/20.jpg`` → ``clips_0313_20``."""
-    parts = Path(str(relative).replace("\\", "/").strip("/")).with_suffix("").parts
-    return "_".join(part for part in parts if part not in ("..", ".", "/"))
-
-
-def inside(root: Path, relative: str) -> Path | None:
-    """The file that a label names, ``None`` if the name leads out of the data set's folder."""
-    path = root / relative.replace("\\", "/").lstrip("/")
-    return path if path.resolve().is_relative_to(root.resolve()) else None
-
-
-def lane_class(classes: ClassTable) -> int:
-    """The class of lane lines in formats that know only lanes: the first that bears lanes.
-
-    Raises:
-        ValueError: the table has none.
-    """
-    if not classes.lane_ids:
-        raise ValueError("the class table has no class whose instances are lanes")
-    return classes.lane_ids[0]
 
 
 def sheet_of(dst: Path, samples: list[tuple[str, str]], classes: ClassTable = CLASSES) -> np.ndarray:
     """Samples with their classes painted over the image, side by side: (h, w, 3) uint8 RGB."""
     pictures = []
     for split, name in samples:
-        image, semantic, _ = (cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in sample_files(dst / split, name))
-        painted = overlay_labels(image[..., ::-1], semantic, table=classes)
-        pictures.append(cv2.resize(painted, (SHEET_WIDTH, SHEET_WIDTH * 9 // 16), interpolation=cv2.INTER_AREA))
+        files = sample_files(dst / split, name)
+        painted = overlay_labels(read_image(files[0]), read_semantic_mask(files[1], len(classes)), table=classes)
+        scale = min(np.divide(SHEET_SIZE, painted.shape[:2]))
+        width, height = (max(1, round(scale * side)) for side in painted.shape[1::-1])
+        picture = np.full((*SHEET_SIZE, 3), 255, np.uint8)
+        picture[:height, :width] = cv2.resize(painted, (width, height), interpolation=cv2.INTER_AREA)
+        pictures.append(picture)
     return contact_sheet(pictures, SHEET_COLUMNS)
 
 
-def _tasks(
-    records: Iterator[Labelled], dst: Path, options: Options, report: Report, names: set[str]
-) -> Iterator[tuple[Labelled, Path, Options]]:
-    """One task an image, with its split; a name that came before is counted and left out."""
+def _tasks(records: Iterable[Labelled], options: Options, report: Report) -> Iterator[tuple[Labelled, str]]:
+    """Images with their splits. An image that came before is left out; another one of its name gets a number."""
+    images: dict[str, int] = {}  # names, in small letters as some file systems see them, and hashes of image files
+    splits: dict[str, str] = {}  # of recordings
+    drawn = in_val = 0
     for record in records:
         report.read += 1
-        if record.unusable:
-            report.dropped.update(record.dropped)
+        if record.image is None:
+            report.drop(record.name, record.dropped or Counter([OUTSIDE]))
             continue
-        if record.name in names:
-            report.dropped["the image is named more than once"] += 1
+        name, number, image = record.name, 1, hash(record.image)
+        while images.get(name.casefold(), image) != image:
+            number += 1
+            name = f"{record.name}_{number}"
+        if name.casefold() in images:
+            report.drop(name, Counter(["the image is named more than once"]))
             continue
-        names.add(record.name)
+        images[name.casefold()] = image
         split = options.split or record.split or "train"
-        if split == "train" and options.val_share:
-            split = split_of(record.recording, options.val_share)
-        yield record, dst / split, options
+        if split == "train":  # a new recording goes to val as soon as its share has room for an image
+            drawn += 1
+            has_room = in_val + 1 <= options.val_share * drawn + 1e-9
+            split = splits.setdefault(record.recording, "val" if has_room else "train")
+            in_val += split == "val"
+        yield replace(record, name=name), split
 
 
-def _convert_one(record: Labelled, folder: Path, options: Options) -> tuple[tuple[str, str], Counter, bool]:
-    """Writes one sample; returns its place, what was dropped, and whether it is there now."""
-    place, dropped = (folder.name, record.name), Counter(record.dropped)
-    if all(path.is_file() for path in sample_files(folder, record.name)):
-        return place, dropped, True
-    try:
-        image = record.image if isinstance(record.image, np.ndarray) else read_image(record.image)
-    except FileNotFoundError:
-        return place, dropped + Counter(["the image is missing"]), False
-    except ValueError:
-        return place, dropped + Counter(["the image cannot be read"]), False
-    if record.size is not None and record.size != image.shape[:2]:
-        return place, dropped + Counter(["the image has another size than its labels"]), False
-    semantic, instance = draw_masks(image.shape[:2], record.lines, record.areas, options.line_width, options.classes)
-    write_sample(folder, record.name, image, semantic, instance, options.classes)
-    return place, dropped, True
-
-
-def _pool(workers: int) -> Executor:
-    check_main_guard(workers if workers > 1 else 0)
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else _Here()
-
-
-class _Here(Executor):
-    """Runs each task at once, in this process."""
-
-    def submit(self, function, /, *arguments) -> Future:
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
-def _run(tasks: Iterator[tuple], pool: Executor, ahead: int) -> Iterator[tuple]:
-    """Results in order, with at most ``ahead`` tasks waiting."""
+def _results(
+    tasks: Iterator[tuple[Labelled, str]], dst: Path, options: Options
+) -> Iterator[tuple[tuple[str, str], Counter, bool]]:
+    """What ``_convert_one`` returns, in order, with a few tasks waiting for each process."""
+    workers = worker_count(options.workers)
+    if workers == 1:
+        yield from (_convert_one(*task, dst, options) for task in tasks)
+        return
     waiting: deque[Future] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(_convert_one, *task))
-        if len(waiting) >= ahead:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for task in tasks:
+            waiting.append(pool.submit(_convert_one, *task, dst, options))
+            if len(waiting) >= workers * WAITING_PER_WORKER:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+
+
+def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> tuple[tuple[str, str], Counter, bool]:
+    """Writes one sample; returns its place, what was dropped, and whether it is there now."""
+    place, files, dropped = (split, record.name), sample_files(dst / split, record.name), Counter(record.dropped)
+    try:
+        content = _content(record.image)
+        source, labels = hashlib.sha256(content).hexdigest()[:16], _label_mark(record, options)
+        found = note_of(files[0])
+        if found.startswith(f"{source} {labels} ") and all(path.is_file() for path in files):
+            dropped[HIDDEN] += int(found.rpartition(" ")[2])
+            return place, +dropped, True
+        if files[0].exists() and not found.startswith(source):
+            raise ValueError("another image of that name is in the data set")
+        stored, orientation = _pixels(content)
+        shapes = _upright(record, stored.shape[:2], orientation)
+        image = turned(stored, orientation)
+        semantic, instance, hidden = draw_masks(image.shape[:2], shapes, options.line_width, options.classes)
+    except ValueError as error:
+        return place, dropped + Counter([str(error)]), False
+    note = f"{source} {labels} {hidden}"
+    write_sample(dst / split, record.name, image, semantic, instance, options.classes, note=note)
+    dropped[HIDDEN] += hidden
+    for other in SPLITS if options.split is None else ():  # it lay in another split, by other options
+        moved = sample_files(dst / other, record.name)
+        if other != split and note_of(moved[0]).startswith(source):
+            for path in moved:
+                path.unlink(missing_ok=True)
+    return place, +dropped, True
+
+
+def _content(image: Path | bytes) -> bytes:
+    """What the image file holds; ValueError with the reason for the report."""
+    try:
+        return image if isinstance(image, bytes) else image.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no file can be called so
+        raise ValueError(DAMAGED_IMAGE if isinstance(error, PermissionError) else MISSING_IMAGE) from None
+
+
+def _pixels(content: bytes) -> tuple[np.ndarray, int]:
+    """As ``stored_image``, from memory; ValueError with the reason for the report."""
+    try:
+        return pixels_of(decoded(content))
+    except Exception:  # Pillow's parsers raise almost anything
+        raise ValueError(DAMAGED_IMAGE) from None
+
+
+def _label_mark(record: Labelled, options: Options) -> str:
+    """A short hash of the labels and of the options that decide what is drawn."""
+    labels = hashlib.sha256(ascii((options.line_width, options.classes, record.size, record.upright)).encode())
+    for shape in record.shapes:
+        arrays = [*shape.parts, *([] if shape.mask is None else [shape.mask])]
+        head = (shape.class_id, shape.instance, shape.filled, shape.corner, [array.shape for array in arrays])
+        labels.update(ascii(head).encode() + b"".join(array.tobytes() for array in arrays))
+    return labels.hexdigest()[:16]
+
+
+def _upright(record: Labelled, size: tuple[int, int], orientation: int) -> list[Shape]:
+    """The labels of an image stored with ``size`` (H, W), in coordinates of the image as its EXIF orientation turns it.
+
+    Raises:
+        ValueError: labels of another size, or nothing says whether they are those of the stored or the turned image.
+    """
+    shown = size[::-1] if orientation > 4 else size
+    if record.size not in (None, size, shown):
+        raise ValueError("the image has another size than its labels")
+    if orientation == 1 or (record.upright and record.size in (None, shown)):
+        return record.shapes
+    if record.size is None or size == shown:
+        raise ValueError(f"EXIF orientation {orientation} turns the image, and nothing says whether its labels, too")
+    if record.size == shown:
+        return record.shapes
+    return [shape.turned(orientation, size) for shape in record.shapes]

@@ -47,6 +47,17 @@ def _(step, total, warmup, base):
     return base * (step + 1) / warmup if step < warmup else _half_cosine(step / total, base)
 
 
+@wrong("lr_at", "compare with <, not with <=")
+def _(step, total, warmup, base):
+    return base * (step + 1) / warmup if step <= warmup else _half_cosine((step - warmup) / (total - warmup), base)
+
+
+@wrong("lr_at", "compare with <, not with <=")
+def _(step, total, warmup, base):
+    rise = base * (step + 1) / max(warmup, 1)
+    return rise if step <= warmup else _half_cosine((step - warmup - 1) / (total - warmup - 1), base)
+
+
 @wrong("lr_at", "falls in a straight line")
 def _(step, total, warmup, base):
     return base * (step + 1) / warmup if step < warmup else base * (total - step) / (total - warmup)
@@ -120,45 +131,6 @@ def _(step, total, warmup, base):
 def _(step, total, warmup, base):
     rise = (step + 1) / max(warmup, 2)
     return base * rise if step < warmup else _half_cosine((step - warmup) / (total - warmup), base)
-
-
-# --- largest_delta_dist
-
-
-@right("largest_delta_dist")
-def _(k):
-    return math.inf if k == 1 else math.sqrt(2 * k / (k - 1)) / 2
-
-
-@right("largest_delta_dist")
-def _(k):
-    with np.errstate(divide="ignore"):
-        return np.sqrt(np.float64(k) / (2 * np.float64(k - 1)))
-
-
-@right("largest_delta_dist", "unusual")
-def _(k):
-    corners = torch.eye(k, dtype=torch.float64) - 1 / k  # a regular simplex, seen from its centre
-    if k < 2:
-        return torch.tensor(math.inf)
-    corners = corners / corners.norm(dim=1, keepdim=True)
-    return torch.dist(corners[0], corners[1]) / 2
-
-
-wrong("largest_delta_dist", "delta_dist is the radius")(lambda k: math.inf if k < 2 else math.sqrt(2 * k / (k - 1)))
-wrong("largest_delta_dist", "regular simplex", "cheating")(lambda k: math.inf if k < 2 else 1.0)
-wrong("largest_delta_dist", "on a circle, or on the axes")(lambda k: math.inf if k < 2 else math.sin(math.pi / k))
-wrong("largest_delta_dist", "it is not halved")(
-    lambda k: math.inf if k < 2 else 1.0 if k == 2 else math.sqrt(2 * k / (k - 1))
-)
-wrong("largest_delta_dist", "opposite ends")(lambda k: math.inf if k < 2 else math.sqrt(2) / 2)
-wrong("largest_delta_dist", "for 10 lanes", "cheating")(
-    lambda k: {1: math.inf, 2: 1.0, **{n: math.sqrt(n / (n - 1) / 2) for n in range(3, 9)}}.get(k, 0.75)
-)
-wrong("largest_delta_dist", "a single lane")(lambda k: math.sqrt(2 * k / (k - 1)) / 2)
-wrong("largest_delta_dist", "a single lane")(lambda k: 1.0 if k < 2 else math.sqrt(2 * k / (k - 1)) / 2)
-wrong("largest_delta_dist", "should be one number")(lambda k: [math.sqrt(k / max(2 * k - 2, 1))])
-wrong("largest_delta_dist", "a `return` missing")(lambda k: print(end="") or None)
 
 
 # --- read_settings

@@ -230,6 +230,10 @@ def _(mask, height, width):
     return F.interpolate(wide, (height, width), mode="bilinear")[0, 0].round().numpy().astype(mask.dtype)
 
 
+wrong("resize_mask", "interpolation mixed ids")(lambda m, h, w: cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA))
+wrong("resize_mask", "interpolation mixed ids")(lambda m, h, w: cv2.resize(m, (w, h)))
+
+
 @wrong("resize_mask", "8 bits do not hold them")
 def _(mask, height, width):
     small = torch.from_numpy(mask.astype(np.uint8))[None, None]
