@@ -157,7 +157,7 @@ def forbidden_torch(*names: str) -> Iterator[None]:
 
 @contextmanager
 def explained(names: Iterable[str], hint: str) -> Iterator[None]:
-    """Raises ``Hint``, with torch's words in brackets, if a function of torch of one of these names fails in the block."""
+    """Raises ``Hint`` if a function of torch with one of these names fails in the block; torch's words follow."""
     failed = False
 
     class Watch(TorchFunctionMode):
