@@ -261,7 +261,7 @@ def shares_of_cost(steps, seed=0):
 of_pixels = target.flatten().bincount() / target.numel()
 parts_of = {"share of the pixels": of_pixels, "cost at the start": shares_of_cost(steps=0)}
 parts_of["cost after 15 steps"] = shares_of_cost(steps=15)
-figure = draw_shares(parts_of, "At the start each class's cost equals its share of the pixels")
+figure = draw_shares(parts_of, "At the start each class's cost is close to its share of the pixels")
 show(figure, "Bars by class: share of the pixels, and of the cost at two moments.", colors=24)
 
 # %% [markdown]

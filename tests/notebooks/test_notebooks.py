@@ -96,9 +96,9 @@ class TestNotebook:
         assert not [cell for cell in stored(text).cells if "NBVAL_" in cell.source]  # the same, as comments
 
     def test_a_cell_that_is_not_compared_is_backed_by_an_assertion(self, text):
-        for cell in code_cells(stored(text)):
+        for cell in code_cells(stored(text))[:-1]:  # the last one tells how far the learner is
             tags = cell.metadata.get("tags", [])
-            if "nbval-ignore-output" in tags and "trap:broken" not in tags:  # a trap's mend asserts the symptom, too
+            if "nbval-ignore-output" in tags and "trap:broken" not in tags:  # a trap's fix asserts the symptom, too
                 assert "assert" in cell.source, f"this cell asserts nothing:\n{cell.source}"
 
     def test_its_parts_come_in_the_courses_order(self, text):
@@ -123,9 +123,10 @@ class TestNotebook:
         assert line_count(cells[2:3]) <= 5
         assert "image/png" in cells[2].outputs[0].data
 
-    def test_it_closes_with_the_strip_filled(self, text):
+    def test_it_closes_with_the_strip_filled_and_the_learners_progress(self, text):
         last = code_cells(stored(text))[-1]
         assert f"strip({int(text.stem[:2])}, closing=True" in last.source
+        assert last.source.endswith("\nprogress()")
 
     def test_what_is_not_taught_is_folded(self, text):
         for cell in code_cells(stored(text)):
@@ -135,14 +136,20 @@ class TestNotebook:
             assert cell.source.startswith("# @title ") == folded  # what Colab shows of a folded cell
 
     def test_learners_commit_to_guesses(self, text):
+        """A guess stands alone; what answers it is folded, below it; nothing between the two shows anything."""
         prose = [cell.source for cell in stored(text).cells if cell.cell_type == "markdown"]
-        asking = [
-            cell for cell in code_cells(stored(text)) if re.search(r"^my_guess = None", cell.source, re.MULTILINE)
-        ]
-        assert sum("**Predict first.**" in source for source in prose) >= len(asking) >= PREDICTIONS
-        for cell in asking:
-            assert "reveal(my_guess," in cell.source
-            assert build.ANSWER in tags_of(cell)
+        cells = code_cells(stored(text))
+        asking = [k for k, cell in enumerate(cells) if re.search(r"^my_guess\b", cell.source, re.MULTILINE)]
+        assert sum("**Predict first.**" in source for source in prose) == len(asking) >= PREDICTIONS
+        for k in asking:
+            assert cells[k].source == "my_guess = None"
+            assert not tags_of(cells[k])
+            answer = next(j for j in range(k + 1, len(cells)) if "reveal(my_guess," in cells[j].source)
+            assert tags_of(cells[answer]) >= {"folded", build.ANSWER, "nbval-ignore-output"}
+            for cell in cells[k + 1 : answer]:
+                assert cell.source != "my_guess = None"
+                assert not cell.outputs
+                assert "assert" not in cell.source
 
     def test_no_answer_is_stored(self, text):
         for cell in code_cells(stored(text)):

@@ -138,7 +138,7 @@ def test_overlaps_agree_with_scikit_learn():
         assert any(iou in words for words in words_of(schematics.iou_drawing(shift)))
 
 
-def test_the_price_of_a_pixel_is_its_cross_entropy():
+def test_the_cost_of_a_pixel_is_its_cross_entropy():
     logits = (0.0, 1.0, 2.0, 0.5, -1.0, 3.0)
     price = -np.log(np.exp(logits[3]) / np.exp(logits).sum())
     assert f"{price:.2f}" in words_of(schematics.cross_entropy_pixel(logits, 3))

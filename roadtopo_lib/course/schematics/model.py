@@ -383,7 +383,7 @@ def two_heads(config: LaneSegmentationConfig | None = None) -> Figure:
         sheet.box(4.8, middle - 0.32, 1.15, 0.64, name, color)
         sheet.arrow((5.95, middle), (6.15, middle), GREY)
         sheet.text(7.0, middle + 0.55, shape, weight="bold")
-        sheet.text(7.0, middle + 0.8, meaning, SMALL, GREY)
+        sheet.text(7.0, middle + 0.8, meaning, SMALL)
     sheet.image(color_semantic(semantic), 6.2, 0.92, 1.65)
     clumps(sheet, 6.2, 2.62, 1.65, 0.62, len(instances_by_role(semantic, instance)), known=True, ball=0.0)
     return sheet.figure
