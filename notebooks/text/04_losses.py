@@ -168,7 +168,7 @@ show(schematics.cross_entropy_pixel(), schematics.ALT["cross_entropy_pixel"], co
 
 # %% [markdown]
 # A pixel has one logit for each class. Softmax turns them into probabilities that sum to 1.
-# *[Cross-entropy](GLOSSARY.md#cross-entropy)* looks at one of them, the probability $p$ of the true
+# *[Cross-entropy](GLOSSARY.md#cross-entropy)* uses one of them, the probability $p$ of the true
 # class. With N pixels:
 #
 # $$L_{CE} = \frac{1}{N} \sum_i -\log p_i$$
@@ -231,9 +231,9 @@ for c, name in enumerate(CLASS_NAMES):
 # pixels are not found. `lane_marking` has 3 % of the pixels and 1 % of the cost: nearly all of its
 # pixels are found.
 #
-# That does not mean that markings are painted well. The model paints them too wide, and
-# cross-entropy charges each pixel to its *true* class. The pixels that wrongly became marking are
-# road, and they make 45 % of the road's cost.
+# That does not mean that markings are predicted well. The model predicts them too wide, and
+# cross-entropy counts each pixel under its *true* class. The road pixels that are predicted as
+# marking make 45 % of the road's cost.
 #
 # This model has been trained. How was it at the start?
 
@@ -275,7 +275,7 @@ show(figure, "Bars by class: share of the pixels, and of the cost at two moments
 
 # %% [markdown]
 # Over the 48 training images the rare classes are rarer still (notebook 2): background and road
-# hold 93 % of the pixels. A lazy model gets these two right and paints everything else as road. Its
+# hold 93 % of the pixels. A lazy model gets these two right and predicts road everywhere else. Its
 # pixel accuracy is also 93 %.
 #
 # The IoU (notebook 3) of a class is a stricter score: the pixels that prediction and truth share,
@@ -670,17 +670,17 @@ assert predicted["both, weighted"] > 1.15 and predicted["both, weighted"] > pred
 # Background holds most pixels. A common advice is `ignore_index=0`, so that "background is not
 # over-penalised".
 #
-# **Broken.** The same head, with background left out of the loss, paints the frame:
+# **Broken.** The same head, trained with background left out of the loss, on the frame:
 
 
 # %% tags=["trap:broken"]
-def painted_background(ignore_index):
+def classes_of_frame(ignore_index):
     head = train_head(train, CombinedLoss(ignore_index=ignore_index))
-    painted = classes_of(head, encoded(model, pixels), semantic.shape)[0].numpy()
-    return painted, float((painted != BACKGROUND)[semantic == BACKGROUND].mean())
+    classes = classes_of(head, encoded(model, pixels), semantic.shape)[0].numpy()
+    return classes, float((classes != BACKGROUND)[semantic == BACKGROUND].mean())
 
 
-ignored, wrong = painted_background(ignore_index=BACKGROUND)
+ignored, wrong = classes_of_frame(ignore_index=BACKGROUND)
 print(f"{wrong:.0%} of the background of the frame is called something else")
 
 # %% [markdown]
@@ -691,7 +691,7 @@ print(f"{wrong:.0%} of the background of the frame is called something else")
 # **Fixed.** Ignore 255 only, the library's default.
 
 # %% tags=["trap:mended", "nbval-ignore-output"]
-learnt, still_wrong = painted_background(ignore_index=255)
+learnt, still_wrong = classes_of_frame(ignore_index=255)
 assert wrong > 0.99  # the symptom
 assert still_wrong < 0.1  # the fix
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.2))
@@ -1437,7 +1437,7 @@ print("[OK] every claim of this notebook holds")
 # | The gradient of Dice is stable, that of cross-entropy changes in scale | How hard a loss pulls; cell below | Over p the pull of Dice changes more than that of cross-entropy; it depends on the size of the class, that of cross-entropy does not |
 # | The focal factor with γ = 2 is 0.01, 0.25 and 0.81 at p = 0.9, 0.5 and 0.1 | cell below | Holds |
 # | Cross-entropy is weak on rare classes, Dice strong but slow, the sum best | Why a sum? | Dice is strong early, not slow, and mostly ahead late; it lost a class in one run of nine, the sum in none |
-# | `ignore_index=0`, so that background is not over-penalised | Trap: ignoring the background | All background is painted over |
+# | `ignore_index=0`, so that background is not over-penalised | Trap: ignoring the background | All background is predicted as other classes |
 # | Dice is weighted as 1 − Σ w · Dice (text on class weights) | cell below | About −52 for a good result; a weighted mean stays in [0, 1] |
 # | 1.41 and 100, divided by their mean, are 0.8 and 58.2 | cell below | 0.028 and 1.972 |
 # | Losses of 0.1 and 0.5 with weights 1.41 and 31.6 average to 0.3, "balanced" | cell below | 0.109, and road holds 90 % of it |

@@ -127,7 +127,7 @@ def tversky_prices(answer) -> None:
         return hits / (hits + number(alpha, "α") * false + number(beta, "β") * missed)
 
     expect(
-        not math.isclose(index("IoU"), 12 / 16), "these are the prices of Dice: IoU counts every wrong pixel in full"
+        not math.isclose(index("IoU"), 12 / 16), "these are the weights of Dice: IoU counts every wrong pixel in full"
     )
     expect_close(index("IoU"), 0.6, "6 hits, 3 false and 1 missed pixel: the IoU is 6 of 10")
     expect(not math.isclose(index("precision"), 6 / 7), "this is recall: precision looks at the predicted pixels")

@@ -42,7 +42,7 @@ def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: in
     probabilities = scores.softmax(dim=0)
     loss = F.cross_entropy(scores[None], torch.tensor([true_class])).item()
     p = probabilities[true_class].item()
-    sheet = Sheet(3.75, "Cross-entropy looks at one probability of each pixel")
+    sheet = Sheet(3.75, "Cross-entropy uses one probability of each pixel")
     tall = sheet.image(image, 0.15, 1.2, 2.2)
     rows, columns = np.nonzero(semantic == true_class)
     k = len(rows) * 4 // 5

@@ -264,7 +264,7 @@ def _(name):
 
 
 wrong("tversky_prices", "this is recall")(_priced({**PRICES, "precision": (0.0, 1.0), "recall": (1.0, 0.0)}))
-wrong("tversky_prices", "prices of Dice")(_priced({**PRICES, "IoU": (0.5, 0.5)}))
+wrong("tversky_prices", "weights of Dice")(_priced({**PRICES, "IoU": (0.5, 0.5)}))
 wrong("tversky_prices", "it raised KeyError")(lambda name: PRICES[name])
 wrong("tversky_prices", "'accuracy' was answered")(lambda name: PRICES.get(name, (0.0, 1.0)))
 wrong("tversky_prices", "'accuracy' was answered")(lambda name: PRICES.get(name))
