@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roadtopo_lib.course.exercises._base import exercise, expect, expect_close, expect_tensor, expect_written
+from roadtopo_lib.course.exercises._base import (
+    exercise,
+    expect,
+    expect_close,
+    expect_tensor,
+    expect_written,
+    explained,
+)
 from roadtopo_lib.labels import IGNORE_INDEX, LANE_MARKING
 
 
@@ -85,11 +92,19 @@ def fuse(answer) -> None:
         widths, sizes = (3, 4, 5, 6), ((5, 7), (3, 4), (2, 2), (1, 1))
         maps = [torch.randn(2, c, *size) for c, size in zip(widths, sizes, strict=True)]
         projections = [nn.Conv2d(c, 2, 1) for c in widths]
-        mix = nn.Sequential(nn.Conv2d(8, 3, 1), nn.ReLU())
+        mixed = nn.Sequential(nn.Conv2d(8, 3, 1), nn.ReLU())
         large = [nn.Conv2d(c, 3, 1) for c in widths[:2]]  # two maps, other sizes
         pair = [torch.randn(1, 3, 4, 6), torch.randn(1, 4, 2, 3)]
     given, before = list(maps), [x.clone() for x in maps]
-    found = answer(given, list(projections), mix)
+
+    def mix(wide: Tensor) -> Tensor:
+        got = f"mix should get the 4 · 2 = 8 channels of all four maps, it got {wide.shape[1]}"
+        expect(wide.shape[1] == 8, f"{got}: concatenate the maps, torch.cat(…, dim=1), do not add them")
+        return mixed(wide)
+
+    hint = "the maps differ in size: upsample each to the first map's size, not by a factor"
+    with explained(("cat", "concat", "concatenate", "hstack", "stack", "add", "__add__"), hint):
+        found = answer(given, list(projections), mix)
     expect_written(found)
     wide = [p(x) for p, x in zip(projections, maps, strict=True)]
 
