@@ -226,9 +226,9 @@ show(figure, "ARI over the radius; the safe radii are a grey band.")
 #
 # The five lanes are found at all radii of a plateau that is wider than the safe band. In 32
 # dimensions the offsets of two pixels from their means are nearly at right angles to each other,
-# and to the line between the means. So pixels of different lanes are about $\sqrt{3^2 + 0.5^2 +
-# 0.5^2} = 3.1$ apart, not 2. Do not rely on that: only the safe band is guaranteed, and
-# $\delta_\text{dist}$ is its middle.
+# and to the line between the means. So pixels of different lanes are about
+# $\sqrt{3^2 + 0.5^2 + 0.5^2} = 3.1$ apart, not 2. Do not rely on that: only the safe band is
+# guaranteed, and $\delta_\text{dist}$ is its middle.
 #
 # </details>
 
@@ -308,7 +308,7 @@ print("lanes found:", len(mended))
 
 # %% tags=["folded"]
 # @title Drawing: four steps
-show(schematics.clustering(), schematics.ALT["clustering"], colors=64)
+show(schematics.clustering(), schematics.ALT["clustering"], colors=32)
 
 # %% [markdown]
 # **Step 1: modes of a sample.** Look at 192 pixels only, spread evenly over all. A pixel is dense
@@ -545,7 +545,7 @@ for k, (curve, center) in enumerate(zip(result["lane_polylines"], result["lane_c
 
 # %% tags=["folded"]
 # @title Drawing: numbers at the reference row
-show(schematics.numbering(), schematics.ALT["numbering"], colors=64)
+show(schematics.numbering(), schematics.ALT["numbering"], colors=32)
 
 # %% [markdown]
 # ## Trap: ordering by mean x
@@ -585,7 +585,8 @@ assert by_row.tolist() == np.argsort([x_at_row(c, reference_row) for c in curves
 assert by_row.tolist() == [0, 1, 2]  # the fix
 by_title = {"By mean x: wrong order": by_mean, "By the reference row: right order": by_row}
 figure = picture.numbered_at_row(scene.image, lanes, curves, reference_row, by_title)
-show(figure, "A road with three lanes twice; at the lower edge the numbers that each rule gives.")
+alt = "A road with three lanes twice; on the lanes the numbers that each rule gives."
+show(figure, alt, colors=32)
 
 # %% [markdown]
 # A dark car hides all of the blue lane but a far piece. So by mean x the blue lane comes second.
@@ -593,7 +594,8 @@ show(figure, "A road with three lanes twice; at the lower edge the numbers that 
 #
 # How often does the rule matter? We compare three: the mean; the reference row, with one curve per
 # lane; the reference row, with *one road* fitted to all lanes together (`fit_road`, explained
-# below). Each takes the lanes' pixels and gives their order.
+# below). `orders_of` takes the lanes' pixels and the size of the image, and gives the order by each
+# rule.
 
 
 # %%
@@ -645,13 +647,16 @@ assert sum(counts["row, one road"] for counts in wrong.values()) < 4
 # | visible pixels | 7 | 2 | 1 |
 # | whole labels | 0 | 2 | 0 |
 #
-# On visible pixels the mean is wrong most often. On whole labels, the kind that this model learns
-# to paint, it is the other way round: the mean is never wrong, and the fix of the trap is wrong in
-# two scenes. There a short far piece, continued straight over half the image, crosses its
-# neighbour. So the reference row alone is not a safe fix. With curves that know the *road* it is
-# the best rule on both kinds. All counts are small.
+# On visible pixels the mean is wrong most often. On whole labels it is never wrong: there the fix
+# of the trap is the worst of the three rules. Where it fails, a short far piece, continued straight
+# over half the image, crosses its neighbour. Curves that know the *road* do best on both kinds.
+# All counts are small.
 #
 # </details>
+
+# %% [markdown]
+# So the reference row alone is only half of the fix: with a curve for each lane it is wrong now and
+# then on both kinds of labels. Its other half comes next, better curves.
 
 # %% [markdown]
 # ## Curves
@@ -685,7 +690,7 @@ print("at most off: np.polyfit {:.0f} px, fit_lane_curve {:.0f} px".format(*off)
 
 # %% tags=["folded"]
 # @title Drawing: each lane alone, and one road
-show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"], colors=64)
+show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"], colors=32)
 
 # %% [markdown]
 # On flat ground, every lane of a road has the form (Kluge 1994)
@@ -742,8 +747,7 @@ print("px off: own curve {:.0f}, our road {:.0f}, fit_road {:.0f}".format(*off))
 # The rule drops a patch on the asphalt. It keeps a dashed lane, since gaps lie between its first
 # pixel and its last. But it also drops a lane of which only the far end shows. So
 # `LanePostProcessor` applies it only if it is given the network's
-# *[confidence](GLOSSARY.md#confidence)*, a pixel's probability of being a lane. Without confidences
-# the rule is not applied.
+# *[confidence](GLOSSARY.md#confidence)*, a pixel's probability of being a lane.
 
 # %% [markdown]
 # ## Crosswalks
@@ -754,7 +758,7 @@ print("px off: own curve {:.0f}, our road {:.0f}, fit_road {:.0f}".format(*off))
 
 # %% tags=["folded"]
 # @title Drawing: lanes and crosswalks in groups of their own
-show(schematics.crosswalk_groups(), schematics.ALT["crosswalk_groups"], colors=64)
+show(schematics.crosswalk_groups(), schematics.ALT["crosswalk_groups"], colors=16)
 
 # %% [markdown]
 # We test the rules on a toy on which simpler rules fail. `toy_street(means)` gives a mask of 8 × 11
@@ -819,8 +823,8 @@ for changed in (split, merged):
 # @title Picture: a scene with two crosswalks
 scene = render_scene(6351, preset="day")
 panel = (picture.shades(scene.image), "Two crosswalks, both partly hidden")
-figure, _ = picture.roads([[panel]], (4.8, 2.6))
-show(figure, "A street with a crosswalk near the camera and a second one behind it.")
+figure, _ = picture.roads([[panel]], (4.2, 2.3))
+show(figure, "A street with a crosswalk near the camera and a second one behind it.", colors=16)
 
 # %% [markdown]
 # We give the shipped model this scene, and the first ten that the renderer makes in which the
@@ -837,7 +841,7 @@ roads = [render_scene(seed, preset="day") for seed in lesson.TWO_CROSSWALKS]
 predictions = [segmenter.predict(road.image) for road in roads]
 crosswalks = [segmenter.postprocessor.process(**prediction) for prediction in predictions]
 counted = [result["crosswalk_count"] for result in crosswalks]
-reveal(my_guess, counted.count(2), "scenes", tolerance=1)
+reveal(my_guess, counted.count(2), "scenes")
 print("counted:", counted)
 assert counted.count(1) >= 9
 
@@ -864,15 +868,14 @@ print(f"distances of the means: {gaps.round(1)}")
 print(f"training scenes with two crosswalks: {with_two} of {lesson.LEARNT_SCENES}")
 
 # %% [markdown]
-# The loss asks for means 3 apart. Those of two crosswalks are nearer than 2.5 in all eleven scenes,
-# and mostly nearer than 1.7. So both become one cluster, and the far crosswalk is lost. A likely
-# reason: the loss pushes apart only what stands in *one* image, and only about one in a hundred
-# training scenes shows two crosswalks.
+# The loss asks for means 3 apart. Those of two crosswalks are only 0.4 to 1.9 apart. So both become
+# one cluster, and the far crosswalk is lost. A likely reason: the loss pushes apart only what
+# stands in *one* image, and only one in a hundred training scenes shows two crosswalks.
 #
 # **Fixed.** Between two crosswalks lie rows without any. A car hides columns, not rows. So we cut a
 # crosswalk's pixels at empty rows, and number the pieces from the bottom up. This is a rule for
-# straight roads: on a steep bend two crosswalks share rows, and it cuts nothing. The library leaves
-# it out; more training images with two crosswalks would help everywhere.
+# straight roads: on a steep bend two crosswalks share rows, and it cuts nothing. So the library
+# leaves it out. (Training with more scenes of two crosswalks was not tried.)
 
 
 # %% tags=["trap:mended", "nbval-ignore-output"]
@@ -924,7 +927,7 @@ apart = pdist([v.mean(axis=0) for v in vectors_of])
 inside = [np.linalg.norm(v - v.mean(axis=0), axis=1) < delta_var for v in vectors_of]
 within = np.concatenate(inside).mean()
 print(f"distances of the means: {apart.round(1)}; within δ_var: {within:.0%} of the pixels")
-assert apart.min() < 3 and 0.2 < within < 0.9
+assert np.sum(apart < 3) == 2 and 0.3 < within < 0.5
 every = np.concatenate(vectors_of)
 agreement = adjusted_rand_score(four_steps(every, radius), cluster_embeddings(every, radius))
 print(f"ARI of our four steps and the library: {agreement:.3f}")
@@ -937,7 +940,7 @@ assert agreement > 0.98
 # Try it on the bench, on all test scenes: change the method, the radius, the smallest size and the
 # row where lanes are numbered. The times are those of your machine.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["answer", "nbval-ignore-output"]
 bench = PostProcessingBench(segmenter)
 assert bench.segmenter is segmenter
 bench
@@ -981,9 +984,9 @@ assert clouds[0].ari < 0.7 and clouds[1].ari < 0.3 and clouds[2].ari > 0.9
 # %% [markdown]
 # ### How near do means come?
 #
-# If two means are a distance $d$ apart, pixels of both may be as near as $d -
-# 2\,\delta_\text{var}$. The safe radii end there. We measure $d$ on 120 day scenes that the model
-# has not seen. `audit` is the module `roadtopo_lib/course/lessons/lane_audit.py`:
+# If two means are a distance $d$ apart, pixels of both may be as near as
+# $d - 2\,\delta_\text{var}$. The safe radii end there. We measure $d$ on 120 day scenes that the
+# model has not seen. `audit` is the module `roadtopo_lib/course/lessons/lane_audit.py`:
 # `unseen_scenes(n)` renders n of them, and `inspect(segmenter, scene)` gives a record of one, with
 #
 # * `true` (H, W), the ids of the true lanes, and their `curves`;
@@ -1013,9 +1016,9 @@ for r in (0.3, 0.5, 1, 1.5, 2, 2.5, 3):
     assert np.mean(ari) < 0.96 or r not in (0.3, 0.5, 3)
 
 # %% [markdown]
-# In the worst scene the safe band ends at 0.6, and yet 1.5 does as well as any radius: few scenes
-# have means so near, and few pixels lie at the edge of their lane's ball. Small radii cut lanes
-# into pieces, since many pixels are farther than $\delta_\text{var}$ from their mean.
+# In the worst scene the safe band ends at 0.6, and yet 1.5 does as well as any radius: the scores
+# are means over scenes, and in three quarters of them the means are 3 apart or more. Small radii
+# cut lanes into pieces, since many pixels are farther than $\delta_\text{var}$ from their mean.
 
 # %% [markdown]
 # ## Why instances at all?
@@ -1054,10 +1057,10 @@ def six_ways(prediction):
 
 
 # %% [markdown]
-# *Lane F1* draws found and true curves as wide lines and pairs them. A pair counts as found if the
-# drawings' IoU is above 0.5. The score is 2 · found pairs / (lanes found + true lanes); 1 is
-# perfect. Notebook 7 explains it. `LaneF1` counts the found pairs (tp), the false lanes (fp) and
-# the missed ones (fn).
+# *[Lane F1](GLOSSARY.md#lane-f1)* draws found and true curves as wide lines and pairs them. A pair
+# counts as found if the drawings' IoU is above 0.5. The score is
+# 2 · found pairs / (lanes found + true lanes); 1 is perfect. Notebook 7 explains it. `LaneF1`
+# counts the found pairs (tp), the false lanes (fp) and the missed ones (fn).
 
 
 # %%
@@ -1089,8 +1092,7 @@ my_guess = None
 # @title Compare with your guess
 value = {way: float(f1(of_scenes.sum(axis=0))) for way, of_scenes in sorted(counts.items())}
 reveal(my_guess, 100 * value["components"] / value["embeddings"], "%")
-title = "Embeddings help, and so does knowing the road"
-show(picture.bars(value, title, "lane F1 over 120 scenes"), "Lane F1 of six ways, as bars.")
+print(f"lane F1: components {value['components']:.2f}, embeddings {value['embeddings']:.2f}")
 expected = [0.48, 0.56, 0.65, 0.65, 0.71, 0.74]  # components, then embeddings
 assert np.abs(np.subtract(list(value.values()), expected)).max() < 0.02
 
@@ -1129,6 +1131,10 @@ for pair in pairs:
     lead = value[pair[0]] - value[pair[1]]
     low, high = interval(*pair)
     print(f"{pair[0]} minus {pair[1]}: {lead:.2f}, 95 % within {low:+.2f} … {high:+.2f}")
+title = "The more the rest of the chain knows, the less embeddings add"
+side_by_side = {way: value[way] for better, other in pairs[:3] for way in (other, better)}
+figure = picture.bars(side_by_side, title, "lane F1 over 120 scenes")
+show(figure, "Lane F1 of six ways as bars, components above embeddings in each pair.")
 lows = [interval(*pair)[0] for pair in pairs]
 assert min(lows[:3]) > 0.02 and abs(lows[3]) < 0.02
 assert np.abs(np.subtract(leads, [0.17, 0.15, 0.08])).max() < 0.02
@@ -1136,11 +1142,11 @@ assert np.abs(np.subtract(leads, [0.17, 0.15, 0.08])).max() < 0.02
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The components reach about three quarters of the embeddings' score: 0.48 against 0.65. Embeddings
-# lead in all three pairs, and all three intervals lie above 0. But the lead shrinks: about 0.17,
-# 0.15 with the road, 0.08 with road and sure pixels. The road model and the 20 % rule mend a part
-# of what components get wrong: pieces of one lane come to lie on one curve, and patches are
-# dropped.
+# The bare components reach about three quarters of the embeddings' score: 0.48 against 0.65.
+# Embeddings lead in all three pairs, and all three intervals lie above 0. But the lead shrinks: it
+# is about 0.17, then 0.15 with the road, and 0.08 with road and sure pixels. These help the
+# components more (0.48 to 0.65) than the embeddings (0.65 to 0.74). A likely reason: with sure
+# pixels, pieces that lie on one curve are joined, and components leave more pieces.
 #
 # The fourth line asks what sure pixels add to embeddings with the road. Its interval begins at 0
 # (−0.00 … 0.06): these scenes do not show a difference.
@@ -1165,10 +1171,13 @@ for stage, mask in left.items():
 assert shares[0] < 0.2 < min(shares[1:])
 
 # %% [markdown]
-# A column is a lane; a row is what is left once the named reason has taken its part. The first lane
-# is nearly gone in the first row. We say that a lane is *lost* at the first stage that leaves less
-# than a fifth of its pixels. If it passes all, one question is left: does the result that covers
-# most of it belong to this lane, or to another one?
+# A column is a lane. A row shows the share that is left once the named reason has taken its part.
+# The first lane is not in the class mask at all. From the others, the later stages take nothing
+# more in this scene.
+#
+# We say that a lane is *lost* at the first stage that leaves less than a fifth of its pixels. If it
+# passes all, one question is left: does the result that covers most of it belong to this lane, or
+# to another one?
 
 
 # %%
@@ -1425,9 +1434,9 @@ assert (ROAD, LANE_MARKING, CROSSWALK) == (1, 2, 3)
 assert (radius, lowest, highest) == (1.5, 1, 2)
 assert ours[(radii > lowest - 0.01) & (radii < highest - 0.01)].min() == 1  # safe
 lane0 = x32[truth32 == 0]
-across, pairs = cdist(lane0, x32[truth32 == 1]), pdist(lane0)
+across, inside_lane = cdist(lane0, x32[truth32 == 1]), pdist(lane0)
 assert abs(np.median(across) - np.sqrt(3**2 + 0.5**2 + 0.5**2)) < 0.05  # nearly at right angles
-assert abs(np.median(pairs) - 0.71) < 0.05 and pairs.min() > 0.3
+assert abs(np.median(inside_lane) - 0.71) < 0.05 and inside_lane.min() > 0.3
 assert len(points) == 863
 toy_owner = claim(points, modes, np.sqrt(2) * radius)
 for a, b, valley in ((0, 1, True), (2, 3, False), (2, 5, False), (3, 4, False)):
