@@ -254,6 +254,9 @@ def lane_f1(answer) -> None:
     expect(np.array_equal(given, greedy), "the matrix was changed in place")
     expect_close(answer([np.array([[0.5]])]), 0, "an IoU equal to the threshold is no match yet")
     expect_close(answer([np.array([[0.5]])], 0.4), 1.0, "the threshold should be the one given")
+    low = np.array([[0.6, 0.45], [0.45, 0.0]])
+    hint = "the best sum pairs 0.45 with 0.45, both too low: match first, compare with the threshold after"
+    expect_close(answer([low]), 0, hint)
     images = [np.array([[0.9]]), np.array([[0.1, 0.0], [0.0, 0.2], [0.0, 0.0]])]
     expect(not math.isclose(answer(images), 0.5), "that is the mean of the images' scores: add up the counts first")
     expect_close(answer(images), 2 / 7, "two images: add up TP, FP and FN of both, then divide once")
