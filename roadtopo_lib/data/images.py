@@ -193,7 +193,7 @@ def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95, is_
         content = content[:33] + chunk + content[33:]
     elif is_result:  # a comment behind JFIF's header, which ends at byte 20
         content = content[:20] + b"\xff\xfe" + struct.pack(">H", 2 + len(MARK)) + MARK + content[20:]
-    write_atomic(path, content)
+    write_atomic(path, content, durable=False)
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Which samples an epoch draws, in what order, and which batches share an optimiser step."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -18,6 +19,10 @@ class EpochSampler(Sampler[int]):
         shuffle: ``False`` keeps the order of the files.
         repeats: (length,) from ``repeat_factors``, how often an epoch draws each sample relative to the others; only
             with ``shuffle``. An epoch stays as long as without.
+
+    Attributes:
+        epoch: which epoch to draw.
+        first: how many samples the next iteration leaves out, since they were seen before an interruption.
     """
 
     def __init__(self, length: int, seed: int = 0, shuffle: bool = True, repeats: np.ndarray | None = None) -> None:
@@ -26,20 +31,22 @@ class EpochSampler(Sampler[int]):
         self.shuffle = shuffle
         self.repeats = repeats
         self.epoch = 0
+        self.first = 0
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
+        first, self.first = self.first, 0
         order = np.arange(self.length)
         if not self.shuffle:
-            return iter(order.tolist())
+            return iter(order[first:].tolist())
         rng = np.random.default_rng((self.seed, self.epoch))
         if self.repeats is not None:
             # A factor of 1.7 is one draw, and in seven epochs of ten a second one.
             order = np.repeat(order, (self.repeats + rng.random(self.length)).astype(int))
         rng.shuffle(order)
-        return iter(order[: self.length].tolist())
+        return iter(order[first : self.length].tolist())
 
 
 def repeat_factors(dataset, threshold: float) -> np.ndarray:
@@ -91,12 +98,22 @@ def random_window(size: tuple[int, int], ratios: tuple[float, float], seed: int)
     return slice(top, top + rows), slice(left, left + columns)
 
 
-def set_epoch(loader: DataLoader, epoch: int) -> None:
-    """Tells data set and sampler of a loader which epoch it is, where they care."""
+def batches_of_epoch(loader: DataLoader, epoch: int, first: int = 0) -> Iterable[dict]:
+    """The batches of an epoch from one on; those before are not even read where the sampler can leave them out.
+
+    Args:
+        loader: its data set and sampler are told which epoch it is, where they care.
+        epoch: decides order and random draws.
+        first: how many batches were seen before an interruption.
+    """
     if hasattr(loader.dataset, "set_epoch"):
         loader.dataset.set_epoch(epoch)
     if hasattr(loader.sampler, "epoch"):
         loader.sampler.epoch = epoch
+    if not hasattr(loader.sampler, "first"):
+        return itertools.islice(loader, first, None)
+    loader.sampler.first = first * loader.batch_size
+    return loader
 
 
 def group_batches(loader: Iterable[dict], size: int) -> Iterator[list[dict]]:

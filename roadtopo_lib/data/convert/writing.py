@@ -26,7 +26,7 @@ from roadtopo_lib.data.images import read_image, write_image
 from roadtopo_lib.data.samples import sample_files, write_sample
 from roadtopo_lib.files import write_atomic, write_json
 from roadtopo_lib.labels import CLASSES, LINE_WIDTH, ClassTable
-from roadtopo_lib.processes import check_main_guard
+from roadtopo_lib.processes import check_main_guard, start_worker
 from roadtopo_lib.viz import contact_sheet, overlay_labels
 
 SHEET_SAMPLES, SHEET_COLUMNS, SHEET_WIDTH = 16, 4, 400
@@ -246,7 +246,7 @@ def _convert_one(record: Labelled, folder: Path, options: Options) -> tuple[tupl
 
 def _pool(workers: int) -> Executor:
     check_main_guard(workers if workers > 1 else 0)
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else _Here()
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) if workers > 1 else _Here()
 
 
 class _Here(Executor):
