@@ -7,6 +7,7 @@ anything, unlike a pickle, which ``torch.load`` would run.
 import json
 import os
 import re
+import time
 import unicodedata
 import uuid
 import zlib
@@ -148,15 +149,22 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def clear_unfinished(folder: str | Path) -> None:
-    """Removes what killed processes have left half-written; nobody else may be writing into the folder."""
+def clear_unfinished(folder: str | Path, older_than: float = 0.0) -> None:
+    """Removes what killed processes have left half-written.
+
+    Args:
+        folder: where to look; not in its subfolders.
+        older_than: leave what was written to in the last so many seconds; 0 where nobody else writes into the folder.
+    """
     for path in Path(folder).glob(f"*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process was quicker
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
 
 
-def write_json(path: str | Path, values: dict) -> None:
-    """Writes JSON that appears complete or not at all."""
-    write_atomic(path, json.dumps(values, indent=2) + "\n")
+def write_json(path: str | Path, values: dict, durable: bool = True) -> None:
+    """Writes JSON that appears complete or not at all, see ``write_atomic``."""
+    write_atomic(path, json.dumps(values, indent=2) + "\n", durable)
 
 
 def check_writable(path: str | Path) -> None:

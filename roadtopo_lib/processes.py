@@ -18,6 +18,9 @@ from roadtopo_lib.files import naming
 LOCK = ".lock"
 """Name of the file that ``locked`` holds in a folder."""
 
+HINT_SECONDS = 2.0
+"""After a signal that long, ``StopSignals`` says what it waits for."""
+
 
 def check_main_guard(workers: int) -> None:
     """Refuses worker processes from a script that has no ``if __name__ == "__main__":``, or that is not a file.
@@ -126,9 +129,14 @@ def _lock(file: TextIO) -> bool:
 def start_worker(number: int = 0) -> None:
     """The first call of a worker process. It then ends with its parent, however that ends, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to parent and workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        parent.join()
+        os._exit(1)
 
 
 class Stopped(KeyboardInterrupt):
@@ -149,8 +157,9 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self._received: signal.Signals | None = None
         self._before: dict = {}
+        self._hint: threading.Timer | None = None
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -163,21 +172,24 @@ class StopSignals:
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that Python did not install
+        if self._hint is not None:
+            self._hint.cancel()
         if kind is None:
             self.check()
-        self.received = None
+        self._received = None
 
     def check(self) -> None:
         """Raises ``Stopped`` if a signal has come."""
-        if self.received is not None:
-            stop = Stopped(f"stopped by {self.received.name}")
-            stop.exit_code = 128 + self.received
-            self.received = None
+        received, self._received = self._received, None
+        if received is not None:
+            stop = Stopped(f"stopped by {received.name}")
+            stop.exit_code = 128 + received
             raise stop
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self._received is not None:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-        with suppress(RuntimeError):  # the signal came while a line was being printed
-            say("stopping after this step; a second signal stops at once", error=True)
+        self._received = signal.Signals(number)
+        self._hint = threading.Timer(HINT_SECONDS, say, ("stopping after this step; a second time stops at once", True))
+        self._hint.daemon = True
+        self._hint.start()

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         if arguments.debug:
             raise
-        say(f"road-topology: {stop or 'interrupted'}", error=True)
+        say(f"road-topology: {str(stop) or 'interrupted'}", error=True)
         return getattr(stop, "exit_code", 130)
 
 
@@ -106,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--input", required=True, type=Path, help="an image, a folder of images, or a video")
     infer.add_argument("--output", required=True, type=Path, help="a picture (for one image) or a folder")
     infer.add_argument("--visualize", action="store_true", help="also paint the lanes over the image")
+    infer.add_argument("--resume", action="store_true", help="leave out what has complete results of this model")
     infer.add_argument("--device")
     infer.set_defaults(run=_infer)
 
@@ -224,8 +225,17 @@ def _infer(arguments: argparse.Namespace) -> int:
         faults.append(text)
         say(f"road-topology: {text}", error=True)
 
-    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, arguments.visualize, on_fault):
-        say(f"{path}  {lanes} lanes")
+    options = {"visualize": arguments.visualize, "on_fault": on_fault}
+    if arguments.resume:
+        options["newer_than"] = arguments.model.stat().st_mtime
+    made = 0
+    try:
+        for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, **options):
+            made += 1
+            say(f"{path}  {lanes} lanes")
+    except KeyboardInterrupt:
+        told = f"results of {made} images are complete in {arguments.output}; --resume makes the others"
+        raise KeyboardInterrupt(f"interrupted; {told}") from None
     return 1 if faults else 0
 
 

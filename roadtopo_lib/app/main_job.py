@@ -60,7 +60,7 @@ def main() -> int:
         say(f"main_job: {one_line(error)}", error=True)
         return 2
     except KeyboardInterrupt as stop:
-        say(f"main_job: {stop or 'interrupted'}", error=True)
+        say(f"main_job: {str(stop) or 'interrupted'}", error=True)
         return getattr(stop, "exit_code", 130)
     return 0
 

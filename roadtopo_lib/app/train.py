@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.console import say
 from roadtopo_lib.data.checks import check_every_file
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.files import clear_unfinished
@@ -69,10 +70,12 @@ def train_lane_model(
             raise FileExistsError(f"{output}: {held}; use another folder, --resume or --overwrite")
         state = folder.newest() if resume else RunState()
         state.check_settings(config)
+        if state.step:
+            say(f"going on: {folder.kept()}")
         try:
             return _train(config, Path(data), device, (folder, *recorders), state)
         except KeyboardInterrupt as stop:
-            stop.args = (f"{stop or 'interrupted'}; {folder.kept()}",)
+            stop.args = (f"{str(stop) or 'interrupted'}; {folder.kept()}",)
             raise
 
 

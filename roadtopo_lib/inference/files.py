@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
-from roadtopo_lib.files import write_json
+from roadtopo_lib.files import clear_unfinished, write_json
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
@@ -29,6 +29,7 @@ def infer_to_files(
     output: str | Path,
     visualize: bool = False,
     on_fault: Callable[[str], object] = warnings.warn,
+    newer_than: float | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Separates lanes in an image, a folder or a video, and writes what was found.
 
@@ -44,6 +45,8 @@ def infer_to_files(
         visualize: write overlays.
         on_fault: told in a line of each image of a folder that cannot be read, and of frames that are missing; the job
             goes on.
+        newer_than: images of a folder and frames of a video are left out whose results are complete, and newer than
+            this time (seconds, as ``st_mtime`` of the model's file) and than the image; default: all are made.
 
     Yields:
         (main file written, number of lanes) for each image.
@@ -76,11 +79,15 @@ def infer_to_files(
     clip = is_video(source)
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
+    clear_unfinished(output, older_than=3600)
+    sources = dict(files)
     for name, image in _named_frames(source, on_fault) if clip else _named_images(files, source, on_fault):
+        if newer_than is not None and _is_made(output / (name + endings[-1]), newer_than, sources.get(name, source)):
+            continue
         result = segmenter(image)
         main = output / f"{name}_instances.png"
         write_image(main, all_instances(result).astype(np.uint16), is_result=True)
-        write_json(output / f"{name}.json", summary(result))
+        write_json(output / f"{name}.json", summary(result), durable=False)
         if visualize:
             main = output / f"{name}_overlay.png"
             write_image(main, overlay(image, result), is_result=True)
@@ -146,6 +153,11 @@ def summary(result: dict) -> dict:
         "lane_polylines": [np.asarray(line, dtype=float).round(2).tolist() for line in result["lane_polylines"]],
         "crosswalk_count": int(result["crosswalk_instances"].max(initial=0)),
     }
+
+
+def _is_made(last: Path, newer_than: float, image: Path) -> bool:
+    """Whether an image's results are complete (``last`` is written after the others) and of this model and image."""
+    return last.is_file() and last.stat().st_mtime > max(newer_than, image.stat().st_mtime)
 
 
 def _named_files(source: Path) -> list[tuple[str, Path]]:

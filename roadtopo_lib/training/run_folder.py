@@ -91,11 +91,11 @@ class RunFolder(Recorder):
             self._states[1].unlink(missing_ok=True)
 
     def kept(self) -> str:
-        """What lies in the folder of this run, in words."""
+        """What the folder holds of this run, in words."""
         if self._saved is None:
             return "nothing of this run was saved"
-        saved = f"{self._saved.epoch} epochs and {self._saved.batch} batches of the next"
-        return f"{self.folder} holds {saved} (step {self._saved.step}); --resume goes on"
+        epoch, batch, step = self._saved.epoch, self._saved.batch, self._saved.step
+        return f"{self._states[0]} holds {epoch} epochs and {batch} batches of the next (step {step})"
 
     def _begin(self, trainer) -> None:
         """Makes the folder this run's: a state that has not begun becomes the newest, then all else is removed."""

@@ -261,8 +261,8 @@ def test_two_runs_may_go_on_from_one_snapshot(data):
     assert equal_models(runs[0].model, runs[1].model)
 
 
-@pytest.mark.parametrize("part", ["train_step", "validate"])
-def test_an_epoch_that_was_stopped_does_not_count(data, monkeypatch, part):
+@pytest.mark.parametrize(("part", "steps", "batch"), [("train_step", 6, 2), ("validate", 8, 4)])
+def test_an_epoch_that_was_stopped_goes_on_and_counts_when_it_is_judged(data, monkeypatch, part, steps, batch):
     config = CONFIG.replace(epochs=3)
     trainer = trainer_of(PixelModel(), config)
     trainer.fit(*loaders(data, config), epochs=1)
@@ -277,7 +277,8 @@ def test_an_epoch_that_was_stopped_does_not_count(data, monkeypatch, part):
     monkeypatch.setattr(trainer, part, stopped)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(*loaders(data, config))
-    assert (trainer.state.epoch, trainer.state.step, len(trainer.history)) == (1, 4, 1)
+    state = trainer.state
+    assert (state.epoch, state.step, state.batch, len(trainer.history)) == (1, steps, batch, 1)
     history = trainer.fit(*loaders(data, config))
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert trainer.state.step == 12
