@@ -89,6 +89,34 @@ def test_ctrl_c_ends_synth_with_130_and_one_line_and_the_same_command_goes_on(sy
     assert not (tmp_path / "data" / ".lock").exists()
 
 
+IDLE_WORKERS = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from roadtopo_lib.processes import start_worker
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, initializer=start_worker) as pool:
+        list(pool.map(time.sleep, [0.2, 0.2]))
+        try:
+            print("idle", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+"""
+
+
+@LINUX
+def test_workers_that_wait_for_work_leave_ctrl_c_to_their_parent():
+    process = subprocess.Popen(
+        [sys.executable, "-c", IDLE_WORKERS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout.readline() == "idle\n"
+    os.killpg(process.pid, signal.SIGINT)
+    output, error = process.communicate(timeout=20)
+    assert (process.returncode, output, error) == (0, "interrupted\n", "")
+
+
 def test_two_renderings_into_one_folder_are_refused_in_one_line(tmp_path, capsys):
     from roadtopo_lib.processes import locked
 

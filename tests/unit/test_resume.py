@@ -557,6 +557,9 @@ def test_a_run_cut_off_at_any_change_of_the_disk_goes_on_and_never_mixes_with_an
         models_left = [path for path in (run / "best.safetensors", run / "last.safetensors") if path.exists()]
         seeds = {load_weights(path).info["training"]["seed"] for path in models_left}
         assert seeds <= {newest.config["seed"]}, f"cut off at {at}"
+        if newest.config["seed"] == other.seed:
+            clear_unfinished(run)
+            assert contents(run) == contents(tmp_path / "earlier"), "an earlier run stays whole or goes"
         fit(run, config, resume=newest.config["seed"] == config.seed)
         assert {name: (run / name).read_bytes() for name in expected} == expected, f"cut off at {at}"
         clear_unfinished(run)
