@@ -38,7 +38,7 @@ class RunFolder(Recorder):
         config, history, best, last = (self.folder / name for name in RUN_FILES)
         self._files = (HistoryFile(history), BestModel(best), LastModel(last), ConfigFile(config))
         self._states = [self.folder / name for name in STATES]
-        self._saved: RunState | None = None  # what the newest state of this run says
+        self._saved: tuple[int, int, int] | None = None  # epoch, batch and step of this run's newest state
         self._time = time.monotonic()
 
     def earlier(self) -> list[Path]:
@@ -56,24 +56,24 @@ class RunFolder(Recorder):
             try:
                 state = RunState.load(path)
             except ValueError as error:
-                damaged.append((path, error))
+                damaged.append(error)
                 continue
-            for broken, error in damaged:
-                say(f"{error}; going on from {path}", error=True)
-                broken.unlink()
+            if damaged:
+                say(f"{damaged[0]}; going on from {path}", error=True)
+                self._states[0].unlink()
             if state.model is None:  # killed while it removed an earlier run
                 self._remove_all_but(path)
-            self._saved = _counts_of(state)
+            self._saved = (state.epoch, state.batch, state.step)
             return state
         if self.earlier():
-            reason = damaged[0][1] if damaged else f"{self.folder}: holds a run without {STATES[0]}"
+            reason = damaged[0] if damaged else f"{self.folder}: holds a run without {STATES[0]}"
             raise ValueError(f"{reason}; nothing to go on from")
         return RunState()
 
     def between_steps(self, trainer, stopping: bool) -> None:
         """Writes a state if it is due."""
         late = time.monotonic() - self._time > 60 * self.every_minutes
-        enough = self.every_steps and trainer.state.step - (self._saved or RunState()).step >= self.every_steps
+        enough = self.every_steps and trainer.state.step - (self._saved or (0, 0, 0))[2] >= self.every_steps
         if late or enough or (stopping and (self._saved or not self.earlier())):
             self._begin(trainer)
             self._write_state(trainer)
@@ -94,31 +94,25 @@ class RunFolder(Recorder):
         """What the folder holds of this run, in words."""
         if self._saved is None:
             return "nothing of this run was saved"
-        epoch, batch, step = self._saved.epoch, self._saved.batch, self._saved.step
-        return f"{self._states[0]} holds {epoch} epochs and {batch} batches of the next (step {step})"
+        return "{} holds {} epochs and {} batches of the next (step {})".format(self._states[0], *self._saved)
 
     def _begin(self, trainer) -> None:
         """Makes the folder this run's: a state that has not begun becomes the newest, then all else is removed."""
         if self._saved is None:
             RunState(config=trainer.config.to_dict()).save(self._states[0])
-            self._saved = RunState()
+            self._saved = (0, 0, 0)
             self._remove_all_but(self._states[0])
 
     def _write_state(self, trainer) -> None:
-        state = RunState.of(trainer)
-        if (state.epoch, state.batch) != (self._saved.epoch, self._saved.batch):
+        now = (trainer.state.epoch, trainer.state.batch, trainer.state.step)
+        if now != self._saved:
             if self._states[0].exists():
                 self._states[0].replace(self._states[1])
-            state.save(self._states[0])
-            self._saved = _counts_of(state)
+            RunState.of(trainer).save(self._states[0])
+            self._saved = now
         self._time = time.monotonic()
 
     def _remove_all_but(self, kept: Path) -> None:
         for path in self.earlier():
             if path != kept:
                 path.unlink()
-
-
-def _counts_of(state: RunState) -> RunState:
-    """Without the weights, which take memory."""
-    return RunState(state.epoch, state.step, state.batch)

@@ -91,7 +91,7 @@ class RunState:
                 raise ValueError(f"a run goes on with the settings it began with: {told}")
 
     def check_batches(self, batches: int) -> None:
-        """Refuses to go on with a training set of another size: ``batches`` is how many an epoch has now."""
+        """Raises ValueError if the run began with another number of batches in an epoch."""
         if self.batches not in (0, batches):
             raise ValueError(f"a run goes on with the data it began with: {self.batches} batches, now {batches}")
         self.batches = batches
