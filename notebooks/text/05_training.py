@@ -641,8 +641,8 @@ in_one_go, first_half, second_half = (lesson.new_trainer(short) for _ in range(3
 few = lesson.loaders(short)[1], lesson.loaders(short)[1]  # 12 scenes, for a short run
 in_one_go.fit(*few)
 first_half.fit(*few, epochs=2)
-first_half.snapshot().save(folder / "state.pt")
-continued = second_half.fit(*few, state=RunState.load(folder / "state.pt"))
+first_half.snapshot().save(folder / "state.safetensors")
+continued = second_half.fit(*few, resume=RunState.load(folder / "state.safetensors"))
 
 # %% tags=["folded"]
 # @title Checked: both ways end in the same weights and losses
