@@ -756,7 +756,7 @@ class Trainer:
     def __init__(self, *_, **__):
         pass
 
-    def fit(self, *_):
+    def fit(self, *_, **__):
         pass
 
 

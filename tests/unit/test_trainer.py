@@ -741,7 +741,7 @@ def test_a_run_that_is_interrupted_keeps_its_finished_epochs(data, finished_run)
 
 def test_a_place_that_cannot_be_written_to_is_found_before_training(data, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(LaneSegmentationTrainer, "fit", lambda *_: pytest.fail("trained all the same"))
+    monkeypatch.setattr(LaneSegmentationTrainer, "fit", lambda *_, **__: pytest.fail("trained all the same"))
     with pytest.raises(NotADirectoryError, match=r"file: cannot be written \(Not a directory\)"):
         train_lane_model(CONFIG, data, tmp_path / "file", "cpu")
 
