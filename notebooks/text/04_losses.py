@@ -163,7 +163,8 @@ for name, value in parts.items():
 #
 # ## Cross-entropy of a pixel
 
-# %%
+# %% tags=["folded"]
+# @title Drawing: the cost of a pixel
 show(schematics.cross_entropy_pixel(), schematics.ALT["cross_entropy_pixel"], colors=20)
 
 # %% [markdown]
@@ -307,7 +308,8 @@ assert 0.27 < lazy_iou.mean() < 0.33
 # %% [markdown]
 # ## Dice compares areas
 
-# %%
+# %% tags=["folded"]
+# @title Drawing: what Dice counts
 show(schematics.dice_overlap(), schematics.ALT["dice_overlap"], colors=24)
 
 # %% [markdown]
@@ -440,7 +442,7 @@ assert (small.pull["Dice"] > 5 * large.pull["Dice"]).all()
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# * A pixel of the class of 3 is pulled about 13 times as hard as one of the class of 100. This is why
+# * A pixel of the class of 3 is pulled about 12 times as hard as one of the class of 100. This is why
 #   Dice is used for rare classes.
 # * The pull of **Dice** is small near p = 1 and also near p = 0, where the error is largest. Softmax
 #   moves p by p · (1 − p) per unit of logit. The logarithm of cross-entropy cancels the factor p;
@@ -589,18 +591,14 @@ assert_close(sqrt_inverse, by_hand / by_hand.mean(), check_dtype=False)
 # the new head again, on the frozen features, with one loss or another. The seed decides where its
 # weights start. Heads of one seed start alike and see the same batches, so we can compare losses in
 # pairs.
+#
+# The score is the IoU of each class over the 12 validation images. `contest` trains a head with each
+# loss and each of three seeds, and scores it after 15 and after 60 steps:
 
 # %%
 val = features_of(model, "val", config)
 losses = {"cross-entropy": F.cross_entropy, "Dice": DiceLoss(), "both": CombinedLoss()}
 losses["both, weighted"] = CombinedLoss(class_weights=sqrt_inverse)
-{"maps": tuple(val.maps.shape), "masks": tuple(val.masks.shape)}
-
-# %% [markdown]
-# The score is the IoU of each class over the 12 validation images. `contest` trains a head with each
-# loss and each of three seeds, and scores it after 15 and after 60 steps:
-
-# %%
 iou = contest(losses, train, val)  # of each loss: (3 seeds, 2 looks, 6 classes)
 lead = (iou["Dice"] - iou["cross-entropy"])[:, :, 2:]  # rare classes: (3 seeds, 2 looks, 4)
 
@@ -645,7 +643,8 @@ show(figure, "Bars of IoU by class and loss after 15 and after 60 steps, a dot f
 #   the crosswalk with every seed. Without the lost crosswalk Dice would be better by about 0.02. So
 #   the sum is the safer choice, not the best in each run.
 # * **Class weights** help the sum at first. In the end they cost 0.03: a missed rare pixel is then
-#   more expensive than a false one. The next cell counts how much the head predicts.
+#   more expensive than a false one. The next cell counts the pixels of rare classes that the head
+#   predicts: 1.45 times as many as there are, in place of 0.85 times.
 #
 # Three seeds are few. With six more, `contest(losses, train, val, seeds=range(3, 9))`, Dice was level
 # with cross-entropy or ahead in all 24 pairs, and no loss lost a class. So Dice lost one in one of
@@ -662,7 +661,7 @@ for name in ("both", "both, weighted"):
     classes = classes_of(train_head(train, losses[name]), val.maps, val.masks.shape[1:])
     predicted[name] = ((classes > ROAD).float().mean() / (val.masks > ROAD).float().mean()).item()
     print(f"{name:15s} {predicted[name]:.2f} times as many as there are")
-assert predicted["both, weighted"] > 1.15 and predicted["both, weighted"] > predicted["both"] + 0.1
+assert 0.8 < predicted["both"] < 0.9 and 1.4 < predicted["both, weighted"] < 1.5
 
 # %% [markdown]
 # ## Trap: ignoring the background
@@ -710,7 +709,8 @@ show(figure, alt, colors=40)
 #
 # ## Three terms
 
-# %%
+# %% tags=["folded"]
+# @title Drawing: the three terms
 show(schematics.loss_terms(), schematics.ALT["loss_terms"], colors=24)
 
 # %% [markdown]
@@ -819,10 +819,13 @@ print(f"1.0 × {parts['semantic']:.2f} + 0.1 × {instance:.2f} = {total:.2f}")
 #
 # Minus the gradient of the loss by a point is the *force* on it: gradient descent moves the point in
 # this direction. A term weight of zero switches a term off, so autograd gives pull and push
-# separately. We write the gathered points of the frame as an image of one row, (1, 32, 1, N):
+# separately. We write the gathered points of the frame as an image of one row, (1, 32, 1, N).
+#
+# For each instance we print the lengths of the weakest and of the strongest push on a pixel. Then we
+# add up the lengths of all pulls, and compare with the length of their vector sum:
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def force(alpha, beta):
     moving = points.clone().requires_grad_()  # (N, 32)
     as_image = moving.T[None, :, None]  # (1, 32, 1, N)
@@ -832,12 +835,6 @@ def force(alpha, beta):
 
 
 pull_force, push_force = force(alpha=1.0, beta=0.0), force(alpha=0.0, beta=1.0)
-
-# %% [markdown]
-# For each instance we print the lengths of the weakest and of the strongest push on a pixel. Then we
-# add up the lengths of all pulls, and compare with the length of their vector sum.
-
-# %% tags=["nbval-ignore-output"]
 for lane in lanes:
     pushes, pulls = push_force[lane_of == lane], pull_force[lane_of == lane]  # (pixels, 32) each
     push, lengths, total = pushes.norm(dim=1), pulls.norm(dim=1).sum(), pulls.sum(dim=0).norm()
@@ -891,27 +888,25 @@ assert 2.9 < between < 3.5
 #
 # Three toy lanes of 12 points start in one crowd. `settle` moves them along the forces for 300 steps
 # of gradient descent, and returns where the points and their means are then. We try four pairs of
-# margins and five starts, and draw the first start of each pair:
+# margins and five starts, and draw the first start of each pair. `distances_to_means` gives each
+# point's distance from its mean:
 
 # %%
 pairs = [(0.5, 1.5), (0.1, 1.5), (0.5, 3.0), (0.5, 0.6)]  # (δ_var, δ_dist)
 settled = {pair: [settle(*pair, seed) for seed in range(5)] for pair in pairs}
 figure = draw_layouts({pair: states[0] for pair, states in settled.items()})
-show(figure, "Four layouts of three blobs: apart, tight, far apart, almost touching.", colors=24)
-
-# %% [markdown]
-# The loss comes to zero: every point lies within $\delta_\text{var}$ of its mean, and the two nearest
-# means stop at $2\,\delta_\text{dist}$. Where the middle of a mark lies on the circle, the point is
-# exactly at the margin: the pull ends there. `distances_to_means` gives each point's distance from
-# its mean:
-
-# %%
+show(figure, "Four layouts of three blobs: apart, tight, far apart, almost touching.", colors=40)
 for (delta_var, delta_dist), states in settled.items():
     farthest = max(distances_to_means(state).max() for state in states)
     gaps = [state.smallest_gap for state in states]
     print(f"δ_var {delta_var}, δ_dist {delta_dist}: points up to {farthest:.3f} from", end=" ")
     print(f"their mean, nearest means {min(gaps):.2f} to {max(gaps):.2f} apart")
     assert farthest < delta_var + 1e-3 and np.allclose(gaps, 2 * delta_dist, atol=0.01)
+
+# %% [markdown]
+# The loss comes to zero: every point lies within $\delta_\text{var}$ of its mean, and the two nearest
+# means stop at $2\,\delta_\text{dist}$. Where the middle of a mark lies on the circle, the point is
+# exactly at the margin: the pull ends there.
 
 # %% [markdown]
 # ### Which radius is safe for clustering?
@@ -997,29 +992,25 @@ assert swapped.clusters(radius=0.5).ari < 0.05 and swapped.state().terms["distan
 # %% [markdown]
 # ## Trap: background that is not zero
 #
-# An annotation tool numbers the background 1 and the lanes from 2 on. To see the effect, we need the
-# cells of the embeddings' grid that lie on background and away from all instances. `max_pool2d`
-# takes the largest value of each window: first of the 16 × 16 labels in a cell, then of a cell and
-# its eight neighbours, whose embeddings are interpolated too.
+# **Broken.** An annotation tool numbers the background 1 and the lanes from 2 on. We use such numbers
+# for the frame, and look at the cells of the embeddings' grid that lie on background, away from all
+# instances. `max_pool2d` finds these cells. It takes the largest value of each window: first of the
+# 16 × 16 labels in a cell, then of a cell and its eight neighbours, whose embeddings are interpolated
+# too. `forces` gives the length of the force on each cell (24, 64), and the variance term.
 
-# %%
+# %% tags=["trap:broken"]
 on_instance = F.max_pool2d((mask > 0).float(), 16)  # (1, 384, 1024) → (1, 24, 64)
 near_instance = F.max_pool2d(on_instance, 3, stride=1, padding=1)
 background_cells = near_instance[0] == 0  # (24, 64)
 
 
 def forces(instance_mask):
-    """The length of the force on each cell of the grid (24, 64), and the variance term."""
     embeddings = outputs["embeddings"].clone().requires_grad_()  # (1, 32, 24, 64)
     loss, terms = DiscriminativeLoss()(embeddings, instance_mask)
     loss.backward()
     return embeddings.grad[0].norm(dim=0), float(terms["variance"])
 
 
-# %% [markdown]
-# **Broken.** The frame in such numbers:
-
-# %% tags=["trap:broken"]
 broken_force, broken_variance = forces(mask + 1)
 share_moved = (broken_force[background_cells] > 0).float().mean()
 print(f"variance term {broken_variance:.1f}; {share_moved:.0%} of the background cells move")
@@ -1326,7 +1317,7 @@ for name in ("cross-entropy", "focal"):
 for name in ("Dice", "Tversky"):
     assert 1 < rise[name, 0.5] < 1.3 and rise[name, 0.99] > 3
 assert 1.05 < growth["Dice"] < 1.2  # "about 1.1 times"
-assert 12 < factor < 14  # "about 13 times"
+assert 12 < factor < 13  # "about 12 times"
 assert_close(small.pull["cross-entropy"], large.pull["cross-entropy"], rtol=1e-3, atol=1e-6)
 assert (np.diff(small.pull["cross-entropy"]) < 0).all()
 for curves in (small, large):
@@ -1373,7 +1364,7 @@ assert 0.015 < of_sum.mean() < 0.045  # "ahead of cross-entropy by 0.03"
 lost_seed = int(iou["Dice"][:, 1, CROSSWALK].argmin())
 others = [seed for seed in range(3) if seed != lost_seed]
 ahead = (iou["Dice"] - iou["both"])[others, 1, 2:].mean(dim=1)
-assert 0.005 < ahead.min() and ahead.max() < 0.04  # "Dice would be better by about 0.02"
+assert ahead.min() > 0.005 and ahead.max() < 0.04  # "Dice would be better by about 0.02"
 assert (early["both, weighted"] - early["both"])[rare].mean() > 0.05
 assert 0.01 < (late["both"] - late["both, weighted"])[rare].mean() < 0.055  # "they cost 0.03"
 lost_head = train_head(train, losses["Dice"], lost_seed)

@@ -203,7 +203,7 @@ def draw_layouts(states: dict[tuple[float, float], State]) -> Figure:
         points = state.points - state.means.mean(axis=0)
         for lane in range(len(state.means)):
             mine = points[state.lanes == lane]
-            ax.scatter(*mine.T, s=4, color=f"C{lane}", marker="os^"[lane], linewidths=0)
+            ax.scatter(*mine.T, s=7, color=f"C{lane}", marker="os^"[lane], linewidths=0)
             ax.add_patch(plt.Circle(mine.mean(axis=0), delta_var, fill=False, color="0.4", linewidth=0.8))
         ax.set(title=f"δ_var {delta_var}, δ_dist {delta_dist}", aspect="equal")
     figure.supxlabel("dimension 1", fontsize="medium")

@@ -163,9 +163,7 @@ def cost(work: Callable[[Tensor], object], x: Tensor) -> tuple[float, float]:
     return counter.get_total_flops() / 1e9, 1000 * min(seconds)
 
 
-def panels(
-    pictures: dict[str, np.ndarray | Tensor], columns: int = 3, width: float = 9.0, title: str = ""
-) -> Figure:
+def panels(pictures: dict[str, np.ndarray | Tensor], columns: int = 3, width: float = 9.0, title: str = "") -> Figure:
     """Pictures side by side, each with its title.
 
     Args:

@@ -205,7 +205,7 @@ def attention_mix(query: int = 0) -> Figure:
 
 @drawing(
     "Left the frame with its fine grid of tokens, one of which is marked as a query; right a coarse grid of few large "
-    "cells with keys and values, each computed from a square window of tokens; thin lines join the query with every key."
+    "cells with keys and values, each computed from a square window of tokens; lines join the query with every key."
 )
 def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
     """Spatial reduction: queries from all tokens, keys and values from a coarser grid.
