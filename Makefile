@@ -55,7 +55,8 @@ notebooks: setup  ## make the notebooks from their texts: run every cell, store 
 bench: setup  ## measure the speed targets, see tests/benchmarks
 	@for script in $(wildcard tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-soak: setup  ## plant every fault of tests/notebooks/planted_faults.py and see whether its notebook notices
+soak: setup  ## kill trainings 200 times; plant every fault of tests/notebooks/planted_faults.py, does its notebook notice?
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/kill_test.py --kills 200 --writing 80
 	$(BIN)/python tests/notebooks/planted_faults.py
 
 clean:  ## remove .venv, caches and build left-overs; results/ and runs/ stay

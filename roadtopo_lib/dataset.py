@@ -14,7 +14,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import list_samples, read_sample
 from roadtopo_lib.data.sampling import EpochSampler, random_window, repeat_factors, rows_cut
 from roadtopo_lib.labels import CLASSES, ClassTable
-from roadtopo_lib.processes import check_main_guard
+from roadtopo_lib.processes import check_main_guard, start_worker
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """(image (H,W,3) uint8, semantic (H,W) uint8, instance (H,W) uint16, seed) → the same three, transformed alike."""
@@ -167,6 +167,7 @@ def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, s
         persistent_workers=config.num_workers > 0,
         # A forked copy of a process whose OpenCV or OpenMP threads are running may hang; a fresh process does not.
         multiprocessing_context="spawn" if config.num_workers > 0 else None,
+        worker_init_fn=start_worker,
     )
 
 

@@ -1,9 +1,25 @@
-"""Worker processes run the main script again before they work, so a script must say which part is the program."""
+"""Processes and signals: what workers need and how they end, one process to a folder, how a long run is stopped."""
 
 import ast
+import multiprocessing
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from roadtopo_lib.console import say
+from roadtopo_lib.files import naming
+
+LOCK = ".lock"
+"""Name of the file that ``locked`` holds in a folder."""
+
+HINT_SECONDS = 2.0
+"""After a signal that long, ``StopSignals`` says what it waits for."""
 
 MOST_WORKERS = 61
 """Of a pool, at most: Windows cannot wait for more."""
@@ -53,3 +69,146 @@ def check_main_guard(workers: int) -> None:
                 f"{script}, line {frame.f_lineno}: worker processes run this script again; put what it does under "
                 '`if __name__ == "__main__":`, or use no workers'
             )
+
+
+@contextmanager
+def locked(folder: str | Path, work: str) -> Iterator[None]:
+    """Inside, no other process may enter the same folder; a process that ends in any way gives the lock back.
+
+    A file system without locks is used without one. A folder that did not exist and is still empty at the end is
+    removed again.
+
+    Args:
+        folder: made if missing.
+        work: what is done there, for the error: "a training".
+
+    Raises:
+        FileExistsError: another process is inside; names the folder and the process.
+        OSError: the folder cannot be written to; names it and the reason.
+    """
+    path = Path(folder) / LOCK
+    is_new = not path.parent.exists()
+    with naming(folder):
+        if is_new:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(path)
+    try:
+        if file is None:
+            holder = "unknown"
+            with suppress(OSError):  # it has just ended
+                holder = path.read_text(errors="replace") or holder
+            raise FileExistsError(f"{folder}: {work} is running there already (process {holder}), expected none")
+        with file:
+            try:
+                with suppress(OSError):  # a full disk keeps the lock, without the number
+                    os.ftruncate(file.fileno(), 0)
+                    os.write(file.fileno(), str(os.getpid()).encode())
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no open file; what is left behind locks nothing
+                    path.unlink()
+    finally:
+        if is_new:
+            with suppress(OSError):  # the folder holds something
+                path.parent.rmdir()
+
+
+def _open_locked(path: Path) -> TextIO | None:
+    """The file, open and locked; ``None`` if another process has the lock."""
+    for _ in range(3):
+        file = path.open("a+")
+        if not _lock(file):
+            break
+        if os.fstat(file.fileno()).st_nlink:  # else its holder removed it before it was locked here
+            return file
+        file.close()
+    file.close()
+    return None
+
+
+def _lock(file: TextIO) -> bool:
+    """Whether this process has the lock of an open file now; a file system without locks grants it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(1 << 20)  # the byte that is locked cannot be read by others: one behind the text
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def start_worker(number: int = 0) -> None:
+    """The first call of a worker process. It then ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to parent and workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class Stopped(KeyboardInterrupt):
+    """A long run that ended at a place of its choice, since a signal asked for it.
+
+    Attributes:
+        exit_code: of a program that ends so: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    exit_code = 130
+
+
+class StopSignals:
+    """Inside, SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM are noted, and obeyed where ``check`` is called.
+
+    So an optimiser step is never cut in two. A second signal raises ``KeyboardInterrupt`` at once. Outside the main
+    thread, which alone receives signals, nothing changes; neither do signals that the process ignores.
+    """
+
+    def __init__(self) -> None:
+        self._received: signal.Signals | None = None
+        self._before: dict = {}
+        self._hint: threading.Timer | None = None
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that Python did not install
+        if self._hint is not None:
+            self._hint.cancel()
+        if kind is None:
+            self.check()
+        self._received = None
+
+    def check(self) -> None:
+        """Raises ``Stopped`` if a signal has come."""
+        received, self._received = self._received, None
+        if received is not None:
+            stop = Stopped(f"stopped by {received.name}")
+            stop.exit_code = 128 + received
+            raise stop
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = signal.Signals(number)
+        self._hint = threading.Timer(HINT_SECONDS, say, ("stopping after this step; a second time stops at once", True))
+        self._hint.daemon = True
+        self._hint.start()

@@ -9,7 +9,6 @@ read at labelled pixels only: the (B, D, H, W) tensor never exists during traini
 """
 
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -21,10 +20,12 @@ from torch.utils.data import DataLoader
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import progress_bar
-from roadtopo_lib.data.sampling import group_batches, set_epoch
+from roadtopo_lib.data.sampling import batches_of_epoch, group_batches
 from roadtopo_lib.losses import Criterion, LaneCriterion, shares_of_step
 from roadtopo_lib.metrics import ConfusionMatrix
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, upsample_to
+from roadtopo_lib.processes import Stopped, StopSignals
+from roadtopo_lib.seeding import own_generators, seed_generators
 from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.meter import Meter
 from roadtopo_lib.training.optimizer import build_optimizer, build_scheduler
@@ -65,7 +66,8 @@ class LaneSegmentationTrainer:
         self.amp = choose_amp(self.device, self.config.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp.use_scaler)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None  # ``fit`` makes it
-        self.state = RunState()
+        self.state, self.meter = RunState(), Meter()
+        self.signals = StopSignals()  # heard while ``fit`` runs
         self.train_metrics: dict[str, float] = {}
         self.val_metrics: dict[str, float] = {}
 
@@ -75,52 +77,51 @@ class LaneSegmentationTrainer:
         return self.state.history
 
     def fit(
-        self,
-        train_loader: DataLoader,
-        val_loader: DataLoader,
-        epochs: int | None = None,
-        state: RunState | None = None,
-    ) -> list[dict]:
+        self, train_loader: DataLoader, val_loader: DataLoader, epochs: int | None = None,
+        resume: RunState | None = None,
+    ) -> list[dict]:  # fmt: skip
         """Trains for ``config.epochs`` epochs, or until ``config.patience`` have brought no better validation loss.
 
-        Then the model holds the best epoch's weights. A run that pauses earlier keeps its latest: another call goes on
-        from there, and the sum of both equals one call.
+        Then the model holds the best epoch's weights. A run that ends earlier keeps its latest: another call goes on
+        from there, and the sum of both equals one call. SIGINT and SIGTERM end it between two steps.
 
         Args:
             train_loader, val_loader: from ``dataset.build_loader``, with and without ``shuffle``.
             epochs: how many epochs to train now, at most; default all that are left.
-            state: where to go on, from ``snapshot`` or ``RunState.load``; default this trainer's own.
+            resume: where to go on, from ``snapshot`` or ``RunFolder.newest``; default this trainer's own state.
 
         Returns ``history``.
 
         Raises:
             FloatingPointError: see ``train_epoch`` and ``validate``; what earlier epochs have recorded stays.
-            ValueError: ``state`` belongs to a run with other settings.
+            Stopped: a ``KeyboardInterrupt``, after a signal.
+            ValueError: ``resume`` belongs to a run with other settings or data.
         """
-        if state is not None:
-            self._restore(state)
+        if resume is not None:
+            self.state = resume.restore(self)
+        self.state.check_batches(len(train_loader))
         total_steps = self.config.epochs * math.ceil(len(train_loader) / self.config.accumulation_steps)
         self.scheduler = build_scheduler(self.optimizer, total_steps, self.config.warmup_fraction, self.state.step)
         pause = math.inf if epochs is None else self.state.epoch + epochs
         try:
-            while not self._finished() and self.state.epoch < pause:
-                started, before = time.perf_counter(), (self.state.epoch, self.state.step)
-                try:
+            with self.signals:
+                while not self.finished and self.state.epoch < pause:
+                    started = time.perf_counter()
                     self.train_epoch(train_loader)
-                    self.validate(val_loader)
-                except BaseException:  # an interrupt, too: an epoch that was not judged does not count
-                    self.state.epoch, self.state.step = before
-                    raise
-                self._finish_epoch(time.perf_counter() - started)
-            if self._finished() and self.state.best_model is not None:
+                    with self.state.counts_if_judged():
+                        self.validate(val_loader)
+                    self._finish_epoch(time.perf_counter() - started)
+            if self.finished and self.state.best_model is not None:
                 self.model.load_state_dict(self.state.best_model)
+        except Stopped:
+            self._tell("between_steps", True)
+            raise
         finally:
-            for recorder in self.recorders:
-                recorder.on_end(self)
+            self._tell("on_end")
         return self.history
 
     def train_epoch(self, loader: DataLoader) -> float:
-        """One pass over the training set.
+        """One pass over the training set, or the rest of one that was interrupted.
 
         Returns the mean of the batches' losses, weighted by their images; the parts are in ``train_metrics``.
 
@@ -129,17 +130,20 @@ class LaneSegmentationTrainer:
                 of the batch. The step is not taken.
         """
         self.model.train()
-        set_epoch(loader, self.state.epoch)
-        meter = Meter()
-        steps = math.ceil(len(loader) / self.config.accumulation_steps)
-        # Dropout draws from (seed, epoch) as well, without touching the caller's random state.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence((self.config.seed, self.state.epoch)).generate_state(1)[0]))
-            groups = group_batches(loader, self.config.accumulation_steps)
-            for batches in self._bar(groups, f"epoch {self.state.epoch + 1}", "step", steps):
-                self.train_step(batches, meter)
-        self.state.epoch += 1
-        self.train_metrics = {**meter.means(), "grad_norm": meter.mean("grad_norm")}
+        seed, epoch, size = self.config.seed, self.state.epoch, self.config.accumulation_steps
+        if self.state.batch == 0:
+            self.meter = Meter()
+        with own_generators(self.device, seed, epoch):
+            groups = group_batches(batches_of_epoch(loader, epoch, self.state.batch), size)
+            steps = math.ceil((len(loader) - self.state.batch) / size)
+            for batches in self._bar(groups, f"epoch {epoch + 1}", "step", steps):
+                seed_generators(seed, epoch, self.state.batch)  # dropout draws from these numbers alone
+                self.train_step(batches, self.meter)
+                self.state.batch += len(batches)
+                self._tell("between_steps", False)
+                self.signals.check()
+        self.state.epoch, self.state.batch = epoch + 1, 0
+        self.train_metrics = {**self.meter.means(), "grad_norm": self.meter.mean("grad_norm")}
         return self.train_metrics["loss"]
 
     def train_step(self, batches: Sequence[dict], meter: Meter) -> None:
@@ -172,8 +176,7 @@ class LaneSegmentationTrainer:
         if self.scheduler is not None:
             self.scheduler.step()
         loss = float(np.average(losses, weights=[len(batch["image"]) for batch in batches]))
-        for recorder in self.recorders:
-            recorder.on_step(self, {"loss": loss, "grad_norm": norm_found})
+        self._tell("on_step", {"loss": loss, "grad_norm": norm_found})
 
     @torch.no_grad()
     def validate(self, loader: DataLoader) -> float:
@@ -193,22 +196,13 @@ class LaneSegmentationTrainer:
             meter.add(values, weight=len(batch["image"]))
             logits = upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:])
             confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
+            self.signals.check()
         self.val_metrics = {**meter.means(), "miou": confusion.miou()}
         return self.val_metrics["loss"]
 
     def snapshot(self) -> RunState:
-        """The run between two epochs, in copies: ``fit`` goes on from it, in this trainer or a new one."""
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
-        return copy.deepcopy(dataclasses.replace(self.state, config=self.config.to_dict(), **parts))
-
-    def _restore(self, state: RunState) -> None:
-        state.check_settings(self.config)
-        state = copy.deepcopy(state)  # torch would go on in the caller's tensors
-        if state.model is not None:
-            self.model.load_state_dict(state.model)
-            self.optimizer.load_state_dict(state.optimizer)
-            self.scaler.load_state_dict(state.scaler)
-        self.state = dataclasses.replace(state, model=None, optimizer=None, scaler=None)
+        """The run between two steps, in copies: ``fit`` goes on from it, in this trainer or a new one."""
+        return copy.deepcopy(RunState.of(self))
 
     def _forward(self, batch: dict, shares: torch.Tensor | None = None) -> tuple:
         """One batch through model and criterion: what to call ``backward`` on, scalars to record, the outputs."""
@@ -218,7 +212,9 @@ class LaneSegmentationTrainer:
             objective, values = self.criterion(outputs, on_device, shares)
         return objective, values, outputs
 
-    def _finished(self) -> bool:
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or ``config.patience`` has run out."""
         return self.state.epoch >= self.config.epochs or self.state.stale_epochs >= self.config.patience
 
     def _finish_epoch(self, seconds: float) -> None:
@@ -232,8 +228,11 @@ class LaneSegmentationTrainer:
         if self.val_metrics["loss"] < self.state.best_val_loss:
             self.state.best_val_loss, self.state.stale_epochs = self.val_metrics["loss"], 0
             self.state.best_model = copy.deepcopy(self.model.state_dict())
+        self._tell("on_epoch", row)
+
+    def _tell(self, event: str, *values: object) -> None:
         for recorder in self.recorders:
-            recorder.on_epoch(self, row)
+            getattr(recorder, event)(self, *values)
 
     def _bar(self, batches: Iterable, text: str, unit: str, total: int | None = None) -> Iterable:
         return progress_bar(batches, text, total, leave=False, unit=unit, disable=None if self.progress else True)

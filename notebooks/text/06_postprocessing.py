@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 6 · Postprocessing: from embeddings to numbered lanes
 #
-# The network colours pixels; this notebook turns them into lanes and crosswalks with numbers, and
-# shows where each is lost.
+# The network gives each pixel a class and an embedding. This notebook turns them into numbered
+# lanes and crosswalks, and shows at which step lanes are lost.
 
 # %% tags=["set-up"]
 # @title Set-up: run this cell first
@@ -42,12 +42,12 @@ strip(6, photo=PHOTO)
 
 # %% [markdown]
 # **You will be able to** turn a class mask and embeddings into numbered lanes and crosswalks,
-# derive the clustering radius from the loss, order lanes so that half hidden ones keep their place,
+# choose the clustering radius by the loss, order lanes so that half hidden ones keep their place,
 # and tell which step failed.
 #
 # **You need** notebook 4 (the discriminative loss). Nothing about clustering.
 #
-# **Time** to run: about a minute on two CPU cores. To work through: two hours.
+# **Time** to run: about two minutes on two CPU cores. To work through: three hours.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
@@ -59,6 +59,7 @@ strip(6, photo=PHOTO)
 # @title Imports
 import copy
 import inspect
+from itertools import combinations
 
 import cv2
 import numpy as np
@@ -68,7 +69,7 @@ from scipy.stats import kurtosis
 from sklearn.cluster import DBSCAN, MeanShift
 from sklearn.metrics import adjusted_rand_score
 
-from roadtopo_lib.course import frame, render_frame, reveal, schematics, show
+from roadtopo_lib.course import frame, progress, render_frame, reveal, schematics, show
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons import lane_audit as audit
 from roadtopo_lib.course.lessons import postprocessing as lesson
@@ -79,7 +80,7 @@ from roadtopo_lib.course.strip import shipped_segmenter
 from roadtopo_lib.course.widgets import FrameEmbeddings, PostProcessingBench
 from roadtopo_lib.data.samples import instances_by_role
 from roadtopo_lib.inference.baselines import connected_components
-from roadtopo_lib.labels import CROSSWALK, LANE_MARKING, ROAD
+from roadtopo_lib.labels import CROSSWALK, LANE_CLASS_IDS, LANE_MARKING, ROAD
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.metrics import LaneF1
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -88,13 +89,14 @@ from roadtopo_lib.postprocess import (
     all_instances,
     cluster_embeddings,
     clustering,
+    collect_instances,
     curves_of_road,
     fit_lane_curve,
     fit_road,
     order_left_to_right,
     radius_from_margins,
     x_at_row,
-)  # fmt: skip
+)
 from roadtopo_lib.postprocess.curves import row_medians
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.segformer import upsample_to
@@ -102,11 +104,11 @@ from roadtopo_lib.segformer import upsample_to
 # %% [markdown]
 # ## What arrives
 #
-# The network gives two answers per pixel: a class, and an embedding, a vector of 32 numbers.
+# The network gives two outputs per pixel: a class, and an embedding, a vector of 32 numbers.
 # *Post-processing* turns both into numbered lanes. The strip above shows both for the frame. In the
-# class mask all painted lines have one colour: nothing in it says which pixels form one line. The
-# embeddings say it: pixels of one line have similar colours. A lane is a painted line throughout
-# this notebook, not the strip between two lines that a car drives in.
+# class mask all markings have one colour: it does not tell which pixels form one lane. The
+# embeddings do: pixels of one lane have similar colours. (A *lane* is one painted line or kerb, as
+# notebook 1 says.)
 
 # %%
 image, true_semantic, true_instances = frame()
@@ -116,7 +118,7 @@ prediction = segmenter.predict(image)
 print({name: getattr(value, "shape", value) for name, value in prediction.items()})
 
 # %% [markdown]
-# Here is a mask small enough to read, 6 × 11 pixels: three lane lines (class 2) on road (class 1).
+# Here is a mask small enough to read, 6 × 11 pixels: three lanes (class 2) on road (class 1).
 
 # %%
 true_lane = np.zeros((6, 11), dtype=int)
@@ -126,8 +128,8 @@ semantic = np.where(true_lane > 0, LANE_MARKING, ROAD)
 print(semantic)
 
 # %% [markdown]
-# We make its embeddings by hand, in two dimensions, as a trained model would: pixels of one lane
-# close together, means of lanes 3 apart.
+# We make embeddings for it by hand, in two dimensions. They are as a trained model should make
+# them: pixels of one lane close together, means of lanes 3 apart.
 
 # %%
 means = np.array([[0.0, 0.0], [3.0, 0.0], [1.5, 2.6]])
@@ -139,11 +141,14 @@ x = embeddings[:, semantic == LANE_MARKING].T  # (2, 6, 11) → (18, 2): lane pi
 # %% [markdown]
 # ## From clumps to labels: a ball around a mean
 #
-# To find the clumps is called *clustering*. A clump found is a *[cluster](GLOSSARY.md#cluster)*,
-# and each pixel gets the number of its cluster as its *[label](GLOSSARY.md#label)*. The simplest
-# method takes a pixel that nobody has claimed. It gathers all within a
-# *[radius](GLOSSARY.md#radius)*, moves to their mean, and gathers again. What is gathered is a
-# lane. A pixel's place in the image plays no part.
+# *Clustering* finds the clumps. A clump found is a *[cluster](GLOSSARY.md#cluster)*, and each pixel
+# gets the number of its cluster as its *[label](GLOSSARY.md#label)*. The simplest method takes a
+# pixel that has no label yet. It gathers all such pixels within a *[radius](GLOSSARY.md#radius)*,
+# moves to their mean, and gathers again. What is gathered is a lane. A pixel's place in the image
+# plays no part.
+#
+# One line needs care. The mean may move so far that the first pixel is no longer within the radius.
+# Without `near[i] = True` that pixel would keep −1 for ever.
 
 
 # %%
@@ -154,93 +159,103 @@ def greedy_clusters(x, radius):
             center = x[i]
             for _ in range(3):  # from one pixel towards the mean of its lane
                 near = (labels < 0) & (np.linalg.norm(x - center, axis=1) <= radius)
+                near[i] = True
                 center = x[near].mean(axis=0)
             labels[near] = labels.max() + 1
     return labels
 
 
 # %% [markdown]
-# Nobody asks for the number of lanes. The library's `cluster_embeddings` finds the same partition.
-# Labels are names: what counts is which pixels share one. The *[adjusted Rand
-# index](GLOSSARY.md#adjusted-rand-index)* (ARI) asks of every pair of pixels whether two labellings
-# agree on "together" or "apart". It is 1 for the same partition and about 0 for chance.
+# The method does not need to know the number of lanes. The library's `cluster_embeddings` finds the
+# same partition. Labels are names: what counts is which pixels share one. The *[adjusted Rand
+# index](GLOSSARY.md#adjusted-rand-index)* (ARI) compares two labellings: for every pair of pixels,
+# do both say "together", or both "apart"? It is 1 for the same partition and about 0 for chance.
 
 # %%
 labels, by_library = greedy_clusters(x, radius=1.5), cluster_embeddings(x, radius=1.5)
 assert adjusted_rand_score(true_lane[semantic == LANE_MARKING], labels) == 1
 assert adjusted_rand_score(labels, by_library) == 1
 print("own:    ", labels, "\nlibrary:", by_library)
+assert (greedy_clusters(np.array([[0, 1.4, 1.45, 1.5, 2.4, 2.5, 2.55]]).T, 1.5) >= 0).all()
 
 # %% [markdown]
-# ## Which radius? The loss has decided already
+# ## Which radius? It follows from the loss
 #
-# The loss of notebook 4 has two margins. It is zero once every pixel lies within
-# $\delta_\text{var}$ of the mean of its lane, and all means are at least $2\,\delta_\text{dist}$
-# apart. Then two pixels of one lane are at most $2\,\delta_\text{var}$ apart, and pixels of
-# different lanes at least $2\,\delta_\text{dist} - 2\,\delta_\text{var}$. So every radius $r$ with
+# The loss of notebook 4 has two margins. [Notebook 4](04_losses.ipynb) derives from them: where the
+# loss is zero, every radius $r$ with
 #
-# $$2\,\delta_\text{var} \;\le\; r \;<\; 2\,\delta_\text{dist} - 2\,\delta_\text{var}$$
+# $$2\,\delta_\text{var} \;<\; r \;<\; 2\,(\delta_\text{dist} - \delta_\text{var})$$
 #
 # is *safe*: a ball around whichever pixel gathers the whole lane and nothing else. The paper takes
 # the middle, $\delta_\text{dist}$ (De Brabandere et al. 2017, section 3.3).
+#
+# To try it, `lanes_at_the_margin(n)` makes embeddings that *just* satisfy the loss: n pixels of
+# five lanes, evenly spread in balls of radius 0.5, in 32 dimensions like the model's, means exactly
+# 3 apart. It returns them (n, 32) and their true lanes (n,). (`lesson` is the module
+# `roadtopo_lib/course/lessons/postprocessing.py`.)
 
 # %%
 delta_var, delta_dist = 0.5, 1.5
-lowest, highest = 2 * delta_var, 2 * delta_dist - 2 * delta_var
+lowest, highest = 2 * delta_var, 2 * (delta_dist - delta_var)
 radius = radius_from_margins(delta_var, delta_dist)
-print(f"safe: from {lowest} to {highest}; we use {radius}")
+x32, truth32 = lesson.lanes_at_the_margin(2000)
+print(f"safe: between {lowest} and {highest}; we use {radius}")
 
 # %% [markdown]
-# To try it, `lanes_at_the_margin` makes embeddings that *just* satisfy the loss: five lanes, pixels
-# evenly spread in balls of radius 0.5, in 32 dimensions like the model's, means exactly 3 apart. We
-# try many radii and compare the labels with the truth.
+# We try radii from 0.2 to 3.4 and compare the labels with the truth.
 #
 # > **Predict first.** What is the widest radius at which `cluster_embeddings` still finds these
 # > five lanes?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
-x32, truth32 = lesson.lanes_at_the_margin(2000)
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 radii = np.arange(0.2, 3.41, 0.1)
 ours = np.array([adjusted_rand_score(truth32, cluster_embeddings(x32, r)) for r in radii])
 plateau = radii[ours > 0.999]
 assert plateau.min() < 0.7 and plateau.max() > 2.5  # wider than promised
 reveal(my_guess, plateau.max())
-figure = picture.against_radius(
-    radii, ours, radius, (lowest, highest), "A wide plateau, two cliffs"
-)
+title = "All five lanes are found far beyond the safe radii"
+figure = picture.against_radius(radii, ours, radius, (lowest, highest), title)
 show(figure, "ARI over the radius; the safe radii are a grey band.")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The plateau is wider than promised. In 32 dimensions the offsets of two pixels from their means
-# are nearly at right angles to each other, and to the line between the means. So pixels of
-# different lanes are about $\sqrt{3^2 + 0.5^2 + 0.5^2} = 3.1$ apart, not 2. Do not build on that:
-# the margins are the guarantee, and $\delta_\text{dist}$ has the most room on both sides.
+# The five lanes are found at all radii of a plateau that is wider than the safe band. In 32
+# dimensions the offsets of two pixels from their means are nearly at right angles to each other,
+# and to the line between the means. So pixels of different lanes are about
+# $\sqrt{3^2 + 0.5^2 + 0.5^2} = 3.1$ apart, not 2. Do not rely on that: only the safe band is
+# guaranteed, and $\delta_\text{dist}$ is its middle.
 #
 # </details>
 
 # %% [markdown]
-# ### Two methods from the shelf
+# ### Two standard methods
 #
 # **[MeanShift](GLOSSARY.md#meanshift)** moves a window from every pixel to the mean of the pixels
 # inside, until it rests. Windows that rest in one place are one cluster. The window's radius is its
 # *[bandwidth](GLOSSARY.md#bandwidth)*.
 #
-# **[DBSCAN](GLOSSARY.md#dbscan)** walks. A pixel with at least `min_samples` pixels within `eps`,
-# itself included, is a *[core point](GLOSSARY.md#core-point)*. From a core point the walk goes on
-# to all pixels within `eps`. What no walk reaches is *[noise](GLOSSARY.md#noise)*, label −1.
+# **[DBSCAN](GLOSSARY.md#dbscan)** calls a pixel a *[core point](GLOSSARY.md#core-point)* if at
+# least `min_samples` pixels lie within `eps` of it, itself included. Core points within `eps` of
+# each other belong to one cluster, and so do all pixels within `eps` of these. Pixels within `eps`
+# of no core point are *[noise](GLOSSARY.md#noise)*, label −1.
 #
-# A safe radius serves both, as bandwidth and as `eps`: it holds a lane and nothing else. Now a
-# radius chosen by taste, below the safe ones: 0.3.
+# With a safe radius as bandwidth or as `eps`, both find the five lanes. Now a radius below the safe
+# ones: 0.3.
 #
-# > **Predict first.** How many lanes does DBSCAN with eps 0.3 find in the five perfectly trained
+# > **Predict first.** How many lanes does DBSCAN with eps 0.3 find in our five perfectly trained
 # > ones?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
-few, few_truth = lesson.lanes_at_the_margin(400)  # fewer: MeanShift is slow
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
+few, few_truth = x32[:400], truth32[:400]  # fewer: MeanShift is slow
 for method in (DBSCAN(eps=1.5, min_samples=10), MeanShift(bandwidth=1.5)):
     assert adjusted_rand_score(few_truth, method.fit_predict(few)) == 1  # a safe radius
 dbscan = DBSCAN(eps=0.3, min_samples=10).fit_predict(x32)
@@ -250,17 +265,18 @@ reveal(my_guess, len(set(dbscan) - {-1}), "lanes")
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The reason is the dimension. In 32 of them nearly all of a ball's volume lies near its surface,
-# and two of its points are about $\sqrt{2} \cdot 0.5 = 0.71$ apart. Of all the pairs in one lane
-# here, none is closer than 0.3. MeanShift with 0.5 finds more than fifty lanes. This is the worst
-# case that the loss permits; further down we look at a trained model.
+# None: every pixel is noise. The reason is the dimension. In 32 dimensions nearly all of a ball's
+# volume lies near its surface, and two of its points are about $\sqrt{2} \cdot 0.5 = 0.71$ apart.
+# Of all the pairs in one lane here, none is closer than 0.3. MeanShift with 0.5 finds more than
+# fifty lanes. This is the worst case that the loss permits; further down we look at a trained
+# model.
 #
 # </details>
 
 # %% [markdown]
 # ## Trap: the noise that became a lane
 #
-# **Broken.** Clusters of fewer than `min_pixels` pixels shall be dropped. The input: five lanes of
+# **Broken.** Clusters of fewer than `min_pixels` pixels must be dropped. The input: five lanes of
 # 400 pixels each, and 200 stray pixels.
 
 # %% tags=["trap:broken"]
@@ -274,84 +290,151 @@ print("lanes found:", len(broken))
 # **Why.** `np.unique` also returns −1, "no cluster". There are 200 such pixels: enough for a lane,
 # scattered all over the image.
 #
-# **Mended.** Leave −1 out before counting.
+# **Fixed.** Leave −1 out before counting.
 
 # %% tags=["trap:mended"]
 names, counts = np.unique(found[found >= 0], return_counts=True)
 mended = names[counts >= 50]
 assert -1 in broken and len(broken) == 6  # the symptom
-assert mended.tolist() == [0, 1, 2, 3, 4]  # the mend
+assert mended.tolist() == [0, 1, 2, 3, 4]  # the fix
 print("lanes found:", len(mended))
 
 # %% [markdown]
 # ## How `cluster_embeddings` works
 #
-# Our greedy lines visit every pixel for every lane, and a stray pixel may start a lane of its own.
-# The library's default method, `"fast"`, takes four steps. The drawing shows them on 863 points:
-# two lanes with 60 stray pixels between them, a long thin lane, and three lone pixels.
+# Our greedy method visits every pixel for every lane, and a stray pixel may start a lane of its
+# own. The library's default method, `"fast"`, takes four steps. The drawing shows them on 863
+# points: two lanes with 60 stray pixels between them, a long thin lane, and three lone pixels.
 
-# %%
-show(schematics.clustering(), schematics.ALT["clustering"])
+# %% tags=["folded"]
+# @title Drawing: four steps
+show(schematics.clustering(), schematics.ALT["clustering"], colors=32)
 
 # %% [markdown]
-# **Step 1: sample.** Look at 192 pixels only, spread evenly over all. A pixel is dense if its
-# eighth neighbour is near. A pixel with no denser one nearby is a peak, and the mean around it a
-# *[mode](GLOSSARY.md#mode)*. "Nearby" is $\sqrt{2}\,r$: so far apart are two pixels of one ball at
-# right angles.
+# **Step 1: modes of a sample.** Look at 192 pixels only, spread evenly over all. A pixel is dense
+# if its eighth neighbour is near. A pixel with no denser one nearby is a peak, and the mean around
+# it a *[mode](GLOSSARY.md#mode)*. "Nearby" means within $\sqrt{2}\,r$: two points of a ball of
+# radius $r$ in perpendicular directions are at most that far apart.
 
 
 # %%
-def modes_of(sample):
-    d = cdist(sample, sample)  # (M, M)
-    eighth = np.sort(d, axis=1)[:, 8]  # small where dense
+def find_modes(x, radius):
+    sample = x[clustering.spread(len(x), 192)]  # (192, D)
+    d = cdist(sample, sample)  # (192, 192)
+    eighth = np.sort(d, axis=1)[:, min(8, len(sample) - 1)]  # small where dense
     denser = (eighth < eighth[:, None]) & (d <= np.sqrt(2) * radius)
     peaks = np.flatnonzero(~denser.any(axis=1))
     return np.array([sample[d[peak] <= radius].mean(axis=0) for peak in peaks])
 
 
-points = toy_points()  # (863, 2)
-modes = modes_of(points[clustering.spread(len(points), 192)])
-print(modes.round(1))
-
 # %% [markdown]
-# **Step 2: claim.** Every pixel, sampled or not, goes to its nearest mode if that is within the
-# radius. A mode that gets fewer than ten pixels is dropped: the last one printed above, which
-# belongs to the lone pixels.
+# **Step 2: claim.** Every pixel, sampled or not, belongs to its nearest mode if that lies within
+# the radius. A mode with fewer than ten pixels is dropped.
 #
-# **Step 3: again.** Sample what is left over, find modes, claim. A lane so small that the first
-# sample missed it now has the sample nearly to itself.
-#
-# **Step 4: join.** Long thin lanes consist of several modes now. Take two modes nearer than two
-# radii, and the line through both. Count pixels at one mode, half-way, and at the other, in windows
-# of equal width. If half-way holds at least half of what the lower peak has, there is no
-# *[valley](GLOSSARY.md#valley)*, and the two modes are joined.
+# **Step 3: again for the rest.** Sample the pixels that no mode has claimed, find modes, claim. A
+# lane so small that the first sample missed it now makes up most of the sample.
 
 
 # %%
-def has_valley(a, b):
+def claim(x, modes, radius):
+    d = cdist(x, modes)  # (N, modes)
+    return np.where(d.min(axis=1) <= radius, d.argmin(axis=1), -1)
+
+
+def all_modes(x, radius):
+    modes, left = [], x
+    while len(left) >= 10:
+        new = find_modes(left, radius)
+        claimed = claim(left, new, radius)
+        new = [mode for k, mode in enumerate(new) if np.sum(claimed == k) >= 10]
+        if not new:
+            break
+        modes += new
+        left = x[claim(x, modes, radius) < 0]
+    return np.array(modes)
+
+
+points = toy_points()  # (863, 2)
+print(all_modes(points, radius).round(1))
+
+# %% [markdown]
+# The first two modes are the two lanes, the other four lie on the long thin lane. None is left for
+# the three lone pixels.
+#
+# **Step 4: join.** Are two modes nearer than two radii one lane? Take the line through both. Count
+# their pixels in three windows of equal width: at one mode, half-way, and at the other. If half-way
+# holds fewer than half of the lower peak, a *[valley](GLOSSARY.md#valley)* lies between them.
+# Otherwise the two are joined. The pairs with the most pixels half-way come first; the peak of
+# joined modes is their highest.
+
+
+# %%
+def densities(x, a, b, radius):
     gap = np.linalg.norm(b - a)
-    mine = points[cdist(points, [a, b]).min(axis=1) <= radius]
-    along = (mine - a) @ (b - a) / gap  # 0 at a, gap at b
-    at_a, halfway, at_b = (np.sum(abs(along - t) <= radius / 3) for t in (0, gap / 2, gap))
-    return halfway < 0.5 * min(at_a, at_b)
+    along = (x - a) @ (b - a) / gap  # 0 at a, gap at b
+    return [int(np.sum(abs(along - t) <= radius / 3)) for t in (0, gap / 2, gap)]
+
+
+def join(x, owner, count, radius):
+    means = [x[owner == k].mean(axis=0) for k in range(count)]
+    lane, peak, links = np.arange(count), np.zeros(count), []
+    for a, b in combinations(range(count), 2):
+        if np.linalg.norm(means[a] - means[b]) < 2 * radius:
+            pair = x[(owner == a) | (owner == b)]
+            at_a, halfway, at_b = densities(pair, means[a], means[b], radius)
+            peak[a], peak[b] = max(peak[a], at_a), max(peak[b], at_b)
+            links.append((halfway, a, b))
+    for halfway, a, b in sorted(links, reverse=True):
+        a, b = lane[a], lane[b]
+        if halfway >= 0.5 * min(peak[a], peak[b]):
+            peak[a] = max(peak[a], peak[b])
+            lane[lane == b] = a
+    return lane  # (modes,): the lane of each mode
 
 
 # %% [markdown]
-# Between the first two modes printed above lies a valley, between the next two none. A pixel
-# farther than $\sqrt{2}\,r$ from every mode gets −1. The four steps, as drawn, and the library's
-# give the same partition.
+# All four together. At the end a pixel follows its nearest mode up to a distance of $\sqrt{2}\,r$,
+# so those between $r$ and $\sqrt{2}\,r$ are not lost. Farther ones get −1.
+
+
+# %%
+def four_steps(x, radius):
+    modes = all_modes(x, radius)
+    owner = claim(x, modes, np.sqrt(2) * radius)
+    lane = join(x, owner, len(modes), radius)
+    return np.where(owner >= 0, lane[owner], -1)
+
+
+own, by_library = four_steps(points, radius), cluster_embeddings(points, radius)
+print(f"lanes {len(set(own) - {-1})}, without lane {np.sum(own < 0)}")
+print(f"ARI to the library's labels: {adjusted_rand_score(own, by_library):.3f}")
+modes = all_modes(points, radius)
+owner = claim(points, modes, np.sqrt(2) * radius)
+for a, b in ((0, 1), (2, 3)):
+    pair = points[(owner == a) | (owner == b)]
+    at_a, halfway, at_b = densities(pair, modes[a], modes[b], radius)
+    print(f"modes {a} and {b}: {at_a} pixels at one, {halfway} half-way, {at_b} at the other")
+assert adjusted_rand_score(own, by_library) == 1
+
+# %% [markdown]
+# Between modes 0 and 1 half-way holds far fewer than half of either: a valley, two lanes. Between 2
+# and 3 it does not: one lane. On the trained model's embeddings, further down, our four steps and
+# the library's agree nearly everywhere. (The library places its modes a little better, and faster.)
 
 # %% [markdown]
 # ### A thin bridge
 #
 # Where two lines meet in the image, interpolation leaves a few pixels half-way between two clumps:
-# a bridge. The first two clumps are farther apart than 1.5.
+# a bridge. The first two clumps are 2.7 apart.
 #
 # > **Predict first.** Sixty stray pixels lie between the lanes of 300 and 200. DBSCAN with eps 1.5
 # > joins the two lanes. How many of the sixty would be enough for that, the best placed ones?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 walk = DBSCAN(eps=1.5, min_samples=10).fit_predict
 bridge = points[800:860]
 bridge = bridge[np.abs(bridge[:, 0] - 1.35).argsort()]  # those nearest to half-way first
@@ -362,7 +445,7 @@ joined, apart = walk(points), cluster_embeddings(points, 1.5)
 assert lanes_with[0] == 2 and enough == 1
 assert [len(set(labels[:500])) for labels in (joined, apart)] == [1, 2]
 figure = picture.two_clouds(
-    points, {"DBSCAN walks over the bridge": joined, "fast: it is a valley": apart}
+    points, {"DBSCAN joins across the bridge": joined, '"fast" keeps the two lanes': apart}
 )
 show(figure, "The same points, coloured by the lanes of DBSCAN and of the library's method.")
 
@@ -370,37 +453,54 @@ show(figure, "The same points, coloured by the lanes of DBSCAN and of the librar
 # <details><summary>What happened</summary>
 #
 # Without the bridge DBSCAN finds two lanes. One stray pixel half-way is enough to join them: more
-# than ten pixels of either lane lie within 1.5 of it, so it is a core point, and the walk goes over
-# it. "fast" compares counts: half-way lie far fewer pixels than at either lane, even with all
-# sixty.
+# than ten pixels of either lane lie within 1.5 of it, so it is a core point and connects them.
+# "fast" compares counts: half-way lie far fewer pixels than at either lane, even with all sixty.
 #
 # </details>
 
 # %% [markdown]
 # ### What each method costs
 #
-# "fast" looks at a sample; DBSCAN and MeanShift look at all pixels. To be fair we add a rival:
-# DBSCAN on the same 192 pixels, then every pixel to the nearest mean within the radius. It has a
-# weakness: of four lanes of 1,000 pixels and one of 40 it loses the small one, which "fast" finds
-# in its second round. Now the time, on five even lanes, where all methods find the same.
+# "fast" looks at a sample; DBSCAN and MeanShift look at all pixels. For a fair comparison we add
+# `dbscan_on_a_sample(x, radius)`: DBSCAN on the same 192 pixels, then every pixel to the nearest
+# mean within the radius. It has a weakness, lanes that the sample misses:
+
+# %% tags=["folded"]
+# @title Measured: four lanes of 1,000 pixels and one of 40
+big, truth = lesson.lanes_at_the_margin(5000)
+uneven = big[(truth > 0) | (np.arange(5000) < 200)]
+by_method = {
+    '"fast"': cluster_embeddings(uneven, radius),
+    "DBSCAN on a sample": lesson.dbscan_on_a_sample(uneven, radius),
+}
+for name, found in by_method.items():
+    print(f"{name:18s} finds {len(set(found) - {-1})} of 5 lanes")
+assert [len(set(found) - {-1}) for found in by_method.values()] == [5, 4]
+
+# %% [markdown]
+# "fast" finds the small lane in its second round. Now the time, on five even lanes, where all
+# methods find the same. `time_methods()` gives the seconds by method and number of pixels.
 #
 # > **Predict first.** At 5,000 pixels, how many times faster than DBSCAN on all pixels is "fast"?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
-seconds = lesson.time_methods()  # by method and number of pixels
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
+seconds = lesson.time_methods()
 at_5000 = {name: times_of[5000] for name, times_of in seconds.items() if 5000 in times_of}
 faster = at_5000["DBSCAN"] / at_5000["fast"]
 assert faster > 15 and 2 * at_5000["DBSCAN on a sample"] < at_5000["DBSCAN"]
 assert seconds["MeanShift"][500] > 50 * seconds["fast"][500]
 reveal(my_guess, round(faster), "times", tolerance=0.5)
-figure = picture.times(seconds, 1 / 25, "The sample makes the difference")
+figure = picture.times(seconds, 1 / 25, "Methods that look at a sample are fast")
 show(figure, "Time over the number of pixels for four methods, both axes logarithmic.")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The factors change from run to run. The speed is the sample's merit: DBSCAN on a sample is fast,
+# The factors change from run to run. The speed comes from sampling: DBSCAN on a sample is fast,
 # too. "fast" adds the rounds for small lanes and the valley test. MeanShift is the slowest by far
 # and finds nothing here that the others miss.
 #
@@ -409,10 +509,10 @@ show(figure, "Time over the number of pixels for four methods, both axes logarit
 # %% [markdown]
 # ## From labels to numbered lanes: `LanePostProcessor`
 #
-# The chain on our first toy: take lane pixels, cluster, drop small clusters, fit curves, order from
-# left to right, number. We add one stray pixel with an embedding of its own. Clusters below
-# `min_pixels` are dropped: by default 0.1 % of the image, the toy needs its own value. `road_model`
-# comes later.
+# `LanePostProcessor.process` runs the chain: take lane pixels, cluster, drop small clusters, fit
+# curves, order from left to right, number. We try it on our first toy, and add one stray pixel with
+# an embedding of its own. Clusters below `min_pixels` are dropped: by default 0.1 % of the image;
+# the toy needs its own value. `road_model` comes later.
 
 # %%
 semantic[0, 9], embeddings[:, 0, 9] = LANE_MARKING, (-3, -3)
@@ -423,40 +523,48 @@ print("lanes with min_pixels=3:", result["lane_count"], "and with 0:", kept["lan
 
 # %% [markdown]
 # The result is a dictionary. A *[polyline](GLOSSARY.md#polyline)* is a curve as a list of points
-# (x, y). A frame without lanes gives empty arrays of the usual shapes, so no caller needs an `if`.
+# (x, y). A frame without lanes gives empty arrays of the usual shapes.
 #
 # **Where is a lane's centre?** It is the point of the lane's curve at the mean row of its pixels.
-# The mean of the pixels is another point: on a bend it lies beside the paint.
+# The mean of the pixels is another point: on a bend it lies beside the paint. Here are the
+# distances of the two points in the frame:
 
 # %% tags=["nbval-ignore-output"]
 result = segmenter(image)  # the frame
 for k, (curve, center) in enumerate(zip(result["lane_polylines"], result["lane_centers"]), 1):
     rows, columns = np.nonzero(result["lane_instances"] == k)
     np.testing.assert_allclose(center, [x_at_row(curve, rows.mean()), rows.mean()], atol=1e-6)
-    print(
-        f"lane {k}: its pixels' mean is {abs(columns.mean() - center[0]):.0f} px beside its centre"
-    )
+    print(f"lane {k}: the pixels' mean is {abs(columns.mean() - center[0]):.0f} px off its centre")
 
 # %% [markdown]
 # ## Left to right
 #
-# Which lane is the leftmost? What counts for a driver is where it meets a row near the bumper, the
-# *[reference row](GLOSSARY.md#reference-row)*: by default at 0.9 of the image height.
+# Which lane is the leftmost? For a driver it is the one that meets a row near the bumper farthest
+# to the left: the *[reference row](GLOSSARY.md#reference-row)*, by default at 0.9 of the image
+# height.
 
-# %%
-show(schematics.numbering(), schematics.ALT["numbering"])
+# %% tags=["folded"]
+# @title Drawing: numbers at the reference row
+show(schematics.numbering(), schematics.ALT["numbering"], colors=32)
 
 # %% [markdown]
 # ## Trap: ordering by mean x
 #
 # **Broken.** A simpler rule orders lanes by the mean x of their pixels. We take a rendered scene
-# and its *visible* pixels only: gaps of dashes and what a vehicle hides are missing. The lanes come
-# in true order, so 0, 1, 2 would be right.
+# and its *visible* pixels only: gaps of dashes and what a vehicle hides are missing. `lane_pixels`
+# gives the flat indices of each lane's pixels. The lanes come in true order, so 0, 1, 2 would be
+# right.
+
 
 # %% tags=["trap:broken"]
+def lane_pixels(mask, count, min_pixels=1):
+    groups = [np.flatnonzero(mask == k) for k in range(1, count + 1)]
+    return [pixels for pixels in groups if len(pixels) >= min_pixels]
+
+
 scene = render_scene(153)
 height, width = scene.instance_visible.shape
-lanes = lesson.lane_pixels(scene.instance_visible, len(scene.lanes), min_pixels=131)
+lanes = lane_pixels(scene.instance_visible, len(scene.lanes), min_pixels=131)  # 0.1 % of the image
 by_mean = np.argsort([np.mean(pixels % width) for pixels in lanes])
 print("order by mean x:", by_mean)
 
@@ -465,8 +573,8 @@ print("order by mean x:", by_mean)
 # of the road meet in the image. A line of which only the far part shows has its mean near the
 # middle of the image, wherever it comes from.
 #
-# **Mended.** Fit a curve, follow it down to the reference row, and order by that x. Where a curve
-# ends above the row, it is continued straight (dashed in the figure).
+# **Fixed.** Fit a curve, follow it down to the reference row, and order by that x. Where a curve
+# ends above the row, it is continued straight (dashed in the figure, up to the image's edge).
 
 # %% tags=["trap:mended"]
 curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in lanes]
@@ -474,101 +582,152 @@ reference_row = 0.9 * (height - 1)
 by_row = order_left_to_right(curves, reference_row)
 assert by_mean.tolist() != [0, 1, 2]  # the symptom
 assert by_row.tolist() == np.argsort([x_at_row(c, reference_row) for c in curves]).tolist()
-assert by_row.tolist() == [0, 1, 2]  # the mend
-by_title = {"By mean x: wrong": by_mean, "By the reference row: right": by_row}
+assert by_row.tolist() == [0, 1, 2]  # the fix
+by_title = {"By mean x: wrong order": by_mean, "By the reference row: right order": by_row}
 figure = picture.numbered_at_row(scene.image, lanes, curves, reference_row, by_title)
-show(figure, "A road with three lanes twice; at the lower edge the numbers that each rule gives.")
+alt = "A road with three lanes twice; on the lanes the numbers that each rule gives."
+show(figure, alt, colors=32)
 
 # %% [markdown]
-# A dark car hides all of the blue line but a far piece. So by mean x the blue line comes second,
-# though it leaves the image on the left.
+# A dark car hides all of the blue lane but a far piece. So by mean x the blue lane comes second.
+# Its curve, continued, leaves the image on the left and meets the reference row far outside.
 #
-# How often does it matter? We order the lanes of 120 rendered scenes by three rules: the mean; the
-# reference row, with one curve per lane; the reference row, with *one road* fitted to all lanes
-# together, which comes next. *Whole* (amodal) labels run on through gaps and behind vehicles.
+# How often does the rule matter? We compare three: the mean; the reference row, with one curve per
+# lane; the reference row, with *one road* fitted to all lanes together (`fit_road`, explained
+# below). `orders_of` takes the lanes' pixels and the size of the image, and gives the order by each
+# rule.
+
+
+# %%
+def orders_of(lanes, size):
+    height, width = size
+    row = 0.9 * (height - 1)
+    xy = [(pixels % width, pixels // width) for pixels in lanes]
+    road = fit_road([row_medians(y, x) for x, y in xy], size)
+    return {
+        "mean x": np.argsort([x.mean() for x, _ in xy]),
+        "row, own curves": order_left_to_right([fit_lane_curve(x, y) for x, y in xy], row),
+        "row, one road": np.argsort(road.x(np.arange(len(lanes)), row)),
+    }
+
+
+# %% [markdown]
+# We order the lanes of 120 rendered scenes twice: by their visible pixels, and by *whole* (amodal)
+# labels, which run on through gaps and behind vehicles. The model was trained on whole labels.
 #
 # > **Predict first.** In how many of the 120 scenes is the order by mean x wrong, if only visible
 # > pixels count?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
-wrong = lesson.wrong_orders(range(120))
-reveal(my_guess, wrong["visible"]["mean x"], "scenes")
-print(*(f"{kind:8s}{dict(counts)}" for kind, counts in wrong.items()), sep="\n")
-assert wrong["whole"]["mean x"] == 0 < wrong["visible"]["row, own curves"]
-assert wrong["visible"]["row, own curves"] < wrong["visible"]["mean x"] < 20
-assert (both := wrong["visible"] + wrong["whole"])["row, one road"] < both["row, own curves"]
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
+wrong = {kind: dict.fromkeys(orders_of(lanes, (height, width)), 0) for kind in ("visible", "whole")}
+for rendered in map(render_scene, range(120)):
+    for kind, mask in zip(wrong, (rendered.instance_visible, rendered.instance_amodal)):
+        in_true_order = lane_pixels(mask, len(rendered.lanes), min_pixels=131)
+        if len(in_true_order) > 1:
+            for rule, order in orders_of(in_true_order, mask.shape).items():
+                wrong[kind][rule] += order.tolist() != sorted(order)
+reveal(my_guess, wrong["visible"]["mean x"], "scenes", tolerance=0.2)
+print(*(f"{kind:8s}{counts}" for kind, counts in wrong.items()), sep="\n")
+by_kind = {kind: list(counts.values()) for kind, counts in wrong.items()}
+assert np.abs(np.subtract(by_kind["visible"], [7, 2, 1])).max() <= 1
+assert np.abs(np.subtract(by_kind["whole"], [0, 2, 0])).max() <= 1
+assert wrong["whole"]["mean x"] == 0 < wrong["whole"]["row, own curves"]
+assert wrong["visible"]["row, own curves"] < wrong["visible"]["mean x"]
+assert sum(counts["row, one road"] for counts in wrong.values()) < 4
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Where lines are labelled whole, the mean is never wrong here. On visible pixels it is wrong in
-# some scenes, but so is the reference row when each lane brings its own curve: a short far piece,
-# continued over half the image, crosses its neighbour. Curves that know the *road* do best, though
-# all the counts are small.
+# | wrong orders in 120 scenes | mean x | row, own curves | row, one road |
+# |---|---|---|---|
+# | visible pixels | 7 | 2 | 1 |
+# | whole labels | 0 | 2 | 0 |
+#
+# On visible pixels the mean is wrong most often. On whole labels it is never wrong: there the fix
+# of the trap is the worst of the three rules. Where it fails, a short far piece, continued straight
+# over half the image, crosses its neighbour. Curves that know the *road* do best on both kinds.
+# All counts are small.
 #
 # </details>
+
+# %% [markdown]
+# So the reference row alone is only half of the fix: with a curve for each lane it is wrong now and
+# then on both kinds of labels. Its other half comes next, better curves.
 
 # %% [markdown]
 # ## Curves
 #
 # One lane first. `np.polyfit` puts a polynomial $x(y)$ through all pixels by *[least
 # squares](GLOSSARY.md#least-squares)*: it makes the sum of the squared
-# *[residuals](GLOSSARY.md#residual)* smallest, the distances that remain. What lies far off counts
-# most. `fit_lane_curve` is *[robust](GLOSSARY.md#robust)*: it takes the median of each row, then
-# fits several times, and rows far off the last curve lose their weight in the next. We give a stray
-# patch of 40 × 24 pixels the number of the frame's first line, and measure how far both curves
-# leave it.
+# *[residuals](GLOSSARY.md#residual)* smallest, the distances that remain. Pixels that lie far off
+# have the most influence. `fit_lane_curve` is *[robust](GLOSSARY.md#robust)*: it takes the median
+# of each row, then fits several times, and rows far off the last curve lose their weight in the
+# next fit. We give a stray patch of 40 × 24 pixels the number of the frame's first lane, and
+# measure how far both curves leave that lane.
 
 # %% tags=["nbval-ignore-output"]
-y, x = lesson.with_stray_patch(true_instances == 1)
-curves = {"np.polyfit": np.polyfit(y, x, deg=2), "fit_lane_curve": fit_lane_curve(x, y)}
-off = lesson.farthest_from(render_frame().lanes[0], *curves.values())
+y, x = np.nonzero(true_instances == 1)
+patch_y, patch_x = np.mgrid[330:370, 700:724].reshape(2, -1)
+y, x = np.append(y, patch_y), np.append(x, patch_x)
+robust, polynomial = fit_lane_curve(x, y), np.polyfit(y, x, deg=2)  # (M, 2) points, 3 numbers
+rows, true_curve = robust[:, 1], render_frame().lanes[0]
+true_x = np.interp(rows, true_curve[:, 1], true_curve[:, 0])
+off = [np.abs(found - true_x).max() for found in (np.polyval(polynomial, rows), robust[:, 0])]
 assert off[1] < 15 < 40 < off[0]
-print("at most off:", dict(zip(curves, off.round().astype(int).tolist())), "px")
+print("at most off: np.polyfit {:.0f} px, fit_lane_curve {:.0f} px".format(*off))
 
 # %% [markdown]
-# ### All lines share one road
+# ### All lanes share one road
 #
-# A parked car hides the near part of the frame's first line. Say that only the farthest fifth of
-# its rows shows. Its own curve, continued straight, leaves the road. Its neighbours know better.
-# The label of the right line turns sharply near the horizon, because the road bends there. The
-# road's curve turns there, too.
+# A parked car hides the near part of the frame's first lane. Say that only the farthest fifth of
+# its rows shows. Its own curve, continued straight, leaves the road. A curve fitted together with
+# the other lanes stays on it. The label of the right lane turns sharply near the horizon, because
+# the road bends there. The road's curve turns there, too.
 
-# %%
-show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"])
+# %% tags=["folded"]
+# @title Drawing: each lane alone, and one road
+show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"], colors=32)
 
 # %% [markdown]
-# On flat ground, every line of a road has the form (Kluge 1994)
+# On flat ground, every lane of a road has the form (Kluge 1994)
 #
 # $$x(y) = a + \frac{b}{y - h} + s\,(y - h)$$
 #
 # Heading $a$, curvature $b$ and *[horizon](GLOSSARY.md#horizon)* $h$, the row where flat ground
-# ends, are common to all lines. Only the slope $s$ belongs to a line. For a given $h$ that is
-# linear least squares, over all lines at once. So we try many $h$ and keep the best.
+# ends, are common to all lanes. Only the slope $s$ belongs to one lane. For a given $h$ this is a
+# linear least squares problem over all lanes at once, with six unknowns: $a$, $b$ and four slopes.
+# So we try many $h$ and keep the best. `row_medians` gives a lane's rows and the median x of each.
 
 # %%
 height, width = true_instances.shape
-lanes = lesson.lane_pixels(true_instances, 4)
+lanes = lane_pixels(true_instances, 4)
 rows = lanes[0] // width
 lanes[0] = lanes[0][rows <= rows.min() + 0.2 * np.ptp(rows)]  # the farthest fifth
 lines = [row_medians(pixels // width, pixels % width) for pixels in lanes]  # rows, median x, counts
 
 
 def fit_given_horizon(h):
-    below = [y - h for y, _, _ in lines]
-    own_slope = [np.outer(d, np.eye(4)[k]) for k, d in enumerate(below)]
-    blocks = [np.column_stack([d**0, 1 / d, own]) for d, own in zip(below, own_slope)]
-    design, target = np.concatenate(blocks), np.concatenate([x for _, x, _ in lines])
+    blocks, targets = [], []
+    for k, (y, x, _) in enumerate(lines):
+        slopes = np.zeros((len(y), 4))  # a column for each lane's slope
+        slopes[:, k] = y - h
+        blocks.append(np.column_stack([np.ones(len(y)), 1 / (y - h), slopes]))  # (rows, 6)
+        targets.append(x)
+    design, target = np.concatenate(blocks), np.concatenate(targets)
     solution = np.linalg.lstsq(design, target, rcond=None)[0]  # a, b, four slopes
     return solution, np.abs(design @ solution - target).mean()
 
 
 # %% [markdown]
-# The library's `fit_road` does the same, robustly. We follow the first line down to where it leaves
-# the image.
+# The library's `fit_road` does the same with robust weights. We follow the first lane down to where
+# it leaves the image, and measure how far three curves are off there.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title Measured: where three curves of the first lane leave the image
 h = min(range(180, 249), key=lambda h: fit_given_horizon(h)[1])
 a, b, slope, *_ = fit_given_horizon(h)[0]
 x_end, y_end = render_frame().lanes[0][-1]
@@ -580,66 +739,66 @@ assert off[0] > 150 and off[1] < 60 and off[2] < 20
 print("px off: own curve {:.0f}, our road {:.0f}, fit_road {:.0f}".format(*off))
 
 # %% [markdown]
-# `curves_of_road` uses this for all lanes that the network found. One rule more, the 20 % rule: a
-# line is dropped if
+# `curves_of_road` uses this for all lanes that the network found. It adds the 20 % rule: a lane is
+# dropped if
 #
 # $$\frac{\text{rows from its first pixel to its last}}{\text{rows of its fitted curve}} < 0.2$$
 #
-# The rule drops a patch on the asphalt. The gaps of a dashed line do it no harm, since they lie
-# between its first pixel and its last.
-#
-# The rule has a price: it drops a lane of which only the far end shows. So `LanePostProcessor`
-# applies it only where it knows the network's *[confidence](GLOSSARY.md#confidence)*, a pixel's
-# probability of being a lane. A mask without one is taken at its word.
+# The rule drops a patch on the asphalt. It keeps a dashed lane, since gaps lie between its first
+# pixel and its last. But it also drops a lane of which only the far end shows. So
+# `LanePostProcessor` applies it only if it is given the network's
+# *[confidence](GLOSSARY.md#confidence)*, a pixel's probability of being a lane.
 
 # %% [markdown]
 # ## Crosswalks
 #
-# A crosswalk is not a line. Its pixels are clustered apart from those of the lanes. It gets a
-# centre, the mean of its pixels, and no curve. A driver meets the near one first, so crosswalks are
+# A crosswalk is no lane. Its pixels are clustered apart from those of the lanes. It gets a centre,
+# the mean of its pixels, and no curve. A driver meets the near one first, so crosswalks are
 # numbered from near to far, by the row of their centres.
 
-# %%
-show(schematics.crosswalk_groups(), schematics.ALT["crosswalk_groups"])
+# %% tags=["folded"]
+# @title Drawing: lanes and crosswalks in groups of their own
+show(schematics.crosswalk_groups(), schematics.ALT["crosswalk_groups"], colors=16)
 
 # %% [markdown]
-# We test the rules on a mask of 8 × 11 pixels that would break other rules. A car hides most of the
-# near crosswalk (class 3, row 6). So it comes in two pieces, has fewer pixels than the far one (row
-# 1), and comes last when the mask is read from the top. And each crosswalk has the embedding of a
-# lane.
+# We test the rules on a toy on which simpler rules fail. `toy_street(means)` gives a mask of 8 × 11
+# pixels and its embeddings (2, 8, 11). A car hides most of the near crosswalk (class 3, row 6). So
+# it comes in two pieces, has fewer pixels than the far one (row 1), and comes last when the mask is
+# read from the top. And each crosswalk has the embedding of a lane.
 
 # %%
 street, vectors = lesson.toy_street(means)
 print(street)
 
+# %% [markdown]
+# On disk one mask holds both groups: first the lanes, then the crosswalks, whose ids continue after
+# those of the lanes. `all_instances` makes such a mask of a result.
+
 # %%
 of_toy = LanePostProcessor(min_pixels=3, road_model=False).process(street, vectors)
+joined_mask = all_instances(of_toy)
+print(joined_mask)
+
+# %% [markdown]
+# The lanes are 1 to 3. The near crosswalk is 4, in one piece although a car cuts it; the far one is
+# 5. `instances_by_role` reads such a mask and gives the ids of the lanes alone.
+
+# %% tags=["folded"]
+# @title Checked: crosswalks near first, lanes without crosswalks, ids on disk
 near_first = np.select([street != CROSSWALK, np.arange(8)[:, None] > 3], [0, 1], 2)
 assert (of_toy["crosswalk_instances"] == near_first).all()  # two, the near one in one piece
 assert of_toy["lane_count"] == 3 and not of_toy["lane_instances"][street == CROSSWALK].any()
 assert of_toy["crosswalk_centers"].tolist() == [[5, 6], [5, 1]]  # (x, y)
-
-# %% [markdown]
-# On disk one mask holds both groups. Lanes come first, and the ids of crosswalks continue after
-# theirs. `instances_by_role` reads such a mask and gives the ids of the lanes alone.
-
-# %%
-joined_mask = all_instances(of_toy)
 assert [joined_mask[2, column] for column in (2, 5, 8)] == [1, 2, 3]
 assert joined_mask[6, 0] == 4 and joined_mask[1, 3] == 5  # near, far
 assert instances_by_role(street, joined_mask) == [1, 2, 3]
-assert instances_by_role(true_semantic, true_instances) == [
-    1,
-    2,
-    3,
-    4,
-]  # 5 is the frame's crosswalk
-print(joined_mask)
+assert instances_by_role(true_semantic, true_instances) == list(range(1, 5))  # 5 is the crosswalk
 
 # %% [markdown]
-# Pixels that touch would not do: *[connected components](GLOSSARY.md#connected-components)*, the
-# pieces of a mask that hang together, count the hidden crosswalk twice. Nor is a cluster always
-# right. We let it split, as a radius below the safe ones does, and we let it merge.
+# *[Connected components](GLOSSARY.md#connected-components)*, the pieces of a mask whose pixels
+# touch, count the hidden crosswalk twice. Clusters can be wrong, too. We change the embeddings so
+# that one crosswalk splits in two clusters, as under a radius below the safe ones, and so that both
+# merge into one.
 
 # %%
 toy = LanePostProcessor(min_pixels=2, road_model=False)
@@ -660,69 +819,66 @@ for changed in (split, merged):
 #
 # Here is a scene with two crosswalks. Vehicles hide a part of each.
 
-# %%
+# %% tags=["folded"]
+# @title Picture: a scene with two crosswalks
 scene = render_scene(6351, preset="day")
-figure, _ = picture.roads(
-    [[(picture.shades(scene.image), "Two crosswalks, both partly hidden")]], (4.8, 2.6)
-)
-show(figure, "A street with a crosswalk near the camera and a second one behind it.")
+panel = (picture.shades(scene.image), "Two crosswalks, both partly hidden")
+figure, _ = picture.roads([[panel]], (4.2, 2.3))
+show(figure, "A street with a crosswalk near the camera and a second one behind it.", colors=16)
 
 # %% [markdown]
 # We give the shipped model this scene, and the first ten that the renderer makes in which the
-# network sees both crosswalks.
+# network sees both crosswalks (`TWO_CROSSWALKS` holds the seeds of all eleven).
 #
 # > **Predict first.** In how many of these eleven scenes does the chain count two?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
-gaps, crosswalks = lesson.two_crosswalks(segmenter, lesson.TWO_CROSSWALKS)
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
+roads = [render_scene(seed, preset="day") for seed in lesson.TWO_CROSSWALKS]
+predictions = [segmenter.predict(road.image) for road in roads]
+crosswalks = [segmenter.postprocessor.process(**prediction) for prediction in predictions]
 counted = [result["crosswalk_count"] for result in crosswalks]
 reveal(my_guess, counted.count(2), "scenes")
+print("counted:", counted)
 assert counted.count(1) >= 9
 
 # %% [markdown]
-# ## Trap: one cluster, one crosswalk
+# ## Trap: counting crosswalks
 #
 # **Broken.** A crosswalk is a cluster of embeddings, so the chain counts clusters.
 
-# %% tags=["trap:broken", "answer", "nbval-ignore-output"]
+# %% tags=["trap:broken", "nbval-ignore-output"]
 found = segmenter(scene.image)
 print("crosswalks in the scene above:", found["crosswalk_count"])
 
 # %% [markdown]
 # **Why.** How far apart are the mean embeddings of the two crosswalks in each of the eleven scenes?
-# And how many of the 1,500 scenes that the model learnt from show two?
+# `crosswalk_gap(scene, prediction)` measures it. And how many of the 1,500 scenes that the model
+# learnt from show two? `trained_with_two_crosswalks()` counts them.
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title Measured: distances of the means, and training scenes with two crosswalks
+gaps = np.array([lesson.crosswalk_gap(*pair) for pair in zip(roads, predictions)])
 with_two = lesson.trained_with_two_crosswalks()
 assert gaps.max() < 2.5 and np.median(gaps) < 1.7 and 5 <= with_two <= 40
 print(f"distances of the means: {gaps.round(1)}")
 print(f"training scenes with two crosswalks: {with_two} of {lesson.LEARNT_SCENES}")
 
 # %% [markdown]
-# <details><summary>What happened</summary>
+# The loss asks for means 3 apart. Those of two crosswalks are only 0.4 to 1.9 apart. So both become
+# one cluster, and the far crosswalk is lost. A likely reason: the loss pushes apart only what
+# stands in *one* image, and only one in a hundred training scenes shows two crosswalks.
 #
-# The chain counts one in nearly every scene. The loss asks for means 3 apart; those of two
-# crosswalks are nearer than 2.5 everywhere, and mostly nearer than 1.7. So both become one cluster.
-# A likely reason: the loss pushes apart only what stands in *one* image, and only about one in a
-# hundred training scenes shows two crosswalks. The class is right, the count is wrong, and the far
-# crosswalk is lost.
-#
-# </details>
-#
-# **Mended.** Geometry knows what embeddings did not learn.
-#
-# <details><summary>How</summary>
-#
-# Between two crosswalks lie rows without any, and a car hides columns, not rows. So we cut a
-# crosswalk's pixels at empty rows, and number the pieces from the bottom up. It is a rule for
-# straight roads: on a steep bend two crosswalks share rows, and it cuts nothing. The library leaves
-# it out: the cure is more training images with two crosswalks.
-#
-# </details>
+# **Fixed.** Between two crosswalks lie rows without any. A car hides columns, not rows. So we cut a
+# crosswalk's pixels at empty rows, and number the pieces from the bottom up. This is a rule for
+# straight roads: on a steep bend two crosswalks share rows, and it cuts nothing. So the library
+# leaves it out. (Training with more scenes of two crosswalks was not tried.)
 
 
-# %% tags=["trap:mended", "answer", "nbval-ignore-output"]
+# %% tags=["trap:mended", "nbval-ignore-output"]
 def split_at_empty_rows(mask, min_pixels=131):
     filled = (mask > 0).sum(axis=1) > 3  # rows with more than three pixels
     block = np.cumsum(np.diff(filled, prepend=False) & filled)  # 1, 2, … from the top
@@ -734,7 +890,7 @@ def split_at_empty_rows(mask, min_pixels=131):
 parts = split_at_empty_rows(found["crosswalk_instances"])
 owners = [np.bincount(scene.instance_amodal[part])[1:].argmax() + 1 for part in parts]
 assert found["crosswalk_count"] == 1  # the symptom
-assert owners == [len(scene.lanes) + 1, len(scene.lanes) + 2]  # the mend: two, near first
+assert owners == [len(scene.lanes) + 1, len(scene.lanes) + 2]  # the fix: two, near first
 mended = sum(len(split_at_empty_rows(r["crosswalk_instances"])) == 2 for r in crosswalks)
 assert mended >= 9
 print(f"two crosswalks after the cut in {mended} of 11 scenes")
@@ -749,7 +905,8 @@ print(f"two crosswalks after the cut in {mended} of 11 scenes")
 # `LaneSegmenter` sets evaluation mode when it is made: notebook 5 shows what BatchNorm does in
 # training mode.
 
-# %%
+# %% tags=["folded"]
+# @title Checked: evaluation mode
 copied = LaneSegmenter(copy.deepcopy(segmenter.model).train(), segmenter.config)
 assert not copied.model.training and segmenter.model is not copied.model
 
@@ -757,22 +914,28 @@ assert not copied.model.training and segmenter.model is not copied.model
 # The embeddings cover the image below the sky at a coarse resolution, one vector for a
 # *[cell](GLOSSARY.md#cell)* of the map. `process` reads a lane pixel's embedding between the four
 # cells around it. That equals upsampling the whole map and then picking, at a fraction of the
-# memory.
+# memory. `embeddings_at(prediction, pixels)` reads them in the same way: (pixels, 32).
 #
-# Does the trained model keep the promises of the loss? How far apart are the means of the frame's
-# lanes, and how many pixels lie within $\delta_\text{var}$ of theirs?
+# Does the trained model reach what the loss asks for? How far apart are the means of the frame's
+# lanes, how many pixels lie within $\delta_\text{var}$ of theirs, and do our four steps find the
+# same lanes as the library?
 
 # %% tags=["nbval-ignore-output"]
-lanes = lesson.lane_pixels(result["lane_instances"], 4)
+lanes = lane_pixels(result["lane_instances"], 4)
 vectors_of = [lesson.embeddings_at(prediction, pixels) for pixels in lanes]
 apart = pdist([v.mean(axis=0) for v in vectors_of])
 inside = [np.linalg.norm(v - v.mean(axis=0), axis=1) < delta_var for v in vectors_of]
 within = np.concatenate(inside).mean()
 print(f"distances of the means: {apart.round(1)}; within δ_var: {within:.0%} of the pixels")
-assert apart.min() < 3 and 0.2 < within < 0.9
+assert np.sum(apart < 3) == 2 and 0.3 < within < 0.5
+every = np.concatenate(vectors_of)
+agreement = adjusted_rand_score(four_steps(every, radius), cluster_embeddings(every, radius))
+print(f"ARI of our four steps and the library: {agreement:.3f}")
+assert agreement > 0.98
 
 # %% [markdown]
-# It keeps them for a part, not for all. The loss asks for more than training reached.
+# Training reached it in part only: of six distances two are below 3, and fewer than half of the
+# pixels lie within $\delta_\text{var}$ of their mean.
 #
 # Try it on the bench, on all test scenes: change the method, the radius, the smallest size and the
 # row where lanes are numbered. The times are those of your machine.
@@ -787,16 +950,28 @@ bench
 #
 # A test scene at eight moments of a training, from random weights to the end. The pixels are those
 # of the label, so we see what the embeddings alone do. A lane lights up when you choose it.
-#
-# > **Predict first.** Drag *steps trained* to 0. Are the embeddings of random weights a single
-# > clump, or spread out? And after the first steps?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 board = FrameEmbeddings()
+assert len(board.moments.steps) == 8
+board
+
+# %% [markdown]
+# > **Predict first.** Then drag *steps trained* to 0. Are the embeddings of random weights "one
+# > clump" or "spread out"? And what will they be after the first steps of training?
+
+# %%
+my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 clouds = [board.moments.separate(t, radius, "fast")[1] for t in (0, 1, 7)]
+reveal(my_guess, "spread out" if clouds[0].xy.std() > 3 * clouds[1].xy.std() else "one clump")
+steps = [board.moments.steps[t] for t in (0, 1, 7)]
+for step, cloud in zip(steps, clouds):
+    print(f"after {step} steps: standard deviation {cloud.xy.std():.2f}, ARI {cloud.ari:.2f}")
 assert clouds[0].xy.std() > 3 * clouds[1].xy.std()
 assert clouds[0].ari < 0.7 and clouds[1].ari < 0.3 and clouds[2].ari > 0.9
-board
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -807,131 +982,248 @@ board
 # </details>
 
 # %% [markdown]
-# ### What nearer means do to the plateau
+# ### How near do means come?
 #
-# If two means are a distance $d$ apart, pixels of both may be as near as $d -
-# 2\,\delta_\text{var}$. The safe radii end there. How near do means come? We read 48 scenes that
-# this model has not seen. Of each we keep the embeddings of pixels that model and truth both call
-# lane. The sweep over the radius takes the 12 scenes of the test split.
+# If two means are a distance $d$ apart, pixels of both may be as near as
+# $d - 2\,\delta_\text{var}$. The safe radii end there. We measure $d$ on 120 day scenes that the
+# model has not seen. `audit` is the module `roadtopo_lib/course/lessons/lane_audit.py`:
+# `unseen_scenes(n)` renders n of them, and `inspect(segmenter, scene)` gives a record of one, with
+#
+# * `true` (H, W), the ids of the true lanes, and their `curves`;
+# * `prediction`, the network's output;
+# * `vectors` (N, 32) and `lanes` (N,): embedding and true lane of each pixel that model and truth
+#   both call lane.
 
 # %% tags=["nbval-ignore-output"]
-SPLITS = [("train", 24), ("val", 12), ("test", 12)]
-scenes = [scene for part, n in SPLITS for scene in audit.inspect_scenes(segmenter, part, n)]
-nearest = audit.nearest_means(scenes)
-real_radii = [0.3, 0.5, 1, 1.5, 2, 2.5, 3]
-by_radius = audit.mean_ari(scenes[-12:], real_radii)
-assert min(nearest) - 2 * delta_var < 1.5 < 3 < sum(d < 3 for d in nearest) < len(nearest) / 2
-assert by_radius[3] > 0.97 and by_radius[3] > by_radius.max() - 0.02  # 1.5 is near the top
-assert max(by_radius[0], by_radius[-1]) < by_radius[3] - 0.05  # it ends on both sides
-print(f"nearest means of {len(nearest)} scenes: {min(nearest):.1f} to {max(nearest):.1f} apart")
-print("mean ARI:", dict(zip(real_radii, by_radius.round(2).tolist())))
+scenes = [audit.inspect(segmenter, scene) for scene in audit.unseen_scenes(120)]
+
+
+def nearest_means(scene):
+    ids = [k for k in np.unique(scene.lanes) if np.sum(scene.lanes == k) >= 131]
+    means = [scene.vectors[scene.lanes == k].mean(axis=0) for k in ids]
+    return pdist(means).min() if len(means) > 1 else np.nan
+
+
+nearest = np.array([nearest_means(scene) for scene in scenes])
+nearest = nearest[~np.isnan(nearest)]  # of scenes with two lanes or more
+print(f"nearest means: {nearest.min():.1f} to {nearest.max():.1f} apart")
+print(f"nearer than 3: {np.mean(nearest < 3):.0%} of {len(nearest)} scenes")
+assert nearest.min() - 2 * delta_var < 1.0 and 0.1 < np.mean(nearest < 3) < 0.5
+for r in (0.3, 0.5, 1, 1.5, 2, 2.5, 3):
+    ari = [adjusted_rand_score(s.lanes, cluster_embeddings(s.vectors, r)) for s in scenes[:24]]
+    print(f"radius {r:3}: mean ARI {np.mean(ari):.2f} in 24 scenes")
+    assert np.mean(ari) > 0.98 or r not in (1, 1.5, 2)
+    assert np.mean(ari) < 0.96 or r not in (0.3, 0.5, 3)
 
 # %% [markdown]
-# The safe band ends below 1.5 in the worst scene, and yet 1.5 does as well as any: the scores are
-# means over scenes. Small radii cut lanes into pieces, since many pixels are farther than
-# $\delta_\text{var}$ from their mean.
+# In the worst scene the safe band ends at 0.6, and yet 1.5 does as well as any radius: the scores
+# are means over scenes, and in three quarters of them the means are 3 apart or more. Small radii
+# cut lanes into pieces, since many pixels are farther than $\delta_\text{var}$ from their mean.
 
 # %% [markdown]
 # ## Why instances at all?
 #
-# Pixels of the class mask that touch could be called one lane. These connected components cost
-# nothing. We compare five ways on the 48 scenes:
+# Pixels of the class mask that touch could be called one lane. These connected components need no
+# embeddings. To see what embeddings add, all else must be equal. So each of the two gets the same
+# three kinds of help with the curves:
 #
-# | way | a lane is | curves |
-# |---|---|---|
-# | components | pixels that touch | one for each lane |
-# | components + road | pixels that touch | of one road |
-# | embeddings | a cluster of embeddings | one for each lane |
-# | embeddings + road | a cluster of embeddings | of one road |
-# | all | a cluster of embeddings | of one road, drawn by *sure* pixels only |
+# | name | the curves |
+# |---|---|
+# | components, embeddings | one for each lane, from its own pixels |
+# | … + road | of one road |
+# | … + road + sure | of one road, drawn by *sure* pixels only; the 20 % rule is applied |
 #
-# Sure pixels have a confidence of at least 0.7. A lane without enough of those is dropped.
-#
-# *Lane F1* draws found and true curves as wide lines and pairs them. A pair counts as found if the
-# drawings' IoU is above 0.5. The score is 2 · found pairs / (lanes found + true lanes); 1 is
-# perfect.
-#
-# > **Predict first.** What share of the embeddings' lane F1 do the components reach (same curves,
-# > no road model)?
+# Sure pixels have a confidence of at least 0.7. A lane without enough of them is dropped.
+# "embeddings + road + sure" is the library's way. `collect_instances` is the part of
+# `LanePostProcessor` behind the clustering: it takes the mask, the pixels of the lanes with their
+# labels, and those of the crosswalks (here none).
 
-# %% tags=["answer", "nbval-ignore-output"]
-my_guess = None
-found = [audit.ways(scene) for scene in scenes]
-counts = {way: audit.lane_counts(scenes, [results[way] for results in found]) for way in found[0]}
-value = {way: float(audit.f1_of(of_scenes.sum(axis=0))) for way, of_scenes in counts.items()}
-assert value["components"] < min(value["embeddings"], value["components + road"])
-assert max(value["embeddings"], value["components + road"]) < value["all"]
-reveal(my_guess, 100 * value["components"] / value["embeddings"], "%")
-figure = picture.bars(
-    value, "Embeddings help, and so does knowing the road", "lane F1 over 48 scenes"
-)
-show(figure, "Lane F1 of five ways to separate lanes, as bars.")
+
+# %%
+def six_ways(prediction):
+    mask, sure = prediction["semantic_pred"], prediction["confidence"]
+    lanes, none = np.isin(mask, LANE_CLASS_IDS), np.empty(0, dtype=int)
+    pieces = cv2.connectedComponents(lanes.astype(np.uint8))[1][lanes] - 1  # 8 neighbours
+    found = {}
+    for more in ("", " + road", " + road + sure"):
+        settings = {"road_model": "road" in more}
+        confidence = sure if "sure" in more else None
+        found["components" + more] = collect_instances(
+            mask, (np.flatnonzero(lanes), pieces), (none, none), confidence=confidence, **settings
+        )
+        chain = LanePostProcessor(**settings)
+        found["embeddings" + more] = chain.process(**prediction | {"confidence": confidence})
+    return found
+
 
 # %% [markdown]
-# Are these differences more than chance? The *[bootstrap](GLOSSARY.md#bootstrap)* draws 48 of our
+# *[Lane F1](GLOSSARY.md#lane-f1)* draws found and true curves as wide lines and pairs them. A pair
+# counts as found if the drawings' IoU is above 0.5. The score is
+# 2 · found pairs / (lanes found + true lanes); 1 is perfect. Notebook 7 explains it. `LaneF1`
+# counts the found pairs (tp), the false lanes (fp) and the missed ones (fn).
+
+
+# %%
+def counts_of(scene, result):
+    score = LaneF1()
+    score.update(result["lane_polylines"], scene.curves, scene.true.shape)
+    return score.tp, score.fp, score.fn
+
+
+def f1(counts):  # (…, 3) → (…,)
+    tp, fp, fn = np.moveaxis(counts, -1, 0)
+    return 2 * tp / (2 * tp + fp + fn)
+
+
+found = [six_ways(scene.prediction) for scene in scenes]
+counts = {
+    way: np.array([counts_of(scene, ways[way]) for scene, ways in zip(scenes, found)])
+    for way in found[0]
+}  # by way: (120, 3)
+
+# %% [markdown]
+# > **Predict first.** What share of the embeddings' lane F1 do the components reach, both without
+# > road and sure pixels?
+
+# %%
+my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
+value = {way: float(f1(of_scenes.sum(axis=0))) for way, of_scenes in sorted(counts.items())}
+reveal(my_guess, 100 * value["components"] / value["embeddings"], "%")
+print(f"lane F1: components {value['components']:.2f}, embeddings {value['embeddings']:.2f}")
+expected = [0.48, 0.56, 0.65, 0.65, 0.71, 0.74]  # components, then embeddings
+assert np.abs(np.subtract(list(value.values()), expected)).max() < 0.02
+
+# %% [markdown]
+# Are such differences more than chance? The *[bootstrap](GLOSSARY.md#bootstrap)* draws 120 of our
 # scenes with replacement, scores both ways on the *same* draw, and repeats that. What makes a scene
-# hard is then in both scores, and drops out of their difference. We print what 95 % of the draws
-# give.
+# hard is then in both scores, and drops out of their difference. 95 % of the draws give the
+# interval. If it lies above 0, we call a difference *shown*.
+#
+# Such an interval tells how much the choice of scenes matters, for *these* weights. A second
+# training would give other weights and another difference. By how much, no interval here tells.
 
-# %% tags=["answer", "nbval-ignore-output"]
-drawn = np.random.default_rng(0).integers(len(scenes), size=(1000, len(scenes)))
 
-
-def interval(counts, better, other):
-    draws = [audit.f1_of(counts[way][drawn].sum(axis=1)) for way in (better, other)]  # (1000,)
+# %%
+def interval(better, other, counts=counts):
+    drawn = np.random.default_rng(0).integers(120, size=(1000, 120))
+    draws = [f1(counts[way][drawn].sum(axis=1)) for way in (better, other)]  # (1000,) each
     return np.quantile(draws[0] - draws[1], [0.025, 0.975])
 
 
-lows = [interval(counts, *pair)[0] for pair in audit.PAIRS]
-for pair in audit.PAIRS:
-    print("{} minus {}: 95 % within {:+.2f} … {:+.2f}".format(*pair, *interval(counts, *pair)))
-assert lows[0] > 0.05 and lows[1] > 0 and -0.03 < lows[2] < 0.08
+# %% [markdown]
+# > **Predict first.** Take the lead in lane F1 of embeddings over components. Once both have road
+# > and sure pixels, will it "grow", "stay" or "shrink"?
+
+# %%
+my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
+helps = ("", " + road", " + road + sure")
+leads = [value["embeddings" + more] - value["components" + more] for more in helps]
+reveal(my_guess, "shrink" if leads[2] < leads[0] - 0.02 else "grow or stay")
+pairs = [("embeddings" + more, "components" + more) for more in helps]
+pairs.append(("embeddings + road + sure", "embeddings + road"))
+for pair in pairs:
+    lead = value[pair[0]] - value[pair[1]]
+    low, high = interval(*pair)
+    print(f"{pair[0]} minus {pair[1]}: {lead:.2f}, 95 % within {low:+.2f} … {high:+.2f}")
+title = "The more the rest of the chain knows, the less embeddings add"
+side_by_side = {way: value[way] for better, other in pairs[:3] for way in (other, better)}
+figure = picture.bars(side_by_side, title, "lane F1 over 120 scenes")
+show(figure, "Lane F1 of six ways as bars, components above embeddings in each pair.")
+lows = [interval(*pair)[0] for pair in pairs]
+assert min(lows[:3]) > 0.02 and abs(lows[3]) < 0.02
+assert np.abs(np.subtract(leads, [0.17, 0.15, 0.08])).max() < 0.02
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Embeddings are better than the mask alone: the interval lies above 0. It also lies above 0 against
-# components *with* the road's geometry, which glues dashes together. For the last step, the sure
-# pixels, the interval begins close to 0: 48 scenes hardly prove it.
+# The bare components reach about three quarters of the embeddings' score: 0.48 against 0.65.
+# Embeddings lead in all three pairs, and all three intervals lie above 0. But the lead shrinks: it
+# is about 0.17, then 0.15 with the road, and 0.08 with road and sure pixels. These help the
+# components more (0.48 to 0.65) than the embeddings (0.65 to 0.74). A likely reason: with sure
+# pixels, pieces that lie on one curve are joined, and components leave more pieces.
 #
-# All this holds for one view of an image. With a second view, mirrored (`tta=True`, notebook 7),
-# the components with the road's geometry gain most, and their interval is −0.02 … 0.13: it includes
-# 0. So 48 scenes do not show then that embeddings are better than these.
+# The fourth line asks what sure pixels add to embeddings with the road. Its interval begins at 0
+# (−0.00 … 0.06): these scenes do not show a difference.
+#
+# All this holds for one view of an image. With a second, mirrored one (`tta=True`, the library's
+# default, notebook 7) the three leads are 0.16, 0.14 and 0.07, and all intervals lie above 0.
 #
 # </details>
 
 # %% [markdown]
 # ## Where are lanes lost?
 #
-# The best way still misses much. `audit` follows every true lane through the stages. It is lost at
-# the first stage that leaves less than a fifth of its pixels. If it passes all of them, the result
-# that covers most of it may still belong to another lane, or its *curve* may be off (IoU at most
-# 0.5). Results where no lane is, lanes in pieces and wrong orders are counted, too.
+# The best way still misses much. `stages(scene, results)` gives the mask (H, W) that is left after
+# each stage of the chain; the last one holds the ids of the result. How much of each true lane of
+# one scene is left?
+
+# %% tags=["nbval-ignore-output"]
+scene, left = scenes[114], audit.stages(scenes[114], found[114])["library"]
+for stage, mask in left.items():
+    shares = [np.mean(mask[scene.true == k] > 0) for k in range(1, scene.true.max() + 1)]
+    print(f"{stage:22s}", *(f"{share:6.0%}" for share in shares))
+assert shares[0] < 0.2 < min(shares[1:])
+
+# %% [markdown]
+# A column is a lane. A row shows the share that is left once the named reason has taken its part.
+# The first lane is not in the class mask at all. From the others, the later stages take nothing
+# more in this scene.
+#
+# We say that a lane is *lost* at the first stage that leaves less than a fifth of its pixels. If it
+# passes all, one question is left: does the result that covers most of it belong to this lane, or
+# to another one?
+
+
+# %%
+def fate(left, true, lane):
+    for stage, mask in left.items():
+        if np.mean(mask[true == lane] > 0) < 0.2:
+            return stage
+    result = np.bincount(mask[true == lane])[1:].argmax() + 1  # covers most of the lane
+    owner = np.bincount(true[mask == result])[1:].argmax() + 1  # has most of the result's pixels
+    return "found" if owner == lane else "given to another lane"
+
+
+print([fate(left, scene.true, lane) for lane in range(1, scene.true.max() + 1)])
+
+# %% [markdown]
+# `audit_scenes(scenes, found)` does this in all scenes, for the library's way and for the bare
+# components. It adds one case: a lane is found, but its *curve* is off (IoU at most 0.5). It also
+# counts results where no lane is, lanes in pieces, and wrong orders. `tally` adds up.
 #
 # > **Predict first.** Of the true lanes that the library's way loses, what share was never in the
 # > class mask?
 
-# %% tags=["answer", "nbval-ignore-output"]
+# %%
 my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
 audits = audit.audit_scenes(scenes, found)
 table = {way: audit.tally(happened) for way, happened in audits.items()}
-lost = sum(table["all"][row] for row in audit.FATES if row != "found")
-unseen = table["all"]["not in the class mask"]
+lost = sum(table["library"][row] for row in audit.FATES if row != "found")
+unseen = table["library"]["not in the class mask"]
 reveal(my_guess, 100 * unseen / lost, "%")
-assert 0.3 < unseen / lost < 0.65
 for row in ("", *audit.FATES, *audit.FALSE_RESULTS):
     print(f"{row:24s}", *(f"{counted[row] if row else way:>12}" for way, counted in table.items()))
 figure = picture.failures(audit.failure_cases(scenes, found, audits))
 show(figure, "Three scenes: the true lanes, and what was found, with one lane outlined in white.")
+assert abs(unseen / lost - 0.32) < 0.06
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Read the first column downwards. The two large losses are lanes that were never in the class mask,
-# and lanes whose curve is off. Clustering and what follows it lose few. The components keep the
-# lanes, too, but give far more of them a wrong curve. They have more results where no lane is, and
-# they leave lanes in pieces. The pictures show one scene for each kind, truth on the left, the lane
-# that the title speaks of outlined in white.
+# About a third was never in the class mask. The largest loss, more than half, are lanes whose curve
+# is off. Clustering and what follows it lose about a tenth. The components keep the lanes, too, but
+# give far more of them a wrong curve. They have more results where no lane is, and they leave lanes
+# in pieces. The pictures show one scene for each kind, truth on the left, the lane that the title
+# speaks of outlined in white.
 #
 # </details>
 
@@ -973,8 +1265,9 @@ check("same_partition", same_partition)
 # ### 2. From the pixel to the mean
 #
 # Flat mean shift: start at `start`, an array of shape (D,). Move to the mean of all points of `x`
-# (N, D) at most `radius` away, and repeat until it rests, however many steps that takes. Return
-# where it rests, shape (D,).
+# (N, D) at most `radius` away, and repeat until it rests, however many steps that takes. It rests
+# where another step would move it by less than a millionth of the radius. Return that place, shape
+# (D,).
 #
 # If no point is within the radius, it rests at once: return the start, not NaN. Do not change
 # `start` itself.
@@ -999,7 +1292,7 @@ check("mean_shift", mean_shift)
 #         if not near.any():
 #             return center
 #         moved = x[near].mean(axis=0)
-#         if np.allclose(moved, center):
+#         if np.linalg.norm(moved - center) < 1e-6 * radius:
 #             return moved
 #         center = moved
 # ```
@@ -1082,15 +1375,13 @@ check("number_lanes", number_lanes)
 #
 # `lane_mask` (H, W) is `True` on lane pixels, `embeddings` is (D, H, W), both NumPy arrays. Return
 # an integer array (H, W) with the number of each lane, and 0 elsewhere.
-
-# %% [markdown]
+#
 # * Pixels whose embeddings clump within `radius` are one lane. The radius is safe, as above; the
 #   embeddings decide, not the neighbourhood: a dashed line is one lane.
 # * A clump of fewer than `min_pixels` pixels is no lane.
 # * Number the others 1, 2, 3 … from left to right, without gaps, by the x at which each meets
 #   `reference_row` (in pixels). For this, fit a straight line x = a · y + b to its pixels.
-
-# %% [markdown]
+#
 # `keep` stores your function for notebook 7. `greedy_clusters` from above may go into it, if it is
 # defined inside.
 
@@ -1143,31 +1434,48 @@ assert (ROAD, LANE_MARKING, CROSSWALK) == (1, 2, 3)
 assert (radius, lowest, highest) == (1.5, 1, 2)
 assert ours[(radii > lowest - 0.01) & (radii < highest - 0.01)].min() == 1  # safe
 lane0 = x32[truth32 == 0]
-across, pairs = cdist(lane0, x32[truth32 == 1]), pdist(lane0)
+across, inside_lane = cdist(lane0, x32[truth32 == 1]), pdist(lane0)
 assert abs(np.median(across) - np.sqrt(3**2 + 0.5**2 + 0.5**2)) < 0.05  # nearly at right angles
-assert abs(np.median(pairs) - 0.71) < 0.05 and pairs.min() > 0.3
+assert abs(np.median(inside_lane) - 0.71) < 0.05 and inside_lane.min() > 0.3
 assert len(points) == 863
-assert has_valley(modes[0], modes[1])  # two lanes, with a bridge
+toy_owner = claim(points, modes, np.sqrt(2) * radius)
+for a, b, valley in ((0, 1, True), (2, 3, False), (2, 5, False), (3, 4, False)):
+    pair = points[(toy_owner == a) | (toy_owner == b)]
+    at_a, halfway, at_b = densities(pair, modes[a], modes[b], radius)
+    assert (halfway < 0.5 * min(at_a, at_b)) == valley
+assert abs(pdist(modes[:2])[0] - 2.7) < 0.2
 near_bridge = cdist(bridge[:1], points[:500])[0] < 1.5
 assert min(near_bridge[:300].sum(), near_bridge[300:].sum()) > 10
-assert not has_valley(modes[2], modes[3])  # two modes of the long thin lane
 drawn_toy = clustering_steps(points, radius)["lanes"]
 assert len(set(drawn_toy) - {-1}) == np.count_nonzero(drawn_toy < 0) == 3
 assert adjusted_rand_score(drawn_toy, cluster_embeddings(points, radius)) == 1
-big, truth = lesson.lanes_at_the_margin(5000)
-uneven = big[(truth > 0) | (np.arange(5000) < 200)]  # four lanes of 1,000 pixels, one of 40
-found_in = [cluster_embeddings(uneven, 1.5), lesson.dbscan_on_a_sample(uneven, 1.5)]
-assert [len(set(labels) - {-1}) for labels in found_in] == [5, 4]
+agree = [
+    adjusted_rand_score(four_steps(v, radius), cluster_embeddings(v, radius))
+    for v in (s.vectors for s in scenes[:24])
+    if len(v) > 50
+]
+assert np.mean(agree) > 0.98 and np.median(agree) > 0.995  # "agree nearly everywhere"
 assert (clustering.SAMPLE_SIZE, clustering.NEIGHBOURS, clustering.MIN_POINTS) == (192, 8, 10)
 assert (clustering.VALLEY, clustering.WINDOW) == (0.5, 1 / 3)
 assert (LanePostProcessor().reference_row, LaneF1().iou_threshold) == (0.9, 0.5)
-assert len(board.moments.steps) == 8 and len(scenes) == 48
-large = table["all"]["found, curve off"] + table["all"]["not in the class mask"]
-assert large > 3 * sum(table["all"][row] for row in audit.FATES[1:6])  # what all other stages lose
-more = {row: table["components"][row] - table["all"][row] for row in audit.FATES}
-assert more["found, curve off"] > 10 > more["not in the class mask"]
-assert table["components"]["result on no lane"] > 2 * table["all"]["result on no lane"]
-assert table["components"]["lane in pieces"] > 2 > table["all"]["lane in pieces"]
+
+# %% tags=["folded"]
+# @title Claims of this notebook, asserted: where lanes are lost
+lanes_lost = {row: table["library"][row] for row in audit.FATES if row != "found"}
+assert 0.5 < lanes_lost["found, curve off"] / lost < 0.65
+rest = lost - lanes_lost["found, curve off"] - lanes_lost["not in the class mask"]
+assert 0.05 < rest / lost < 0.17  # "about a tenth"
+more = {row: table["components"][row] - table["library"][row] for row in audit.FATES}
+assert more["found, curve off"] > 40 > abs(more["not in the class mask"])
+assert table["components"]["result on no lane"] > 1.5 * table["library"]["result on no lane"]
+assert table["components"]["lane in pieces"] > 5 > table["library"]["lane in pieces"]
+fates = []
+for scene, results in zip(scenes, found):
+    left = audit.stages(scene, results)["library"]
+    fates += [fate(left, scene.true, k) for k in np.unique(scene.true[scene.true > 0])]
+own = table["library"]["found"] + lanes_lost["found, curve off"]
+assert fates.count("found") == own
+assert all(fates.count(row) == lanes_lost[row] for row in audit.FATES[:6])
 
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted: rules that other rules would break
@@ -1183,8 +1491,8 @@ column, row = in_one["crosswalk_centers"][0].round().astype(int)
 assert street[row, column] != CROSSWALK  # the merged centre lies on no crosswalk
 assert connected_components(street, min_pixels=2)["crosswalk_count"] == 3
 patch = (np.arange(420, 444)[:, None] * width + np.arange(600, 640)).ravel()  # 24 × 40 pixels
-dashed = lesson.lane_pixels(render_frame().instance_visible, 4)  # line 3 is dashed
-for groups in ([*lesson.lane_pixels(true_instances, 4), patch], dashed):  # the 20 % rule
+dashed = lane_pixels(render_frame().instance_visible, 4)  # lane 3 is dashed
+for groups in ([*lane_pixels(true_instances, 4), patch], dashed):  # the 20 % rule
     curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in groups]
     members, _ = curves_of_road(groups, curves, (height, width))
     assert sorted(k for lane in members for k in lane) == [0, 1, 2, 3]
@@ -1213,16 +1521,17 @@ assert len(split_at_empty_rows(bend)) == 1  # the limit of the cut
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted: a second view of each image
 segmenter.tta = True
-seen_twice = [scene for part, n in SPLITS for scene in audit.inspect_scenes(segmenter, part, n)]
+seen_twice = [audit.inspect(segmenter, scene) for scene in audit.unseen_scenes(120)]
 segmenter.tta = False
-found_twice = [audit.ways(scene) for scene in seen_twice]
+found_twice = [six_ways(scene.prediction) for scene in seen_twice]
 counts_twice = {
-    way: audit.lane_counts(seen_twice, [results[way] for results in found_twice]) for way in counts
+    way: np.array([counts_of(scene, ways[way]) for scene, ways in zip(seen_twice, found_twice)])
+    for way in counts
 }
-low, high = interval(counts_twice, *audit.PAIRS[1])
-gain = {w: audit.f1_of(c.sum(axis=0)) - value[w] for w, c in counts_twice.items()}
-assert -0.06 < low < 0.02 < 0.09 < high < 0.18  # -0.02 and 0.13
-assert low < lows[1] and max(gain, key=gain.get) == "components + road"
+twice = {way: f1(of_scenes.sum(axis=0)) for way, of_scenes in counts_twice.items()}
+leads_twice = [twice[a] - twice[b] for a, b in pairs[:3]]
+assert np.abs(np.subtract(leads_twice, [0.16, 0.14, 0.07])).max() < 0.02
+assert min(interval(*pair, counts_twice)[0] for pair in pairs[:3]) > 0.015
 print("[OK] every claim of this notebook holds")
 
 # %% [markdown]
@@ -1236,14 +1545,14 @@ print("[OK] every claim of this notebook holds")
 #
 # | the guide | tested in | measured |
 # |---|---|---|
-# | bandwidth 0.5 and eps 0.3, free choices beside margins (0.5, 1.5) | "Two methods from the shelf" | both lie below the safe radii; on embeddings that just satisfy the loss, eps 0.3 finds no lane |
+# | bandwidth 0.5 and eps 0.3, free choices beside margins (0.5, 1.5) | "Two standard methods" | both lie below the safe radii; on embeddings that just satisfy the loss, eps 0.3 finds no lane |
 # | DBSCAN wants the number of clusters; both methods label noise −1 | first cell below | neither takes a number; MeanShift makes a cluster of a lone pixel |
 # | DBSCAN strong, MeanShift weak in high dimensions; MeanShift's speed "medium", and recommended | "What each method costs" | with a safe radius both are right in 32 dimensions; MeanShift is the slowest by far |
 # | the embedding space becomes Gaussian | second cell below | inside δ_var the pull has no gradient: a square of pixels becomes a rim with a thin filling |
 # | `lane_class_id=1` is lane_marking | "What we claimed" | 1 is road |
 # | clusters below `min_pixels` are dropped by `np.unique` over all labels | "The noise that became a lane" | −1 becomes a lane |
-# | lanes are ordered by mean x | "Ordering by mean x" | wrong where only a far piece shows |
-# | without embeddings lanes cannot be told apart | "Why instances at all?" | right: components are worse, also with the road's geometry |
+# | lanes are ordered by mean x | "Ordering by mean x" | wrong where only a far piece shows; on whole labels never wrong in 120 scenes |
+# | without embeddings lanes cannot be told apart | "Why instances at all?" | too strong: with equal help components are worse each time, but reach 0.65 where embeddings reach 0.74 |
 #
 # </details>
 
@@ -1285,5 +1594,6 @@ print("most pixels lie on the rim; a Gaussian has excess kurtosis 0, this one be
 #
 # **7 · End to end**: train, evaluate and infer, and where the whole system stands.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 strip(6, closing=True, photo=PHOTO)
+progress()

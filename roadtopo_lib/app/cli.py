@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 a failed check (``doctor``, ``check-data``) or done but for damaged files or frames
-        (``infer``, ``convert``, ``horizon``), 2 wrong input.
+        (``infer``, ``convert``, ``horizon``), 2 wrong input, 130 stopped by Ctrl-C (SIGINT), 143 by SIGTERM.
 
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.
@@ -46,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"road-topology: {one_line(error)}", error=True)
         return 2
+    except KeyboardInterrupt as stop:
+        if arguments.debug:
+            raise
+        say(f"road-topology: {str(stop) or 'interrupted'}", error=True)
+        return getattr(stop, "exit_code", 130)
 
 
 def one_line(error: Exception) -> str:
@@ -82,6 +87,10 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="instead of the config's")
     train.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already in the output folder")
+    train.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
+    train.add_argument(
+        "--checkpoint-every", type=int, metavar="STEPS", help="also save after that many steps (default: each 10 min)"
+    )
     train.set_defaults(run=_train)
 
     evaluate = _task(commands, "evaluate", "score a model on labelled images", common)
@@ -107,6 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="write what other tools read, also for subfolders",
     )
     infer.add_argument("--h-samples", type=Path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
+    infer.add_argument(
+        "--resume", action="store_true", help="leave out what has complete results of this model; not with --format"
+    )
     infer.add_argument("--device")
     infer.set_defaults(run=_infer)
 
@@ -190,6 +202,8 @@ def _train(arguments: argparse.Namespace) -> None:
         device=_device(arguments),
         overwrite=arguments.overwrite,
         recorders=[PrintEpochs()],
+        resume=arguments.resume,
+        checkpoint_every=arguments.checkpoint_every,
     )
     say(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
 
@@ -265,8 +279,17 @@ def _infer(arguments: argparse.Namespace) -> int:
         say(f"road-topology: {text}", error=True)
 
     options = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
-    for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, on_fault=on_fault, **options):
-        say(f"{path}  {lanes} lanes")
+    if arguments.resume:
+        options["newer_than"] = arguments.model.stat().st_mtime
+    made = 0
+    try:
+        for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, on_fault=on_fault, **options):
+            made += 1
+            say(f"{path}  {lanes} lanes")
+    except KeyboardInterrupt:
+        told = f"results of {made} images are complete in {arguments.output}"
+        told += "; --resume makes the others" if arguments.format is None else ""
+        raise KeyboardInterrupt(f"interrupted; {told}") from None
     return 1 if faults else 0
 
 

@@ -76,8 +76,12 @@ def settings_of(path: str | Path) -> dict:
     return trained | own | {"model": file.kind}
 
 
-def initial_model(config: LaneSegmentationConfig) -> tuple[LaneModel, str]:
+def initial_model(config: LaneSegmentationConfig, goes_on: bool = False) -> tuple[LaneModel, str]:
     """A model to begin training with, and one line that says what it has kept of a model file; else an empty one.
+
+    Args:
+        config: ``pretrained`` may name a model file.
+        goes_on: the run has a state, which brings all weights: those of a model file are not read.
 
     Raises:
         FileNotFoundError: no such model file.
@@ -86,6 +90,8 @@ def initial_model(config: LaneSegmentationConfig) -> tuple[LaneModel, str]:
     path = config.pretrained
     if not is_model_file(path):
         return build(config), ""
+    if goes_on:
+        return build(config.replace(pretrained=False)), ""
     source, info = load_with_info(path)
     settings = source.settings()
     for name, found in {"model": source.kind, **settings}.items():

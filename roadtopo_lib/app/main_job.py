@@ -59,6 +59,9 @@ def main() -> int:
             raise
         say(f"main_job: {one_line(error)}", error=True)
         return 2
+    except KeyboardInterrupt as stop:
+        say(f"main_job: {str(stop) or 'interrupted'}", error=True)
+        return getattr(stop, "exit_code", 130)
     return 0
 
 

@@ -4,6 +4,7 @@ Nothing is deleted. What is replaced or taken out lies in ``ROOT/_set_aside/N`` 
 beside ``log.json``, which says what was done.
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -41,18 +42,22 @@ def fix(root: Path, survey: Survey, classes: ClassTable) -> list[str]:
     Returns:
         A line for each file, and for each split that was left as it is.
     """
-    number = max((int(child.name) for child in _runs(root)), default=0) + 1
+    number = next(n for n in itertools.count(1) if not (root / FOLDER / str(n)).exists())
     aside = f"{FOLDER}/{number}"
     log: list[dict] = []
     done: list[str] = []
     for split in survey.splits:
         unusable: dict[str, str] = {}  # stem → why
+        rewritable = []
         for check in UNUSABLE:
             for name, _ in survey.faults.get((check, split), ()):
                 if check == "binary_mask" and len(classes.lane_ids) == 1 and stored_semantic_mask(root / name)[1] == 1:
-                    log.append({"file": name, "kept": f"{aside}/{name}", "why": check, "rewritten": True})
+                    rewritable.append(name)
                 else:
                     unusable.setdefault(plain_name(Path(name).stem), check)
+        for name in rewritable:
+            if plain_name(Path(name).stem) not in unusable:  # else it is set aside as it is
+                log.append({"file": name, "kept": f"{aside}/{name}", "why": "binary_mask", "rewritten": True})
         files = _files(root, split, unusable)
         taken = [path for path in files if path.parent.name == FOLDERS[0]]
         if len(taken) > MOST * survey.splits[split].files[FOLDERS[0]]:
@@ -64,7 +69,8 @@ def fix(root: Path, survey: Survey, classes: ClassTable) -> list[str]:
         for name, _ in survey.faults.get(("renamed", split), ()):
             ending = {"PNG": ".png", "JPEG": ".jpg"}.get(picture_format(root / name))
             kept = Path(name).with_suffix(ending or "")
-            if kept.parent.name == FOLDERS[0] and root / name not in files and ending and not (root / kept).exists():
+            is_image = kept.parent.name == FOLDERS[0] and plain_name(kept.stem) not in unusable
+            if is_image and ending and not (root / kept).exists():
                 log.append({"file": name, "kept": kept.as_posix(), "why": "renamed"})
     if log:
         write_json(root / aside / LOG, {"done": log})  # before the first file moves, so that all can be undone
@@ -94,7 +100,7 @@ def undo(root: Path) -> list[str]:
         raise FileNotFoundError(f"{root / FOLDER}: nothing was set aside, expected a numbered folder with {LOG}")
     last = max(runs, key=lambda run: int(run.name))
     done, left = [], []
-    for entry in reversed(json.loads((last / LOG).read_text(encoding="utf-8"))["done"]):
+    for entry in json.loads((last / LOG).read_text(encoding="utf-8"))["done"]:
         file, kept = root / entry["file"], root / entry["kept"]
         if not kept.exists():
             continue  # the run was interrupted before
@@ -105,11 +111,13 @@ def undo(root: Path) -> list[str]:
         _move(kept, file)
         done.append(f"put back {entry['file']}")
     if left:
-        write_json(last / LOG, {"done": left[::-1]})
+        write_json(last / LOG, {"done": left})
     else:
-        shutil.rmtree(last)
-        if not any((root / FOLDER).iterdir()):
-            (root / FOLDER).rmdir()
+        (last / LOG).unlink()
+        inner = sorted((path for path in last.rglob("*") if path.is_dir()), reverse=True)  # deepest first
+        for folder in (*inner, last, root / FOLDER):
+            if not any(folder.iterdir()):
+                folder.rmdir()
     return done
 
 

@@ -7,20 +7,20 @@ from pathlib import Path
 import torch
 
 from roadtopo_lib.app.initial import initial_model
+from roadtopo_lib.app.run_folder import RunFolder
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import say
 from roadtopo_lib.data.checks import check_every_file
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
-from roadtopo_lib.files import check_writable
+from roadtopo_lib.files import clear_unfinished
 from roadtopo_lib.losses import LaneCriterion, class_weights
+from roadtopo_lib.processes import locked
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
-from roadtopo_lib.training.recorders import BestModel, ConfigFile, HistoryFile, LastModel, Recorder
+from roadtopo_lib.training.recorders import Recorder
+from roadtopo_lib.training.run_state import RunState
 
 WEIGHT_SAMPLES = 200
 """Images, evenly spread over the training set, whose pixels are counted for class weights."""
-
-RUN_FILES = ("config.yaml", "history.csv", "best.safetensors", "last.safetensors")
-"""What a finished run leaves in its folder."""
 
 NO_IDS = "no instance mask in train holds an id: the model will not learn to separate lanes; for details"
 
@@ -32,42 +32,72 @@ def train_lane_model(
     device: str | torch.device | None = None,
     overwrite: bool = False,
     recorders: Sequence[Recorder] = (),
+    resume: bool = False,
+    checkpoint_every: int | None = None,
 ) -> LaneSegmentationTrainer:
     """Trains on a data folder and leaves a run folder.
 
-    All files of both splits are read once before training. Nothing is written until the first epoch is done: a run that
-    fails before leaves an earlier one whole. What finished epochs have written survives an interruption.
+    All files of both splits are read once before training. An earlier run stays whole until this one writes for the
+    first time. A run that is interrupted, or killed, goes on with ``resume``, and ends as if nothing had happened.
 
     Args:
         config: all settings; ``config.seed`` decides the initial weights too, or those of new layers where
             ``pretrained`` names a model file, see ``app.initial``.
         data: folder with ``train`` and ``val``.
-        output: the run: ``config.yaml``, ``history.csv``, ``best.safetensors``, ``last.safetensors``.
+        output: the run: ``config.yaml``, ``history.csv``, ``best.safetensors``, ``last.safetensors``, and the newest
+            ``state.safetensors``, see ``RunFolder``.
         device: default CUDA if there is one, else CPU.
-        overwrite: allow ``output`` to hold an earlier run; the first finished epoch replaces it.
+        overwrite: allow ``output`` to hold an earlier run, which is replaced.
         recorders: told of every step and epoch, after the files are written.
+        resume: go on with the run in ``output``, if there is one.
+        checkpoint_every: write a state after that many optimiser steps, beside those of each epoch and ten minutes.
 
     Returns:
         The trainer, its model holding the best epoch's weights.
 
     Raises:
-        FileExistsError: ``output`` holds a run and ``overwrite`` is off.
+        FileExistsError: ``output`` holds a run, and neither ``overwrite`` nor ``resume`` is on; or another process
+            trains there.
         FileNotFoundError, ValueError: wrong data, in any file of ``train`` or ``val``, or data that would train
             nothing; see ``LaneInstanceDataset`` and ``check_every_file``.
+        ValueError: with ``resume``, other settings or data than the run began with, or no whole state.
         OSError: ``output`` cannot be written to.
         FloatingPointError: see ``LaneSegmentationTrainer.fit``.
+        KeyboardInterrupt: Ctrl-C, or ``Stopped`` after SIGINT and SIGTERM; says what was saved.
     """
-    output = Path(output)
-    earlier = [output / name for name in RUN_FILES if (output / name).exists()]
-    if earlier and not overwrite:
-        raise FileExistsError(f"{output}: already holds a run ({earlier[0].name}); use another folder or --overwrite")
+    if overwrite and resume:
+        raise ValueError("overwrite replaces a run, resume goes on with it: choose one of them")
+    folder = RunFolder(output, checkpoint_every)
+    with locked(output, "a training"):
+        clear_unfinished(output)
+        if not overwrite and not resume and folder.earlier():
+            held = f"already holds a run ({folder.earlier()[0].name})"
+            raise FileExistsError(f"{output}: {held}; use another folder, --resume or --overwrite")
+        state = folder.newest() if resume else RunState()
+        state.check_settings(config)
+        if state.step:
+            say(f"going on: {folder.kept()}")
+        try:
+            return _train(config, Path(data), device, (folder, *recorders), state)
+        except KeyboardInterrupt as stop:
+            stop.args = (f"{str(stop) or 'interrupted'}; {folder.kept()}",)
+            raise
+
+
+def _train(
+    config: LaneSegmentationConfig,
+    data: Path,
+    device: str | torch.device | None,
+    recorders: Sequence[Recorder],
+    state: RunState,
+) -> LaneSegmentationTrainer:
     with _pointing_to_check_data(data):
         train_set, val_set = (
             LaneInstanceDataset(data, split, build_transform(config, split == "train"), config.seed, config.class_table)
             for split in ("train", "val")
         )
     torch.manual_seed(config.seed)
-    model, told = initial_model(config)
+    model, told = initial_model(config, goes_on=state.model is not None)
     if told:
         say(told)
     weights = None
@@ -79,13 +109,10 @@ def train_lane_model(
     has_roles = bool(train_set.classes.lane_ids + train_set.classes.crosswalk_ids)
     if has_roles and not with_ids and config.instance_weight > 0:
         say(f"road-topology: {NO_IDS}: road-topology check-data {data}", error=True)
-    config_file, history_file, best_file, last_file = (output / name for name in RUN_FILES)
-    check_writable(config_file)
-    files = (HistoryFile(history_file), BestModel(best_file), LastModel(last_file), ConfigFile(config_file))
-    trainer = LaneSegmentationTrainer(
-        model, config, LaneCriterion.from_config(config, weights), device=device, recorders=(*files, *recorders)
-    )
-    trainer.fit(build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False))
+    criterion = LaneCriterion.from_config(config, weights)
+    trainer = LaneSegmentationTrainer(model, config, criterion, device=device, recorders=recorders)
+    loaders = build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False)
+    trainer.fit(*loaders, resume=state)
     return trainer
 
 

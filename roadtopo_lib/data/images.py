@@ -224,7 +224,7 @@ def write_image(
         content = content[:33] + chunk + content[33:]
     elif is_result or note:  # a comment behind JFIF's header, which ends at byte 20
         content = content[:20] + b"\xff\xfe" + struct.pack(">H", 2 + len(text)) + text + content[20:]
-    write_atomic(path, content)
+    write_atomic(path, content, durable=False)
 
 
 def note_of(path: str | Path) -> str:

@@ -1,6 +1,7 @@
 """Which samples an epoch draws, in what order, and which batches share an optimiser step."""
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -22,6 +23,10 @@ class EpochSampler(Sampler[int | tuple[int, int]]):
         draws: samples in an epoch; ``None``: ``length``. Epochs then cut one sequence of passes over the set into
             pieces, and each index comes with the number of its pass, so that a sample drawn twice in an epoch is
             augmented twice.
+
+    Attributes:
+        epoch: which epoch to draw.
+        first: how many samples the next iteration leaves out, since they were seen before an interruption.
     """
 
     def __init__(
@@ -34,14 +39,16 @@ class EpochSampler(Sampler[int | tuple[int, int]]):
         self.repeats = repeats
         self.draws = draws
         self.epoch = 0
+        self.first = 0
 
     def __len__(self) -> int:
         return self.length if self.draws is None else self.draws
 
     def __iter__(self) -> Iterator[int | tuple[int, int]]:
+        first, self.first = self.first, 0
         if self.draws is None:
-            return iter(self._one_pass(self.epoch))
-        places = range(self.epoch * self.draws, (self.epoch + 1) * self.draws)
+            return iter(self._one_pass(self.epoch)[first:])
+        places = range(self.epoch * self.draws + first, (self.epoch + 1) * self.draws)
         one_pass = functools.cache(self._one_pass)
         return ((one_pass(place // self.length)[place % self.length], place // self.length) for place in places)
 
@@ -111,12 +118,22 @@ def random_window(size: tuple[int, int], ratios: tuple[float, float], seed: int)
     return slice(top, top + rows), slice(left, left + columns)
 
 
-def set_epoch(loader: DataLoader, epoch: int) -> None:
-    """Tells data set and sampler of a loader which epoch it is, where they care."""
+def batches_of_epoch(loader: DataLoader, epoch: int, first: int = 0) -> Iterable[dict]:
+    """The batches of an epoch from one on; those before are not even read where the sampler can leave them out.
+
+    Args:
+        loader: its data set and sampler are told which epoch it is, where they care.
+        epoch: decides order and random draws.
+        first: how many batches were seen before an interruption.
+    """
     if hasattr(loader.dataset, "set_epoch"):
         loader.dataset.set_epoch(epoch)
     if hasattr(loader.sampler, "epoch"):
         loader.sampler.epoch = epoch
+    if not hasattr(loader.sampler, "first"):
+        return itertools.islice(loader, first, None)
+    loader.sampler.first = first * loader.batch_size
+    return loader
 
 
 def group_batches(loader: Iterable[dict], size: int) -> Iterator[list[dict]]:

@@ -14,7 +14,7 @@ import numpy as np
 from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
-from roadtopo_lib.files import write_atomic, write_json
+from roadtopo_lib.files import clear_unfinished, write_atomic, write_json
 from roadtopo_lib.inference.records import find
 from roadtopo_lib.metrics.lanes import TUSIMPLE_MAX_RUN_TIME_MS
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -53,6 +53,7 @@ def infer_to_files(
     on_fault: Callable[[str], object] = warnings.warn,
     form: str | None = None,
     h_samples: str | Path | None = None,
+    newer_than: float | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Separates lanes in an image, a folder or a video, and writes what was found.
 
@@ -71,6 +72,9 @@ def infer_to_files(
         form: a key of ``export.ENDINGS``: write that in place of ids and JSON, for the images of subfolders, too. The
             frames of a video are written as pictures beside LabelMe's files.
         h_samples: for ``"tusimple"`` a label file: its images only, each at its rows, as the benchmark demands.
+        newer_than: images of a folder and frames of a video are left out whose results are complete, and newer than
+            this time (seconds, as ``st_mtime`` of the model's file) and than the image; default: all are made. Not
+            with ``form``.
 
     Yields:
         (main file written, number of lanes) for each image; for ``"tusimple"`` once, at the end.
@@ -85,6 +89,8 @@ def infer_to_files(
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if form is not None:
+        if newer_than is not None:
+            raise ValueError("results that are there are left out only without a format: give --resume or --format")
         yield from _infer_to_format(segmenter, source, output, visualize, on_fault, form, h_samples)
         return
     if output.suffix.lower() in IMAGE_SUFFIXES:
@@ -108,11 +114,14 @@ def infer_to_files(
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
     if is_video(source):
         claim(output, source)
-    for name, _, _, image in _read_frames(source, files, on_fault):
+    clear_unfinished(output, older_than=3600)
+    for name, file, _, image in _read_frames(source, files, on_fault):
+        if newer_than is not None and _is_made(output / (name + endings[-1]), newer_than, file):
+            continue
         result = segmenter(image)
         main = output / f"{name}_instances.png"
         write_image(main, all_instances(result).astype(np.uint16), is_result=True)
-        write_json(output / f"{name}.json", summary(result))
+        write_json(output / f"{name}.json", summary(result), durable=False)
         if visualize:
             main = output / f"{name}_overlay.png"
             write_image(main, overlay(image, result), is_result=True)
@@ -148,14 +157,14 @@ def _infer_to_format(
             raw_file, rows = wanted.get(photo, (relative if frame.number is None else frame.name, None))
             lines.append(export.to_tusimple(record, raw_file, run_time, rows))
         elif form == "culane":
-            write_atomic(target, export.to_culane(record))
+            write_atomic(target, export.to_culane(record), durable=False)
         elif form == "json":
-            write_json(target, record)
+            write_json(target, record, durable=False)
         else:
             if frame.number is not None and not (photo := target.with_suffix(".jpg")).exists():
                 write_image(photo, frame.image)
             path = os.path.relpath(photo.parent.resolve() / photo.name, target.parent.resolve())
-            write_json(target, export.to_labelme(record, path.replace(os.sep, "/")))
+            write_json(target, export.to_labelme(record, path.replace(os.sep, "/")), durable=False)
         if visualize:
             write_image(output / f"{frame.name}_overlay.png", overlay(frame.image, result), is_result=True)
         if form != "tusimple":
@@ -238,6 +247,11 @@ def summary(result: dict) -> dict:
         "lane_polylines": [np.asarray(line, dtype=float).round(2).tolist() for line in result["lane_polylines"]],
         "crosswalk_count": int(result["crosswalk_instances"].max(initial=0)),
     }
+
+
+def _is_made(last: Path, newer_than: float, image: Path) -> bool:
+    """Whether an image's results are complete (``last`` is written after the others) and of this model and image."""
+    return last.is_file() and last.stat().st_mtime > max(newer_than, image.stat().st_mtime)
 
 
 def _named_files(source: Path, deep: bool = False) -> list[tuple[str, Path]]:

@@ -23,8 +23,8 @@ from roadtopo_lib import __version__
 from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.samples import FOLDERS, sample_files, write_sample
-from roadtopo_lib.files import UNFINISHED, list_files, write_atomic
-from roadtopo_lib.processes import check_main_guard
+from roadtopo_lib.files import clear_unfinished, list_files, write_atomic
+from roadtopo_lib.processes import check_main_guard, locked, start_worker
 from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
 
 META, JOURNAL = "meta.json", "meta.partial.jsonl"
@@ -89,26 +89,40 @@ def write_dataset(
         "version": __version__, "seed": int(seed), "preset": preset, "size": list(size),
         "labels": "amodal" if amodal else "visible",
     }  # fmt: skip
-    records = _open(out, settings, counts)
-    tasks = [
-        _Task(out, split, k, image_seed(seed, split, k), size, preset, amodal)
-        for split in SPLITS
-        for k in range(counts.get(split, 0))
-    ]
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out is a folder to write to, but {out} is a file")
+    with locked(out, "synth"):
+        records = _open(out, settings, counts)
+        tasks = [
+            _Task(out, split, k, image_seed(seed, split, k), size, preset, amodal)
+            for split in SPLITS
+            for k in range(counts.get(split, 0))
+        ]
+        _render_missing(out, tasks, records, workers or os.cpu_count() or 1, progress)
+        write_atomic(out / META, _meta(settings, counts, records))
+        (out / JOURNAL).unlink()
+    return out
+
+
+def _render_missing(out: Path, tasks: list[_Task], records: dict[str, dict], workers: int, progress: bool) -> None:
+    """Render what has no record or no files, and add its records."""
     missing = [t for t in tasks if f"{t.split}/{t.name}" not in records or not _complete(t)]
+    finished = len(tasks) - len(missing)
     with (
         open(out / JOURNAL, "a", encoding="utf-8") as journal,
-        progress_bar(total=len(tasks), initial=len(tasks) - len(missing), desc=f"scenes → {out}", unit="scene",
+        progress_bar(total=len(tasks), initial=finished, desc=f"scenes → {out}", unit="scene",
                      disable=None if progress else True) as bar,
     ):  # fmt: skip
-        for record in _run(missing, workers or os.cpu_count() or 1):
-            journal.write(json.dumps(record) + "\n")
-            journal.flush()
-            records[f"{record['split']}/{record['name']}"] = record
-            bar.update()
-    write_atomic(out / META, _meta(settings, counts, records))
-    (out / JOURNAL).unlink()
-    return out
+        try:
+            for record in _run(missing, workers):
+                journal.write(json.dumps(record) + "\n")
+                journal.flush()
+                records[f"{record['split']}/{record['name']}"] = record
+                finished += 1
+                bar.update()
+        except KeyboardInterrupt:
+            told = f"{out} holds {finished} of {len(tasks)} scenes; the same call makes the others"
+            raise KeyboardInterrupt(f"interrupted; {told}") from None
 
 
 def _check(counts: dict[str, int], seed: int, preset: str, workers: int | None) -> None:
@@ -128,22 +142,16 @@ def _check(counts: dict[str, int], seed: int, preset: str, workers: int | None) 
 
 def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
     """Make the folders, or check that what lies there belongs to these settings; return the finished records."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out is a folder to write to, but {out} is a file")
     records: dict[str, dict] = {}
     if (out / META).exists():
         records = _read(out, settings, counts)
     elif any((out / split / "images").is_dir() and list_files(out / split / "images", "") for split in SPLITS):
         raise ValueError(f"{out} holds images but no {META}: expected an empty folder or one that synth has written")
     folders = [out / split / folder for split in SPLITS for folder in FOLDERS]
-    try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        for folder in (out, *folders):
-            for stale in folder.glob(f"*{UNFINISHED}"):  # left by a run that was killed
-                stale.unlink()
-    except OSError as error:
-        raise type(error)(f"cannot write to the output folder {out}: {error}") from error
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (out, *folders):
+        clear_unfinished(folder)
     if not records:
         write_atomic(out / META, _meta(settings, counts, {}))
     return records
@@ -184,8 +192,9 @@ def _meta(settings: dict, counts: dict[str, int], records: dict[str, dict]) -> s
 
 
 def _complete(task: _Task) -> bool:
-    """Whether all files of an image exist; they appear by rename, so what exists is whole."""
-    return all(path.exists() for path in sample_files(task.out / task.split, task.name))
+    """Whether all files of an image exist. They appear by rename; only after a power cut may a file be empty."""
+    files = sample_files(task.out / task.split, task.name)
+    return all(path.exists() and path.stat().st_size > 0 for path in files)
 
 
 def _run(tasks: list[_Task], workers: int):
@@ -197,9 +206,8 @@ def _run(tasks: list[_Task], workers: int):
     # a notebook. It touches nothing but NumPy and OpenCV, hence the warning about threads does not apply.
     method = "fork" if sys.platform == "linux" else "spawn"
     check_main_guard(workers if method == "spawn" else 0)
-    pool = ProcessPoolExecutor(
-        min(workers, len(tasks)), multiprocessing.get_context(method), initializer=cv2.setNumThreads, initargs=(0,)
-    )
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
@@ -207,6 +215,11 @@ def _run(tasks: list[_Task], workers: int):
         yield from results
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    start_worker()
+    cv2.setNumThreads(0)
 
 
 def _render(task: _Task) -> dict:

@@ -9,8 +9,16 @@ class Meter:
     """Weighted running means of named scalars, kept on the device until they are asked for."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor | float] = {}
         self.weights: dict[str, float] = {}
+
+    def state_dict(self) -> dict:
+        """Plain numbers, for ``load_state_dict``."""
+        return {"sums": {name: float(value) for name, value in self.sums.items()}, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on where another meter was; its sums fit single precision, in which the next value is added."""
+        self.sums, self.weights = dict(state["sums"]), dict(state["weights"])
 
     def add(self, values: dict[str, Tensor], weight: float) -> None:
         """Adds one observation of each scalar."""

@@ -5,6 +5,7 @@ A recorder is told of every optimiser step and every epoch. Recorders decide whi
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,9 @@ class Recorder:
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
         """After an epoch and its validation; ``row`` is the newest of ``trainer.history``."""
+
+    def between_steps(self, trainer, stopping: bool) -> None:
+        """After a step is counted, where a run's state is whole; ``stopping``: ``fit`` ends here for a signal."""
 
     def on_end(self, trainer) -> None:
         """When ``fit`` returns, the best weights loaded if the run is over, or when it is interrupted."""
@@ -74,9 +78,9 @@ class BestModel(LastModel):
         self.sign = -1 if highest else 1
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
-        """Writes the model if it is the best; an equal score is no better one."""
+        """Writes the model if it is the best; an equal score is no better one, and NaN is the worst."""
         *earlier, latest = (self.sign * epoch[self.score] for epoch in trainer.history)
-        if not earlier or latest < min(earlier):
+        if not earlier or latest < min((score for score in earlier if score == score), default=math.inf):
             super().on_epoch(trainer, row)
 
 

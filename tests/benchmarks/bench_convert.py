@@ -2,14 +2,15 @@
 
 Run from the repository: ``python tests/benchmarks/bench_convert.py``. For each format and number of frames it writes
 label files in the format's true form, four lanes a frame, with one JPEG of 160×90 pixels linked under every name, and
-converts them by the command line. Each line shows seconds, frames a second, and the peak of the resident memory: of the
-largest process and of all processes together (added up every 0.1 s; pages that they share count several times). Linux
-only.
+converts them by the command line. Each line shows seconds by the clock and of CPUs, the latter also for a frame, and
+the peak of the resident memory: of the largest process and of all processes together (added up every 0.1 s; pages that
+they share count several times). Linux only.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,12 @@ def resident(group: int) -> list[int]:
     return found
 
 
+def cpu_seconds() -> float:
+    """Of all child processes that have ended, and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,7 +93,7 @@ def main() -> None:
     parser.add_argument("--frames", nargs="+", type=int, default=[2000, 20000])
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    print("format     frames  seconds  frames/s  largest process MB  all processes MB")
+    print("format     frames  seconds    CPU s  CPU ms a frame  largest process MB  all processes MB")
     for name in arguments.formats:
         for frames in arguments.frames:
             with tempfile.TemporaryDirectory() as folder:
@@ -95,20 +102,17 @@ def main() -> None:
                 command = [sys.executable, "-m", "roadtopo_lib.app.cli", "convert", name, root / "in", root / "out"]
                 command += ["--workers", str(arguments.workers)]
                 largest = together = 0
-                start = time.perf_counter()
+                start, before = time.perf_counter(), cpu_seconds()
                 process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
                 while process.poll() is None:
                     sizes = resident(process.pid) or [0]
                     largest, together = max(largest, *sizes), max(together, sum(sizes))
                     time.sleep(0.1)
-                seconds = time.perf_counter() - start
+                seconds, cpu = time.perf_counter() - start, cpu_seconds() - before
                 report = json.loads((root / "out" / "convert_report.json").read_text())
                 assert (process.returncode, report["written"], report["dropped"]) == (0, frames, {})
-            rate, mb = frames / seconds, 1e6
-            print(
-                f"{name:9s} {frames:7d} {seconds:8.1f} {rate:9.0f} {largest / mb:19.0f} {together / mb:17.0f}",
-                flush=True,
-            )
+            sizes = f"{largest / 1e6:19.0f} {together / 1e6:17.0f}"
+            print(f"{name:9s} {frames:7d} {seconds:8.1f} {cpu:8.1f} {1000 * cpu / frames:15.1f} {sizes}", flush=True)
 
 
 if __name__ == "__main__":

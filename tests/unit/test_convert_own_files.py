@@ -596,6 +596,16 @@ def test_a_killed_conversion_goes_on_where_it_was(tmp_path):
     assert len(list_samples(tmp_path / "out", "train")[0]) == 150
 
 
+def test_a_sample_with_a_file_that_a_power_cut_left_empty_is_converted_again(tmp_path):
+    drive(tmp_path / "in", count=2)
+    convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE)
+    for path in sample_files(tmp_path / "out" / "train", "clips_0_0")[1:]:
+        before = path.read_bytes()
+        path.write_bytes(b"")
+        assert convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE).written == 2
+        assert path.read_bytes() == before
+
+
 def test_a_note_is_no_part_of_the_picture(tmp_path):
     drive(tmp_path / "in", count=1)
     convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE)

@@ -11,7 +11,15 @@ import safetensors
 import safetensors.torch
 import torch
 
-from roadtopo_lib.files import check_writable, load_weights, save_weights, write_atomic, write_json
+from roadtopo_lib.files import (
+    UNFINISHED,
+    check_writable,
+    clear_unfinished,
+    load_weights,
+    save_weights,
+    write_atomic,
+    write_json,
+)
 
 
 def test_bytes_and_text_are_written_as_they_are(tmp_path):
@@ -74,6 +82,44 @@ def test_an_error_of_the_system_keeps_its_kind_and_names_the_file_and_the_reason
     if method != "mkdir":
         assert [p.name for p in path.parent.iterdir()] == ["result.txt"], "no temporary file is left"
         assert path.read_text() == "old"
+
+
+def disk_calls(monkeypatch):
+    """What a write asks of the disk, in order; a folder that is synchronised is called so."""
+    calls, sync, replace = [], os.fsync, Path.replace
+
+    def noted_sync(handle: int) -> None:
+        calls.append("sync the folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "sync the file")
+        if calls[-1] == "sync the file":
+            assert os.fstat(handle).st_size == 4, "the content is written before"
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", lambda *paths: calls.append("rename") or replace(*paths))
+    return calls
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_call_returns(tmp_path, monkeypatch):
+    calls = disk_calls(monkeypatch)
+    write_atomic(tmp_path / "result.txt", "text")
+    assert calls == ["sync the file", "rename", "sync the folder"]
+    calls.clear()
+    write_atomic(tmp_path / "result.txt", "text", durable=False)
+    assert calls == ["rename"]
+
+
+def test_a_disk_that_fails_at_the_last_moment_leaves_the_file_before(tmp_path, monkeypatch):
+    path = tmp_path / "result.txt"
+    write_atomic(path, "old")
+
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"result\.txt: cannot be written \(Input/output error\)"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.txt"]
 
 
 def test_an_interrupted_write_leaves_neither_the_file_nor_a_temporary(tmp_path, monkeypatch):
@@ -158,3 +204,24 @@ def test_a_model_file_is_opened_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("opened once more"))
     load_weights(path)
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_with_the_first_that_is_not(tmp_path, value):
+    path = tmp_path / "model.safetensors"
+    tensors = {"a": torch.zeros(3), "b": torch.tensor([1.0, value]), "steps": torch.tensor(4)}
+    save_weights(path, "segformer", tensors, {})
+    with pytest.raises(ValueError, match=r"model\.safetensors: NaN or infinite weights in 1 of 3 tensors, b first"):
+        load_weights(path)
+    assert load_weights(path, finite=False).tensors["b"][0] == 1
+
+
+def test_what_is_half_written_is_cleared_and_nothing_else(tmp_path):
+    for name in (f".a{UNFINISHED}", f".b{UNFINISHED}", "notes.tmp", ".hidden"):
+        (tmp_path / name).write_text("")
+    os.utime(tmp_path / f".a{UNFINISHED}", (0, 0))
+    clear_unfinished(tmp_path, older_than=60)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".b{UNFINISHED}", ".hidden", "notes.tmp"]
+    clear_unfinished(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "notes.tmp"]
+    clear_unfinished(tmp_path / "nowhere")

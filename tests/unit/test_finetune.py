@@ -1,6 +1,8 @@
 """A run that begins with a trained model, and epochs that count steps."""
 
 import json
+import shutil
+import signal
 from collections import Counter
 
 import numpy as np
@@ -19,8 +21,22 @@ from roadtopo_lib.data.sampling import EpochSampler
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.labels import CLASSES, LANE_MARKING, ROAD, ClassTable
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.processes import Stopped
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
+from roadtopo_lib.training.recorders import Recorder
+
+
+class StopAt(Recorder):
+    """Sends this process SIGINT at a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, values):
+        if trainer.state.step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(
     image_size=(32, 64), crop_top=0.0, epochs=1, repeat_threshold=0.0, delta_var=0.4, embedding_dim=12
@@ -163,6 +179,26 @@ def test_init_and_the_setting_pretrained_make_the_same_run(model, data, tmp_path
     assert LaneSegmenter.from_checkpoint(tmp_path / "a" / "best.safetensors", device="cpu").config.embedding_dim == 12
 
 
+def test_a_run_that_goes_on_has_its_own_weights_and_not_those_it_began_with(model, data, tmp_path, capsys, monkeypatch):
+    init, other = (shutil.copy(model, tmp_path / f"{name}.safetensors") for name in ("init", "other"))
+    (tmp_path / "c.yaml").write_text("epochs: 2\nlr: 1e-4\n")
+    options = ["--config", tmp_path / "c.yaml", "--init", init]
+    assert train(data, tmp_path / "whole", *options) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("roadtopo_lib.training.recorders.PrintEpochs", lambda: StopAt(1))
+        assert train(data, tmp_path / "run", *options) == 130
+    capsys.readouterr()
+    assert train(data, tmp_path / "run", "--config", tmp_path / "c.yaml", "--init", other, "--resume") == 2
+    assert f"pretrained was '{init}', is '{other}'" in one_line(capsys)
+    monkeypatch.setattr("roadtopo_lib.app.initial.load_with_info", lambda path: pytest.fail("reads the first weights"))
+    assert train(data, tmp_path / "run", *options, "--resume") == 0
+    out = capsys.readouterr().out
+    assert "going on" in out
+    assert "tensors kept" not in out
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_weights_that_cannot_begin_a_run_are_refused_with_the_true_reason(model, data, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best.safetensors").write_bytes(model.read_bytes())
@@ -182,7 +218,7 @@ def test_weights_that_cannot_begin_a_run_are_refused_with_the_true_reason(model,
         assert f"{tmp_path / name}: {reason}" in one_line(capsys)
     assert train(data, tmp_path / "out", "--config", "finetune") == 2
     assert "preset finetune begins with a trained model: give --init MODEL" in one_line(capsys)
-    with pytest.raises(ValueError, match=r"a model file; training\.initial\.initial_model"):
+    with pytest.raises(ValueError, match=r"a model file; app\.initial\.initial_model"):
         models.build(CONFIG.replace(pretrained=str(model)))
 
 
@@ -253,13 +289,46 @@ def test_a_run_of_steps_that_pauses_equals_one_that_does_not(data):
             trainer.fit(*loaders, epochs=1)
             state = trainer.snapshot()
             trainer = new_trainer()
-            trainer.fit(*loaders, state=state)
+            trainer.fit(*loaders, resume=state)
         else:
             trainer.fit(*loaders)
         assert trainer.state.step == 6
         return trainer.model.state_dict()
 
     assert all(torch.equal(a, b) for a, b in zip(run(True).values(), run(False).values(), strict=True))
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_a_run_of_steps_that_is_stopped_at_any_step_reads_on_where_it_was(data, step):
+    config = CONFIG.replace(steps_per_epoch=3, epochs=2, lr=1e-3, batch_size=2, accumulation_steps=2, crop_scale=0.5)
+    read = []
+
+    class Noted(LaneInstanceDataset):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    def fit(*recorders, **options):
+        network = SegFormerModel("tiny", 6, 12, False)
+        trainer = LaneSegmentationTrainer(network, config, device="cpu", recorders=recorders, progress=False)
+        loaders = [
+            build_loader((Noted if on else LaneInstanceDataset)(data, split, build_transform(config, on)), config, on)
+            for split, on in (("train", True), ("val", False))
+        ]
+        try:
+            trainer.fit(*loaders, **options)
+        except Stopped:
+            return trainer.snapshot()
+        return trainer.model.state_dict()
+
+    torch.manual_seed(0)
+    whole, order = fit(), read[:]
+    read.clear()
+    torch.manual_seed(0)
+    resumed = fit(resume=fit(StopAt(step)))
+    assert read == order, "each sample is read once, with the number of its pass"
+    assert len(order) == 24
+    assert all(torch.equal(a, b) for a, b in zip(whole.values(), resumed.values(), strict=True))
 
 
 def test_a_data_set_of_train_and_val_can_be_trained_on_and_scored(data, tmp_path, capsys):

@@ -435,6 +435,18 @@ def test_an_output_that_is_no_folder_is_one_line(tmp_path, command, capsys, outp
     assert not (tmp_path / output).exists()
 
 
+def test_a_format_with_resume_is_one_line(tmp_path, command, capsys):
+    source, there = photo(tmp_path / "a.png"), tmp_path / "model"
+    there.touch()
+    options = ("--model", there, "--input", source, "--output", tmp_path / "out", "--resume")
+    assert command(*options, "--format", "json") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "give --resume or --format" in error
+    assert not (tmp_path / "out").exists()
+    assert command(*options) == 0
+
+
 def test_an_unknown_format_is_one_line(tmp_path, command, capsys):
     with pytest.raises(SystemExit) as stop:
         command("--input", tmp_path, "--output", tmp_path / "out", "--format", "xml")

@@ -53,6 +53,8 @@ def test_the_contest_scores_every_seed_at_every_look(features):
     assert iou.shape == (len(lesson.SEEDS), len(lesson.LOOKS), NUM_CLASSES)
     assert (iou[:, 1, :2] > iou[:, 0, :2]).all()
     assert len(iou[:, 0, 0].unique()) == len(lesson.SEEDS)
+    chosen = lesson.contest({"cross-entropy": F.cross_entropy}, features, features, seeds=[2])["cross-entropy"]
+    assert torch.equal(chosen[0].nan_to_num(), iou[2].nan_to_num())
 
 
 def test_settled_points_obey_both_margins():
@@ -61,6 +63,10 @@ def test_settled_points_obey_both_margins():
     assert within <= 1.01
     assert across >= 1.99
     assert state.smallest_gap == pytest.approx(3.0, abs=0.02)
+    from_means = lesson.distances_to_means(state)
+    assert from_means.shape == (36,)
+    assert from_means[:12].max() == pytest.approx(np.linalg.norm(state.points[:12] - state.means[0], axis=1).max())
+    assert from_means.max() <= 0.51
 
 
 def test_noise_costs_more_where_the_gap_is_thin():
@@ -74,6 +80,8 @@ def test_pictures_show_all_that_they_are_given():
     figure = lesson.draw_contest(iou, ("early", "late"))
     assert [ax.get_title() for ax in figure.axes] == ["early", "late"]
     assert len(figure.axes[0].patches) == 2 * NUM_CLASSES
+    dots = np.array([line.get_ydata() for line in figure.axes[1].lines])  # a collapse shows beside its mean
+    assert np.allclose(np.sort(dots.ravel()), np.sort(torch.cat([v[:, 1] for v in iou.values()]).ravel()))
     layouts = lesson.draw_layouts({pair: lesson.settle(*pair, steps=1) for pair in ((0.5, 1.5), (0.1, 1.5))})
     assert [len(ax.patches) for ax in layouts.axes] == [3, 3]
     shares = {"one": torch.full((NUM_CLASSES,), 1 / NUM_CLASSES), "two": torch.eye(NUM_CLASSES)[1]}

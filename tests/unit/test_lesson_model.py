@@ -96,6 +96,26 @@ def test_panels_hold_each_picture_under_its_title():
     assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c", ""]
     assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 0]
     plt.close(figure)
+    titled = lesson.panels({"a": np.zeros((4, 8, 3))}, title="what they show")
+    assert titled.get_suptitle() == "what they show"
+    plt.close(titled)
+
+
+def test_attention_is_drawn_for_each_token_and_head_with_its_largest_weight_framed():
+    weights = torch.full((2, 3, 4, 2, 5), 0.01)  # heads, (row, column) of the query, (row, column) of the key
+    weights[0, 1, 2, 0, 3], weights[1, 1, 2, 1, 4], weights[0, 0, 0, 1, 1] = 0.9, 0.7, 0.8
+    figure = lesson.draw_attention(torch.rand(6, 10, 3), {"A": (1, 2), "B": (0, 0)}, weights)
+    grid = np.array(figure.axes).reshape(3, 2)
+    assert [ax.get_title() for ax in grid[0]] == ["A", "B"]
+    star = grid[0, 0].lines[0]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((2.5 * 5 / 4, 1.5 * 2 / 3))
+    for ax, place, words in (
+        (grid[1, 0], (3, 0), ["0.90"]), (grid[2, 0], (4, 1), ["0.70"]),
+        (grid[1, 1], (1, 1), ["0.80"]), (grid[2, 1], (0, 0), []),
+    ):  # fmt: skip
+        assert ax.patches[0].get_xy() == place
+        assert [text.get_text() for text in ax.texts] == words
+    plt.close(figure)
 
 
 def test_bars_show_their_numbers():

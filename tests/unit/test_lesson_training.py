@@ -11,22 +11,8 @@ from torch.testing import assert_close
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.lessons import training as lesson
 from roadtopo_lib.course.lessons import training_pictures as pictures
-from roadtopo_lib.training.optimizer import Muon
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(muon_lr=0.0, image_size=(32, 64), repeat_threshold=0.0)
-
-
-def test_a_path_begins_at_the_start_and_holds_every_step():
-    path = lesson.path_of(torch.optim.SGD, torch.ones(2), torch.tensor([[1.0, 0.0], [1.0, 2.0]]), lr=0.5)
-    assert_close(path, torch.tensor([[1.0, 1.0], [0.5, 1.0], [0.0, 0.0]]))
-
-
-def test_a_path_of_matrices_asks_muon_for_its_rule():
-    gradient = torch.diag(torch.tensor([1.0, 0.1]))
-    adamw, muon = (lesson.path_of(Muon, torch.zeros(2, 2), [gradient], rule, lr=1.0)[1] for rule in (False, True))
-    assert_close(adamw.abs(), torch.eye(2))
-    assert 0.6 < -muon[1, 1] < 1.3
-    assert -muon[1, 1] != 1
 
 
 def test_saved_bytes_are_those_of_living_graphs_without_the_weights():
@@ -77,11 +63,6 @@ def test_a_step_from_two_batches_is_that_of_one_unless_batch_norm_looks_across()
         assert torch.allclose(in_two, in_one, atol=1e-5) != batch_norm
 
 
-def test_a_mean_picture_is_a_better_blind_answer_than_the_class_prior():
-    blind = lesson.blind_losses(CONFIG)
-    assert 0 < blind["mean picture"] < blind["class prior"] < np.log(CONFIG.num_classes)
-
-
 def test_new_trainers_begin_with_the_same_weights():
     first, second = (lesson.new_trainer(CONFIG).model.parameters() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -92,20 +73,6 @@ def test_a_scripted_run_tells_whose_weights_it_keeps():
     trainer = lesson.ScriptedTrainer(model, CONFIG.replace(epochs=3), device="cpu", progress=False)
     trainer.fit([None], [0.5, 0.2, 0.4])
     assert (next(model.parameters()) == 2).all()
-
-
-def test_a_negative_is_bright_where_the_image_is_dark():
-    positive = lesson.dataset(CONFIG, "val")
-    negative = lesson.Negative(positive.root, "val", positive.transform)
-    assert_close(positive[0]["image"] + negative[0]["image"], torch.ones(3, 32, 64))
-    assert torch.equal(positive[0]["semantic_mask"], negative[0]["semantic_mask"])
-
-
-def test_a_new_camera_gives_negatives_to_learn_and_both_kinds_to_judge():
-    train, judges = lesson.new_camera(CONFIG)
-    assert (len(train.dataset), len(judges["old"].dataset)) == (48, 12)
-    old, new = (next(iter(judges[name]))["image"] for name in ("old", "new"))
-    assert_close(old + new, torch.ones_like(old))
 
 
 def test_a_plotted_schedule_is_the_rate_of_each_step():

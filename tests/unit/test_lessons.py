@@ -22,12 +22,6 @@ def test_lanes_at_the_margin_just_satisfy_the_loss():
     assert DiscriminativeLoss(0.3, 1.5, gamma=0.0)(embeddings, masks)[0] > 0.01  # no room to spare
 
 
-def test_lane_pixels_leave_out_small_lanes_and_crosswalks():
-    mask = np.array([[1, 1, 2], [3, 3, 3]])
-    assert [group.tolist() for group in postprocessing.lane_pixels(mask, 2)] == [[0, 1], [2]]
-    assert [group.tolist() for group in postprocessing.lane_pixels(mask, 3, min_pixels=2)] == [[0, 1], [3, 4, 5]]
-
-
 def test_dbscan_on_a_sample_finds_even_lanes_and_gives_up_on_noise():
     x, truth = postprocessing.lanes_at_the_margin(500)
     labels = postprocessing.dbscan_on_a_sample(x, 1.5)
@@ -39,18 +33,6 @@ def test_dbscan_on_a_sample_finds_even_lanes_and_gives_up_on_noise():
 def test_a_method_that_misses_a_lane_is_not_timed():
     with pytest.raises(AssertionError, match="five lanes"):
         postprocessing.time_at_the_margin(lambda x: np.zeros(len(x), dtype=int), 100)
-
-
-def test_orders_are_counted_for_visible_and_whole_labels():
-    wrong = postprocessing.wrong_orders([44])  # where mean x is wrong on visible pixels
-    assert wrong["visible"]["mean x"] == 1 == sum(wrong["visible"].values())
-    assert wrong["whole"]["mean x"] == 0
-
-
-def test_farthest_from_measures_along_rows():
-    truth = np.array([[0.0, 0.0], [0.0, 100.0]])
-    polyline = np.array([[3.0, 10.0], [-5.0, 90.0]])
-    np.testing.assert_allclose(postprocessing.farthest_from(truth, np.array([0.1, 0.0]), polyline), [9, 5])
 
 
 def test_the_toy_street_gives_crosswalks_the_embeddings_of_lanes():
@@ -79,6 +61,12 @@ def test_scenes_with_two_crosswalks_are_counted_by_their_labels(monkeypatch):
         ids = np.unique(scene.instance_amodal[scene.semantic_amodal == CROSSWALK])
         shown += np.count_nonzero(ids > len(scene.lanes)) > 1
     assert 0 < postprocessing.trained_with_two_crosswalks() == shown
+
+
+def test_unseen_scenes_are_those_that_the_main_job_tests_on():
+    assert (main_job.DAY_TEST_SEED, main_job.TEST_SIZE) == (lane_audit.TEST_SEED, lane_audit.TEST_SIZE)
+    (scene,) = lane_audit.unseen_scenes(1)
+    np.testing.assert_array_equal(scene.image, render_scene(image_seed(2, "test", 0), (256, 512), "day").image)
 
 
 def test_fate_names_the_first_stage_that_loses_a_lane():

@@ -63,7 +63,9 @@ def test_masks_are_stored_with_8_and_16_bits(tmp_path, sample):
 
 def test_the_image_is_written_last(tmp_path, sample, monkeypatch):
     written = []
-    monkeypatch.setattr("roadtopo_lib.data.images.write_atomic", lambda path, content: written.append(path.parent.name))
+    monkeypatch.setattr(
+        "roadtopo_lib.data.images.write_atomic", lambda path, content, **_: written.append(path.parent.name)
+    )
     write_sample(tmp_path, "a", *sample)
     assert written == ["semantic_masks", "instance_masks", "images"]
 

@@ -88,8 +88,18 @@ def test_maps_have_the_shapes_that_the_encoder_gives():
     asks, answers = features[0][0, 0].numel(), network.encoder.stages[0].blocks[0].attention
     reduced = answers.sequence_reduction(features[0].flatten(2).mT, *features[0].shape[2:])
     drawn = " ".join(words_of(schematics.attention_reduction()))
-    assert f"{asks} tokens ask" in drawn
-    assert f"{reduced.shape[1]} answer" in drawn
+    assert f"{asks} queries" in drawn
+    assert f"{reduced.shape[1]} keys and values" in drawn
+
+
+def test_the_mix_ffn_draws_the_activation_that_it_names():
+    for name, function in (("gelu", F.gelu), ("relu", F.relu)):
+        figure = schematics.mix_ffn(activation=name)
+        assert name in [words.lower() for words in words_of(figure)]
+        curve = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 61)
+        x, heights = 5 * (curve.get_xdata() - 5.65) / 0.85, 2.15 - curve.get_ydata()
+        expected = function(torch.tensor(x)).numpy()
+        np.testing.assert_allclose(heights / heights.max(), expected / expected.max(), atol=1e-6)
 
 
 def test_the_patch_embedding_follows_the_encoder(monkeypatch):
@@ -128,7 +138,7 @@ def test_overlaps_agree_with_scikit_learn():
         assert any(iou in words for words in words_of(schematics.iou_drawing(shift)))
 
 
-def test_the_price_of_a_pixel_is_its_cross_entropy():
+def test_the_cost_of_a_pixel_is_its_cross_entropy():
     logits = (0.0, 1.0, 2.0, 0.5, -1.0, 3.0)
     price = -np.log(np.exp(logits[3]) / np.exp(logits).sum())
     assert f"{price:.2f}" in words_of(schematics.cross_entropy_pixel(logits, 3))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
+from unittest import mock
 
 import numpy as np
 import torch
@@ -152,6 +153,46 @@ def forbidden_torch(*names: str) -> Iterator[None]:
 
     with Watch():
         yield
+
+
+@contextmanager
+def explained(names: Iterable[str], hint: str) -> Iterator[None]:
+    """Raises ``Hint`` if a function of torch with one of these names fails in the block; torch's words follow."""
+    failed = False
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            nonlocal failed
+            try:
+                return function(*args, **(kwargs or {}))
+            except RuntimeError:
+                failed = getattr(function, "__name__", "") in names
+                raise
+
+    try:
+        with Watch():
+            yield
+    except RuntimeError as error:
+        if not failed:
+            raise
+        words = str(error).partition("\n")[0]
+        raise Hint(f"{hint} (torch says: {words[:120]})") from None
+
+
+@contextmanager
+def forbidden_method(owner: type, name: str, hint: str) -> Iterator[None]:
+    """Raises ``Hint`` after the block if this method of a class was called in it."""
+    called = False
+    original = getattr(owner, name)
+
+    def watched(self, *arguments, **options):
+        nonlocal called
+        called = True
+        return original(self, *arguments, **options)
+
+    with mock.patch.object(owner, name, watched):
+        yield
+    expect(not called, hint)
 
 
 @contextmanager

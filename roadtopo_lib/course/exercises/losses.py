@@ -11,6 +11,7 @@ from roadtopo_lib.course.exercises._base import (
     expect,
     expect_close,
     expect_written,
+    forbidden_method,
     is_close,
     number,
 )
@@ -29,6 +30,8 @@ def _ids(*ids: int) -> Tensor:
 
 @exercise("pull_of_batch", keeps=("embeddings", "instance_mask"))
 def pull_of_batch(answer) -> None:
+    answer = _without_the_librarys_loss(answer)
+
     def pull(*images: tuple[Tensor, Tensor]) -> Tensor:
         return answer(torch.stack([pixels for pixels, _ in images]), torch.stack([mask for _, mask in images]), 0.5)
 
@@ -67,6 +70,15 @@ def pull_of_batch(answer) -> None:
     _gradients(answer, embeddings, mask)
 
 
+def _without_the_librarys_loss(answer):
+    def guarded(*arguments):
+        hint = "the library's loss was called: compute means, distances and hinges yourself"
+        with forbidden_method(DiscriminativeLoss, "forward", hint):
+            return answer(*arguments)
+
+    return guarded
+
+
 def _batches_with_an_empty_image(pull, wide: tuple[Tensor, Tensor]) -> None:
     nobody = (_row(0.0, 0.0, 0.0, 0.0), _ids(0, 0, 0, 0))
     try:
@@ -87,6 +99,10 @@ def _gradients(answer, embeddings: Tensor, mask: Tensor) -> None:
     expect(value.requires_grad, cut)
     value.backward()
     expect(learning.grad is not None, cut)
+    leaf = embeddings.clone().requires_grad_()
+    DiscriminativeLoss(delta_var=0.5, beta=0.0, gamma=0.0)(leaf, mask)[0].backward()
+    hint = "the value is right, its gradient is not: the mean moves with its pixels, so nothing may be detached"
+    expect_close(learning.grad, leaf.grad, hint)
     leaf = torch.ones(2, 8, 6, 6, requires_grad=True)
     try:
         nothing = answer(leaf, torch.zeros(2, 6, 6, dtype=torch.int64), 0.5)
@@ -111,7 +127,7 @@ def tversky_prices(answer) -> None:
         return hits / (hits + number(alpha, "α") * false + number(beta, "β") * missed)
 
     expect(
-        not math.isclose(index("IoU"), 12 / 16), "these are the prices of Dice: IoU counts every wrong pixel in full"
+        not math.isclose(index("IoU"), 12 / 16), "these are the weights of Dice: IoU counts every wrong pixel in full"
     )
     expect_close(index("IoU"), 0.6, "6 hits, 3 false and 1 missed pixel: the IoU is 6 of 10")
     expect(not math.isclose(index("precision"), 6 / 7), "this is recall: precision looks at the predicted pixels")
@@ -129,8 +145,18 @@ def tversky_prices(answer) -> None:
         raise Hint(f"an unknown name should raise a ValueError, {name!r} was answered")
 
 
-def _dice(probabilities: Tensor, target: Tensor, smooth: float = 1.0, filled: int | None = None) -> Tensor:
-    """(C,) Dice of each class; unlabelled pixels left out, or taken for class ``filled`` in the truth."""
+def _dice(
+    probabilities: Tensor,
+    target: Tensor,
+    smooth: float = 1.0,
+    filled: int | None = None,
+    below: float | None = None,
+    power: int = 1,
+) -> Tensor:
+    """(C,) Dice of each class; unlabelled pixels left out, or taken for class ``filled`` in the truth.
+
+    For wrong answers: ``below`` takes the place of ``smooth`` in the denominator, ``power`` is that of p in the areas.
+    """
     valid = (target != IGNORE_INDEX)[:, None]  # (B, 1, H, W)
     classes = torch.arange(probabilities.shape[1])[:, None, None]  # (C, 1, 1)
     truth = target[:, None] == classes  # (B, C, H, W)
@@ -138,8 +164,8 @@ def _dice(probabilities: Tensor, target: Tensor, smooth: float = 1.0, filled: in
         truth = truth | (~valid & (classes == filled))
         valid = torch.ones_like(valid)
     p, truth = (x.double() * valid for x in (probabilities, truth))
-    overlap, areas = (p * truth).sum(dim=(0, 2, 3)), (p + truth).sum(dim=(0, 2, 3))
-    return (2 * overlap + smooth) / (areas + smooth)
+    overlap, areas = (p * truth).sum(dim=(0, 2, 3)), (p**power + truth).sum(dim=(0, 2, 3))
+    return (2 * overlap + smooth) / (areas + (smooth if below is None else below))
 
 
 @exercise("dice_ignoring", keeps=("probabilities", "target"))
@@ -160,8 +186,14 @@ def dice_ignoring(answer) -> None:
         not is_close(value, 1 - _dice(hard, target).mean()),
         "the most probable class was counted in full: soft Dice adds the probabilities themselves",
     )
-    for fixed, hint in ((0.0, "`smooth` is missing"), (2.0, "`smooth` is doubled")):
-        expect(not is_close(value, 1 - _dice(probabilities, target, fixed).mean()), hint)
+    for how, hint in (
+        ({"smooth": 0.0}, "`smooth` is missing"),
+        ({"smooth": 2.0}, "`smooth` is doubled"),
+        ({"below": 0.0}, "`smooth` is added above the fraction only: below, too"),
+        ({"smooth": 0.0, "below": 1.0}, "`smooth` is added below the fraction only: above, too"),
+        ({"power": 2}, "the probabilities are squared in the areas: add them as they are"),
+    ):
+        expect(not is_close(value, 1 - _dice(probabilities, target, **how).mean()), hint)
     expect_close(value, 1 - dice.mean(), "without ignored pixels it should equal the soft Dice loss of the whole batch")
     value, truth = answer(probabilities, target, 20.0), 1 - _dice(probabilities, target, 20.0).mean()
     expect(not is_close(value, 1 - dice.mean()), "`smooth` is taken for 1, whatever is given")

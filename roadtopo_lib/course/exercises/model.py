@@ -13,12 +13,15 @@ from roadtopo_lib.course.exercises._base import (
     expect_close,
     expect_tensor,
     expect_written,
+    explained,
     forbidden_torch,
     is_close,
     number,
 )
 
 READY_MADE = ("scaled_dot_product", "multi_head_attention")
+PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum")
+"""What multiplies queries and keys."""
 
 
 @exercise("attention_by_hand", keeps=("q", "k", "v"))
@@ -26,7 +29,8 @@ def attention_by_hand(answer) -> None:
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 5, 4, generator=generator)
     k, v = torch.randn(2, 3, 4, generator=generator), torch.randn(2, 3, 4, generator=generator)
-    with forbidden_torch(*READY_MADE):
+    product = "a product does not fit: for the scores swap the last two axes of k, `q @ k.mT`; `.T` reverses all three"
+    with forbidden_torch(*READY_MADE), explained(PRODUCTS, product):
         found = answer(q, k, v)
     expect_tensor(found, (2, 5, 4))
     same = torch.ones_like(v)
@@ -156,7 +160,9 @@ class _Net(nn.Module):
 @exercise("group_by_module")
 def group_by_module(answer) -> None:
     net = _Net()
-    groups = answer(net, net.stages, 1.0, 0.1)
+    hint = "`p in parameters` compares the numbers of tensors: compare which tensor it is, by `id(p)` or in a set"
+    with explained(("__eq__", "eq", "__bool__"), hint):
+        groups = answer(net, net.stages, 1.0, 0.1)
     expect_written(groups)
     expect(
         isinstance(groups, (list, tuple)) and len(groups) == 2,

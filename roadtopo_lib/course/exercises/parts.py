@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roadtopo_lib.course.exercises._base import exercise, expect, expect_close, expect_tensor, expect_written
+from roadtopo_lib.course.exercises._base import (
+    exercise,
+    expect,
+    expect_close,
+    expect_tensor,
+    expect_written,
+    explained,
+)
 from roadtopo_lib.labels import IGNORE_INDEX, LANE_MARKING
 
 
@@ -85,11 +92,19 @@ def fuse(answer) -> None:
         widths, sizes = (3, 4, 5, 6), ((5, 7), (3, 4), (2, 2), (1, 1))
         maps = [torch.randn(2, c, *size) for c, size in zip(widths, sizes, strict=True)]
         projections = [nn.Conv2d(c, 2, 1) for c in widths]
-        mix = nn.Sequential(nn.Conv2d(8, 3, 1), nn.ReLU())
+        mixed = nn.Sequential(nn.Conv2d(8, 3, 1), nn.ReLU())
         large = [nn.Conv2d(c, 3, 1) for c in widths[:2]]  # two maps, other sizes
         pair = [torch.randn(1, 3, 4, 6), torch.randn(1, 4, 2, 3)]
     given, before = list(maps), [x.clone() for x in maps]
-    found = answer(given, list(projections), mix)
+
+    def mix(wide: Tensor) -> Tensor:
+        got = f"mix should get the 4 · 2 = 8 channels of all four maps, it got {wide.shape[1]}"
+        expect(wide.shape[1] == 8, f"{got}: concatenate the maps, torch.cat(…, dim=1), do not add them")
+        return mixed(wide)
+
+    hint = "the maps differ in size: upsample each to the first map's size, not by a factor"
+    with explained(("cat", "concat", "concatenate", "hstack", "stack", "add", "__add__"), hint):
+        found = answer(given, list(projections), mix)
     expect_written(found)
     wide = [p(x) for p, x in zip(projections, maps, strict=True)]
 
@@ -239,6 +254,9 @@ def lane_f1(answer) -> None:
     expect(np.array_equal(given, greedy), "the matrix was changed in place")
     expect_close(answer([np.array([[0.5]])]), 0, "an IoU equal to the threshold is no match yet")
     expect_close(answer([np.array([[0.5]])], 0.4), 1.0, "the threshold should be the one given")
+    low = np.array([[0.6, 0.45], [0.45, 0.0]])
+    hint = "the best sum pairs 0.45 with 0.45, both too low: match first, compare with the threshold after"
+    expect_close(answer([low]), 0, hint)
     images = [np.array([[0.9]]), np.array([[0.1, 0.0], [0.0, 0.2], [0.0, 0.0]])]
     expect(not math.isclose(answer(images), 0.5), "that is the mean of the images' scores: add up the counts first")
     expect_close(answer(images), 2 / 7, "two images: add up TP, FP and FN of both, then divide once")

@@ -92,11 +92,16 @@ class _Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+        self.offset = nn.Parameter(torch.tensor([2.0, -1.0]))
         self.calls: list[tuple[bool, bool]] = []
 
     def forward(self, images: Tensor, upsample: bool = True) -> dict[str, Tensor]:
         self.calls.append((upsample, self.training))
-        return {"logits": images @ self.weight, "embeddings": images}
+        return {"logits": images @ self.weight + self.offset, "embeddings": images}
+
+    def values(self) -> Tensor:
+        """A copy of all parameters, in one vector."""
+        return nn.utils.parameters_to_vector(self.parameters()).detach().clone()
 
 
 class _Sgd(torch.optim.SGD):
@@ -108,11 +113,12 @@ class _Sgd(torch.optim.SGD):
 
 
 class _Run:
-    """A model, an optimiser with momentum, and a batch; two of them behave alike."""
+    """A model, an optimiser with momentum and two groups of parameters, and a batch; two of them behave alike."""
 
     def __init__(self, factor: float = 1.0) -> None:
         self.model = _Model().train()
-        self.optimizer = _Sgd(self.model.parameters(), lr=0.1, momentum=0.5)
+        groups = [{"params": [parameter]} for parameter in self.model.parameters()]
+        self.optimizer = _Sgd(groups, lr=0.1, momentum=0.5)
         self.batch = {"image": torch.tensor([[1.0, 2.0], [3.0, -1.0]]), "target": torch.zeros(2, 2)}
         self.factor = factor
 
@@ -123,30 +129,39 @@ class _Run:
     def step(self, function, max_grad_norm: float):
         return function(self.model, self.optimizer, self.criterion, self.batch, max_grad_norm)
 
-    def by_hand(self, max_grad_norm: float, stale: Tensor | float = 0.0, clip: str = "norm") -> float:
+    def by_hand(self, max_grad_norm: float, clip: str = "norm") -> float:
         loss, _ = self.criterion(self.model(self.batch["image"], upsample=False), self.batch)
-        (gradient,) = torch.autograd.grad(loss, [self.model.weight])
-        gradient = gradient + stale
-        if clip == "norm":
-            gradient = gradient * min(1.0, max_grad_norm / (float(gradient.norm()) + 1e-6))
-        elif clip == "value":
-            gradient = gradient.clamp(-max_grad_norm, max_grad_norm)
-        self.model.weight.grad = gradient
+        parameters = [*self.model.parameters()]
+        gradients = torch.autograd.grad(loss, parameters)
+        norms = [float(gradient.norm()) for gradient in gradients]
+        whole = math.hypot(*norms)
+        norms = {"norm": [whole, whole], "each": norms, "first": [norms[0], 0.0], "second": [0.0, norms[1]]}.get(clip)
+        for k, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+            if clip == "value":
+                gradient = gradient.clamp(-max_grad_norm, max_grad_norm)
+            elif norms:
+                gradient = gradient * min(1.0, max_grad_norm / (norms[k] + 1e-6))
+            parameter.grad = gradient
         self.optimizer.step()
         return float(loss.detach())
 
 
 @exercise("training_step")
 def training_step(answer) -> None:
-    start = _Model().weight.detach()
+    start = _Model().values()
 
     def after(**how) -> Tensor:
         run = _Run()
         run.by_hand(1.0, **how)
-        return run.model.weight.detach()
+        return run.model.values()
 
     run = _Run()
-    value = run.step(answer, 1.0)
+    try:
+        value = run.step(answer, 1.0)
+    except (AttributeError, TypeError) as error:
+        hint = "the criterion returns a tuple, the loss and its named parts: take the loss out of it"
+        expect("tuple" not in str(error), hint)
+        raise
     expect_written(value)
     expect(not isinstance(value, Tensor), "the loss should be a number, loss.item(): a tensor keeps the graph alive")
     expect(isinstance(value, float), f"the result should be the loss, a float; it is a {type(value).__name__}")
@@ -161,7 +176,7 @@ def training_step(answer) -> None:
         not any(upsample for upsample, _ in run.model.calls),
         "call the model with upsample=False: the criterion takes the small outputs, the large ones cost memory",
     )
-    weight = run.model.weight.detach()
+    weight = run.model.values()
     hint = "the weights have not moved: is step() there, and are the gradients emptied after backward() and before it?"
     expect(not torch.equal(weight, start), hint)
     expect(
@@ -170,7 +185,15 @@ def training_step(answer) -> None:
     )
     expect(
         not torch.allclose(weight, after(clip="value")),
-        "each gradient was cut for itself, which turns the direction: clip by the norm of all",
+        "each number was cut for itself, which turns the direction: clip by the norm of all",
+    )
+    expect(
+        not torch.allclose(weight, after(clip="each")),
+        "each parameter was clipped by its own norm, which turns the direction: one norm for all parameters",
+    )
+    expect(
+        not any(torch.allclose(weight, after(clip=part)) for part in ("first", "second")),
+        "only a part of the parameters was clipped: the norm of all is needed, and all are shortened",
     )
     expect(run.optimizer.steps == 1, f"the optimiser's step() ran {run.optimizer.steps} times: once is asked for")
     expect_close(weight, after(), "the weights moved to another place than forward, backward, clip and step give")
@@ -182,23 +205,24 @@ def training_step(answer) -> None:
     ):
         run.step(answer, 1000.0)
         twin.by_hand(1000.0)
-        expect_close(run.model.weight.detach(), twin.model.weight.detach(), hint)
+        expect_close(run.model.values(), twin.model.values(), hint)
     _expect_stale_and_nan_handled(answer)
 
 
 def _expect_stale_and_nan_handled(answer) -> None:
     run, twin = _Run(), _Run()
     run.model.weight.grad = torch.full((2, 2), 7.0)  # of a step that was interrupted
+    run.model.offset.grad = torch.full((2,), 7.0)
     run.step(answer, 1.0)
     twin.by_hand(1.0)
     expect_close(
-        run.model.weight.detach(),
-        twin.model.weight.detach(),
+        run.model.values(),
+        twin.model.values(),
         "gradients that were there before the call were added: zero them before backward()",
     )
     for factor in (math.nan, math.inf):
         run = _Run(factor)
-        before = run.model.weight.detach().clone()
+        before = run.model.values()
         try:
             value = run.step(answer, 1.0)
         except FloatingPointError:
@@ -206,7 +230,7 @@ def _expect_stale_and_nan_handled(answer) -> None:
         except Exception as error:
             expect(False, f"a loss of {factor} should raise FloatingPointError, it raised {type(error).__name__}")
         expect(
-            torch.equal(run.model.weight.detach(), before) and run.optimizer.steps == 0,
+            torch.equal(run.model.values(), before) and run.optimizer.steps == 0,
             f"a loss of {factor} moved the weights: look at the loss before the step, and raise FloatingPointError",
         )
         expect(value is None, f"a loss of {factor} should raise FloatingPointError; it was returned")

@@ -1,29 +1,19 @@
 """Notebook 6: labelled scenes seen through the network, and where in the chain a lane is lost."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from scipy.spatial.distance import pdist
-from sklearn.metrics import adjusted_rand_score
 
-from roadtopo_lib.course.data import samples
 from roadtopo_lib.course.lessons.postprocessing import embeddings_at
 from roadtopo_lib.data.samples import instances_by_role
-from roadtopo_lib.dataset import LaneInstanceDataset
-from roadtopo_lib.inference.baselines import connected_components
 from roadtopo_lib.labels import LANE_CLASS_IDS
 from roadtopo_lib.metrics import LaneF1, polylines_from_instances
 from roadtopo_lib.pipeline import LaneSegmenter
-from roadtopo_lib.postprocess import (
-    MIN_PIXELS_SHARE,
-    LanePostProcessor,
-    LaneResult,
-    cluster_embeddings,
-    collect_instances,
-)
+from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
+from roadtopo_lib.scenes import Scene, render_scene
+from roadtopo_lib.scenes.synth import image_seed
 
 LOST_BELOW = 0.2
 """A lane is lost at the first stage that keeps less than this share of its pixels."""
@@ -43,13 +33,17 @@ FATES = (
 FALSE_RESULTS = ("result on no lane", "lane in pieces", "wrong order")
 """What a result can be besides."""
 
-PAIRS = (("embeddings", "components"), ("embeddings", "components + road"), ("all", "embeddings + road"))
-"""Which of the ``ways`` notebook 6 compares."""
+RESULT_OF = {"library": "embeddings + road + sure", "components": "components"}
+"""Name of the result in which each audited way ends."""
 
 SHOWN = (
-    ("all", "not in the class mask"), ("all", "found, curve off"), ("components", "lane in pieces"),
+    ("library", "not in the class mask"), ("library", "found, curve off"), ("components", "lane in pieces"),
 )  # fmt: skip
 """Failures of which notebook 6 shows a scene: the way that fails, and what happened."""
+
+
+TEST_SEED, TEST_SIZE = 2, (256, 512)
+"""Of the day scenes on which ``make run`` scores its model."""
 
 
 @dataclass(frozen=True)
@@ -73,66 +67,21 @@ class Inspected:
     lanes: np.ndarray
 
 
-def inspect_scenes(segmenter: LaneSegmenter, split: str, count: int) -> list[Inspected]:
-    """The first scenes of a split of the sample data, each with the network's outputs."""
-    dataset = LaneInstanceDataset(samples(), split)
-    return [_inspect(segmenter, *dataset.read(index)) for index in range(count)]
+def unseen_scenes(count: int) -> list[Scene]:
+    """The first of the day scenes on which ``make run`` scores its model, 256 × 512; it learns from other ones."""
+    return [render_scene(image_seed(TEST_SEED, "test", index), TEST_SIZE, "day") for index in range(count)]
 
 
-def _inspect(segmenter: LaneSegmenter, image: np.ndarray, semantic: np.ndarray, instances: np.ndarray) -> Inspected:
-    ids = instances_by_role(semantic, instances)
-    true = np.where(np.isin(instances, ids), instances, 0).astype(int)
-    prediction = segmenter.predict(image)
+def inspect(segmenter: LaneSegmenter, scene: Scene) -> Inspected:
+    """A rendered scene with its amodal labels, and what the network says of it."""
+    ids = instances_by_role(scene.semantic_amodal, scene.instance_amodal)
+    true = np.where(np.isin(scene.instance_amodal, ids), scene.instance_amodal, 0).astype(int)
+    prediction = segmenter.predict(scene.image)
     both = np.isin(prediction["semantic_pred"], LANE_CLASS_IDS) & (true > 0)
     both[: prediction["first_row"]] = False
     pixels = np.flatnonzero(both)
     curves = polylines_from_instances(true, ids)
-    return Inspected(image, true, curves, prediction, embeddings_at(prediction, pixels), true.ravel()[pixels])
-
-
-def nearest_means(scenes: Iterable[Inspected]) -> list[float]:
-    """Distance of the nearest two lane means of each scene that has two lanes of the smallest size or more."""
-    nearest = []
-    for scene in scenes:
-        ids, counts = np.unique(scene.lanes, return_counts=True)
-        ids = ids[counts >= round(MIN_PIXELS_SHARE * scene.true.size)]
-        means = [scene.vectors[scene.lanes == k].mean(axis=0) for k in ids]
-        if len(means) > 1:
-            nearest.append(float(pdist(means).min()))
-    return nearest
-
-
-def mean_ari(scenes: Sequence[Inspected], radii: Sequence[float]) -> np.ndarray:
-    """Mean over scenes of the ARI between true lanes and clusters, for each radius: (radii,)."""
-    scores = [
-        [adjusted_rand_score(scene.lanes, cluster_embeddings(scene.vectors, radius)) for radius in radii]
-        for scene in scenes
-    ]
-    return np.mean(scores, axis=0)
-
-
-def ways(scene: Inspected) -> dict[str, LaneResult]:
-    """The lanes of a scene found in five ways: with and without embeddings, the road model, and sure pixels ("all")."""
-    semantic, bare = scene.prediction["semantic_pred"], {**scene.prediction, "confidence": None}
-    lanes, none = np.isin(semantic, LANE_CLASS_IDS), np.empty(0, dtype=np.int64)
-    pieces = np.flatnonzero(lanes), cv2.connectedComponents(lanes.astype(np.uint8))[1][lanes] - 1
-    return {
-        "components": connected_components(semantic),
-        "components + road": collect_instances(semantic, pieces, (none, none)),
-        "embeddings": LanePostProcessor(road_model=False).process(**bare),
-        "embeddings + road": LanePostProcessor().process(**bare),
-        "all": LanePostProcessor().process(**scene.prediction),
-    }
-
-
-def lane_counts(scenes: Sequence[Inspected], results: Sequence[LaneResult]) -> np.ndarray:
-    """Found pairs, false lanes and missed lanes of each scene: (scenes, 3)."""
-    counts = []
-    for scene, result in zip(scenes, results, strict=True):
-        score = LaneF1()
-        score.update(result["lane_polylines"], scene.curves, scene.true.shape)
-        counts.append((score.tp, score.fp, score.fn))
-    return np.array(counts)
+    return Inspected(scene.image, true, curves, prediction, embeddings_at(prediction, pixels), true.ravel()[pixels])
 
 
 def f1_of(counts: np.ndarray) -> np.ndarray:
@@ -164,10 +113,11 @@ def stages(scene: Inspected, results: dict[str, LaneResult]) -> dict[str, dict[s
 
     Args:
         scene: with the network's outputs.
-        results: "components", "embeddings" (without road model and confidence) and "all" (with both).
+        results: "components" and "embeddings" (both without road model and confidence), and with both of these
+            "embeddings + road + sure".
 
     Returns:
-        Masks by stage, in order, for "all" and "components".
+        Masks by stage, in order, for "library" and "components".
     """
     bare = {**scene.prediction, "confidence": None}
     in_mask = {"not in the class mask": np.isin(scene.prediction["semantic_pred"], LANE_CLASS_IDS)}
@@ -177,10 +127,10 @@ def stages(scene: Inspected, results: dict[str, LaneResult]) -> dict[str, dict[s
         "in no cluster (−1)": every["lane_instances"],
         "below min_pixels": results["embeddings"]["lane_instances"],
         "too few sure pixels": sure["lane_instances"],
-        "20 % rule": results["all"]["lane_instances"],
+        "20 % rule": results["embeddings + road + sure"]["lane_instances"],
     }
     components = {"below min_pixels": results["components"]["lane_instances"]}
-    return {"all": in_mask | library, "components": in_mask | components}
+    return {"library": in_mask | library, "components": in_mask | components}
 
 
 def audit(masks: dict[str, np.ndarray], scene: Inspected, polylines: list[np.ndarray]) -> list[tuple[str, int]]:
@@ -214,16 +164,16 @@ def audit(masks: dict[str, np.ndarray], scene: Inspected, polylines: list[np.nda
 
 
 def audit_scenes(scenes: Sequence[Inspected], found: Sequence[dict[str, LaneResult]]) -> dict[str, list]:
-    """``audit`` of every scene, by way: "all" and "components".
+    """``audit`` of every scene, by way: "library" and "components".
 
     Args:
         scenes: with the truth.
         found: each scene's results, as ``stages`` takes them.
     """
-    audits: dict[str, list] = {"all": [], "components": []}
+    audits: dict[str, list] = {way: [] for way in RESULT_OF}
     for scene, results in zip(scenes, found, strict=True):
         for way, masks in stages(scene, results).items():
-            audits[way].append(audit(masks, scene, results[way]["lane_polylines"]))
+            audits[way].append(audit(masks, scene, results[RESULT_OF[way]]["lane_polylines"]))
     return audits
 
 
@@ -239,7 +189,8 @@ def failure_cases(
     cases = []
     for way, what in SHOWN:
         k = next(k for k, happened in enumerate(audits[way]) if what in dict(happened))
-        ids, polylines = found[k][way]["lane_instances"], found[k][way]["lane_polylines"]
+        result = found[k][RESULT_OF[way]]
         lane = dict(audits[way][k])[what]
-        cases.append((f"{way}: {what}", scenes[k].image, scenes[k].true, ids, polylines, lane))
+        title = f"{way}: {what}"
+        cases.append((title, scenes[k].image, scenes[k].true, result["lane_instances"], result["lane_polylines"], lane))
     return cases

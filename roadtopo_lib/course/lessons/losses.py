@@ -95,8 +95,13 @@ def iou_per_class(predicted: Tensor, truth: Tensor) -> Tensor:
     return torch.tensor(both) / torch.tensor(either)
 
 
-def contest(losses: dict[str, Callable], train: Features, val: Features) -> dict[str, Tensor]:
-    """IoU of heads trained with each loss: (seeds, looks, classes), on the validation images."""
+def contest(
+    losses: dict[str, Callable], train: Features, val: Features, seeds: Sequence[int] = SEEDS
+) -> dict[str, Tensor]:
+    """IoU of heads trained with each loss: (seeds, looks, classes), on the validation images.
+
+    Heads of one seed start with the same weights and see the same batches, so losses can be compared in pairs.
+    """
     iou = {}
     for name, loss in losses.items():
         rows: list[Tensor] = []
@@ -105,20 +110,20 @@ def contest(losses: dict[str, Callable], train: Features, val: Features) -> dict
             if step in LOOKS:
                 rows.append(iou_per_class(classes_of(head, val.maps, val.masks.shape[1:]), val.masks))
 
-        for seed in SEEDS:
+        for seed in seeds:
             train_head(train, loss, seed, after_step=score)
-        iou[name] = torch.stack(rows).view(len(SEEDS), len(LOOKS), NUM_CLASSES)
+        iou[name] = torch.stack(rows).view(len(seeds), len(LOOKS), NUM_CLASSES)
     return iou
 
 
 def draw_contest(iou: dict[str, Tensor], titles: Sequence[str]) -> Figure:
-    """Bars for the mean of the seeds and whiskers for their spread, one panel a look."""
+    """Bars for the mean of the seeds and a dot for each seed, one panel a look."""
     figure, axes = plt.subplots(len(titles), 1, figsize=(8, 4.6), sharex=True)
     for look, (ax, title) in enumerate(zip(axes, titles, strict=True)):
         for i, ((name, value), hatch) in enumerate(zip(iou.items(), HATCHES, strict=False)):
-            middle, spread = value[:, look].mean(dim=0), value[:, look].std(dim=0)
             place = np.arange(NUM_CLASSES) + 0.2 * (i - 1.5)
-            ax.bar(place, middle, 0.2, yerr=spread, capsize=2, label=name, hatch=hatch)
+            ax.bar(place, value[:, look].mean(dim=0), 0.2, label=name, hatch=hatch)
+            ax.plot(place, value[:, look].T, "o", color="black", markersize=3, clip_on=False)
         ax.set(title=title, ylabel="IoU", ylim=(0, 1.15))
     axes[0].legend(ncols=4, loc="upper center", fontsize="small")
     axes[1].set_xticks(range(NUM_CLASSES), CLASS_NAMES)
@@ -174,6 +179,11 @@ def distances(state: State) -> tuple[float, float]:
     return float(apart[same].max()), float(apart[~same].min())
 
 
+def distances_to_means(state: State) -> np.ndarray:
+    """(N,) distance of each point from the mean of its lane."""
+    return np.linalg.norm(state.points - state.means[state.lanes], axis=1)
+
+
 def lost_to_noise(state: State, noise: float = 0.3, draws: int = 20, seed: int = 0) -> float:
     """Share of the points that noise of this standard deviation moves nearest to the mean of another lane."""
     rng = np.random.default_rng(seed)
@@ -183,7 +193,7 @@ def lost_to_noise(state: State, noise: float = 0.3, draws: int = 20, seed: int =
 
 
 def draw_layouts(states: dict[tuple[float, float], State]) -> Figure:
-    """Layouts in two rows: points of each lane, and a dashed circle of δ_var around their mean.
+    """Layouts in two rows: points of each lane as small marks, and a circle of δ_var around their mean.
 
     Args:
         states: (δ_var, δ_dist) → state in two dimensions.
@@ -193,8 +203,8 @@ def draw_layouts(states: dict[tuple[float, float], State]) -> Figure:
         points = state.points - state.means.mean(axis=0)
         for lane in range(len(state.means)):
             mine = points[state.lanes == lane]
-            ax.scatter(*mine.T, s=10, color=f"C{lane}", marker="os^"[lane])
-            ax.add_patch(plt.Circle(mine.mean(axis=0), delta_var, fill=False, color=f"C{lane}", linestyle="--"))
+            ax.scatter(*mine.T, s=7, color=f"C{lane}", marker="os^"[lane], linewidths=0)
+            ax.add_patch(plt.Circle(mine.mean(axis=0), delta_var, fill=False, color="0.4", linewidth=0.8))
         ax.set(title=f"δ_var {delta_var}, δ_dist {delta_dist}", aspect="equal")
     figure.supxlabel("dimension 1", fontsize="medium")
     figure.supylabel("dimension 2", fontsize="medium")

@@ -163,23 +163,62 @@ def cost(work: Callable[[Tensor], object], x: Tensor) -> tuple[float, float]:
     return counter.get_total_flops() / 1e9, 1000 * min(seconds)
 
 
-def panels(pictures: dict[str, np.ndarray | Tensor], columns: int = 3, width: float = 9.0) -> Figure:
+def panels(pictures: dict[str, np.ndarray | Tensor], columns: int = 3, width: float = 9.0, title: str = "") -> Figure:
     """Pictures side by side, each with its title.
 
     Args:
         pictures: title → (h, w) or (h, w, 3), all of about one shape.
         columns: in a row.
         width: of the figure, in inches.
+        title: of the figure; what the pictures show together.
     """
     first = next(iter(pictures.values()))
     rows = -(-len(pictures) // columns)
-    height = width / columns * first.shape[0] / first.shape[1] + 0.35
-    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * height), squeeze=False)
+    height = rows * (width / columns * first.shape[0] / first.shape[1] + 0.35) + (0.35 if title else 0.0)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    if title:
+        figure.suptitle(title, fontweight="bold")
     for ax in axes.flat:
         ax.axis("off")
-    for ax, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
+    for ax, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
         ax.imshow(picture)
-        ax.set_title(title)
+        ax.set_title(name, fontweight="normal" if title else "bold")
+    return figure
+
+
+def draw_attention(picture: np.ndarray | Tensor, tokens: dict[str, tuple[int, int]], weights: Tensor) -> Figure:
+    """Where some tokens lie, and for each of them and each attention head the weights of all places.
+
+    Args:
+        picture: (H, W, 3), what the encoder sees.
+        tokens: name → (row, column) on the grid of the queries.
+        weights: (heads, rows, columns, h, w): of each query, over the h × w places of the keys.
+
+    Returns:
+        A column for each token; weights from 0.05 on are printed, and the place of the largest is framed.
+    """
+    heads, rows, columns, h, w = weights.shape
+    figure, axes = plt.subplots(1 + heads, len(tokens), figsize=(7.6, 1.5 * (1 + heads)), squeeze=False)
+    height, width = picture.shape[:2]
+    grey = np.round(10 * np.asarray(picture).mean(axis=2)) / 10  # few levels make a small file
+    for column, (name, (row, place)) in zip(axes.T, tokens.items(), strict=True):
+        shape = {"extent": (0, w, h, 0), "aspect": height * w / (width * h)}
+        column[0].imshow(grey * 0.6 + 0.4, cmap="gray", vmin=0, vmax=1, **shape)
+        spot = ((place + 0.5) * w / columns, (row + 0.5) * h / rows)
+        column[0].plot(*spot, "*", color="C1", markersize=15, markeredgecolor="white")
+        column[0].set_title(name)
+        for number, (ax, look) in enumerate(zip(column[1:], weights[:, row, place], strict=True), start=1):
+            ax.imshow(look, cmap="Blues", vmin=0, vmax=1.3, **shape)
+            for y, x in torch.argwhere(look >= 0.05).tolist():
+                ax.text(x + 0.5, y + 0.5, f"{look[y, x]:.2f}", ha="center", va="center")
+            y, x = divmod(int(look.argmax()), w)
+            ax.add_patch(plt.Rectangle((x, y), 1, 1, fill=False, edgecolor="C1", linewidth=2.5, zorder=5))
+            ax.set_ylabel(f"head {number}")
+    for ax in axes.flat:
+        ax.set(xticks=range(w + 1), yticks=range(h + 1), xticklabels=[], yticklabels=[], xlim=(0, w), ylim=(h, 0))
+        ax.grid(color="0.75", linewidth=0.6)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
     return figure
 
 

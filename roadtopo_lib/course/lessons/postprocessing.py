@@ -1,8 +1,7 @@
-"""Notebook 6: embeddings made to measure, orders of lanes, and scenes with two crosswalks."""
+"""Notebook 6: embeddings made to measure, times of methods, and scenes with two crosswalks."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,19 +10,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from roadtopo_lib.labels import CROSSWALK, LANE_MARKING, ROAD
 from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.pipeline import LaneSegmenter
-from roadtopo_lib.postprocess import (
-    MIN_PIXELS_SHARE,
-    LanePostProcessor,
-    LaneResult,
-    cluster_embeddings,
-    fit_lane_curve,
-    fit_road,
-    order_by_mean_x,
-    order_left_to_right,
-)
+from roadtopo_lib.postprocess import cluster_embeddings
 from roadtopo_lib.postprocess.clustering import MIN_POINTS, SAMPLE_SIZE, spread, squared_distances
-from roadtopo_lib.postprocess.curves import row_medians
 from roadtopo_lib.scenes import Scene, render_scene
 from roadtopo_lib.scenes.streets import sample_layout
 from roadtopo_lib.scenes.synth import image_seed
@@ -94,61 +82,6 @@ def time_methods(radius: float = 1.5) -> dict[str, dict[int, float]]:
     return {name: {n: time_at_the_margin(method, n) for n in sizes} for name, (method, sizes) in methods.items()}
 
 
-def lane_pixels(mask: np.ndarray, lanes: int, min_pixels: int = 1) -> list[np.ndarray]:
-    """Flat indices of the pixels of lanes 1..``lanes`` in an instance mask, without lanes below ``min_pixels``."""
-    groups = [np.flatnonzero(mask == k) for k in range(1, lanes + 1)]
-    return [pixels for pixels in groups if len(pixels) >= min_pixels]
-
-
-def with_stray_patch(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of a mask's pixels and of 40 × 24 more, far off, in the frame's size."""
-    rows, columns = np.nonzero(mask)
-    patch_rows, patch_columns = np.mgrid[330:370, 700:724]
-    return np.append(rows, patch_rows), np.append(columns, patch_columns)
-
-
-def farthest_from(truth: np.ndarray, coefficients: np.ndarray, polyline: np.ndarray) -> np.ndarray:
-    """How far a polynomial x(y) and a polyline (M, 2) leave a true curve (K, 2), along rows, at the polyline's rows."""
-    rows = polyline[:, 1]
-    true_x = np.interp(rows, truth[:, 1], truth[:, 0])
-    return np.array([np.abs(x - true_x).max() for x in (np.polyval(coefficients, rows), polyline[:, 0])])
-
-
-def wrong_orders(seeds: Iterable[int]) -> dict[str, Counter]:
-    """In how many rendered scenes each of three rules orders the lanes wrongly.
-
-    The rules: "mean x" of the pixels; "row, own curves", where each lane's own curve meets the reference row; "row,
-    one road", where the curves of the road they share meet it.
-
-    Args:
-        seeds: of the scenes, 256×512.
-
-    Returns:
-        A ``Counter`` by rule for "visible" and for "whole" (amodal) labels.
-    """
-    wrong = {"visible": Counter(), "whole": Counter()}
-    for scene in map(render_scene, seeds):
-        size = scene.instance_visible.shape
-        for kind, mask in (("visible", scene.instance_visible), ("whole", scene.instance_amodal)):
-            lanes = lane_pixels(mask, len(scene.lanes), round(MIN_PIXELS_SHARE * mask.size))
-            if len(lanes) > 1:  # in true order
-                for rule, order in _orders(lanes, size).items():
-                    wrong[kind][rule] += order.tolist() != sorted(order)
-    return wrong
-
-
-def _orders(lanes: list[np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    height, width = size
-    row = LanePostProcessor().reference_row * (height - 1)
-    xy = [(pixels % width, pixels // width) for pixels in lanes]
-    road = fit_road([row_medians(y, x) for x, y in xy], size)
-    return {
-        "mean x": order_by_mean_x([np.stack(points, axis=1) for points in xy]),
-        "row, own curves": order_left_to_right([fit_lane_curve(*points) for points in xy], row),
-        "row, one road": np.argsort(road.x(np.arange(len(lanes)), row)),
-    }
-
-
 def embeddings_at(prediction: dict, pixels: np.ndarray) -> np.ndarray:
     """Embeddings of image pixels, read as ``LanePostProcessor`` reads them.
 
@@ -179,17 +112,6 @@ def toy_street(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     embeddings[:, :, [2, 5, 8]] = means.T[:, None]
     embeddings[:, 1, 3:8], embeddings[:, 6] = means[1][:, None], means[0][:, None]
     return street, embeddings
-
-
-def two_crosswalks(segmenter: LaneSegmenter, seeds: Iterable[int]) -> tuple[np.ndarray, list[LaneResult]]:
-    """Rendered scenes with two crosswalks each: distances of their mean embeddings (scenes,), and the results."""
-    gaps, results = [], []
-    for seed in seeds:
-        scene = render_scene(seed, preset="day")
-        prediction = segmenter.predict(scene.image)
-        gaps.append(crosswalk_gap(scene, prediction))
-        results.append(segmenter.postprocessor.process(**prediction))
-    return np.array(gaps), results
 
 
 def crosswalk_gap(scene: Scene, prediction: dict) -> float:

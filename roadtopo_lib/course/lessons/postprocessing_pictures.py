@@ -77,7 +77,7 @@ def bars(values: dict[str, float], title: str, xlabel: str) -> Figure:
 def numbered_at_row(
     image: np.ndarray, lanes: list[np.ndarray], curves: list[np.ndarray], row: float, orders: dict[str, np.ndarray]
 ) -> Figure:
-    """The lanes' pixels, their curves continued to a row, and there the numbers that each order gives.
+    """The lanes' pixels, their curves continued to a row or the image's edge, and there the numbers of each order.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -90,10 +90,16 @@ def numbered_at_row(
     figure, axes = roads([[(shades(image), title) for title in orders]], (7.0, 2.0))
     for ax, order in zip(axes[0], orders.values(), strict=True):
         for number, k in enumerate(order, start=1):
-            x = x_at_row(curves[k], row)
+            start, stop = curves[k][-1], np.array([x_at_row(curves[k], row), row])
+            edge = np.clip(stop[0], 0, width - 1)
+            if edge != stop[0]:  # the lane leaves the image before it meets the row
+                stop = start + (edge - start[0]) / (stop[0] - start[0]) * (stop - start)
             ax.scatter(lanes[k] % width, lanes[k] // width, s=0.3, color=COLORS[k])
-            ax.plot([curves[k][-1, 0], x], [curves[k][-1, 1], row], "--", color=COLORS[k])
-            ax.text(np.clip(x, 15, width - 15), 0.84 * height, number, backgroundcolor=COLORS[k], ha="center")
+            ax.plot(*np.transpose([start, stop]), "--", color=COLORS[k])
+            beside = {0: f"← {number}", width - 1: f"{number} →"}.get(edge, str(number))
+            place = np.clip(stop, (15, 15), (width - 24, 0.9 * height))
+            plate = {"facecolor": COLORS[k], "edgecolor": "none", "pad": 2.5}
+            ax.text(*place, beside, bbox=plate, ha="left" if edge == 0 else "center", va="center", color="white")
     return figure
 
 

@@ -1,8 +1,8 @@
-"""Notebook 5: counts what graphs keep alive, acts like a GPU, interrupts a save, makes the runs that are compared."""
+"""Notebook 5: data sets and trainers that begin alike; counts what graphs keep alive, acts like a GPU, stops a save."""
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,6 @@ from torch.utils.data import DataLoader
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.data import samples
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
-from roadtopo_lib.losses import LaneCriterion
-from roadtopo_lib.models import upsample_to
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 
@@ -24,31 +22,6 @@ from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 def dataset(config: LaneSegmentationConfig, split: str, train: bool = False) -> LaneInstanceDataset:
     """A split of the sample data, or the ``"frame"``, as ``config`` sizes it; ``train`` draws crops and flips."""
     return LaneInstanceDataset(samples(), split, build_transform(config, train=train))
-
-
-def path_of(
-    optimizer_class: Callable, start: Tensor, gradients: Iterable[Tensor], matrices: bool = False, **settings: float
-) -> Tensor:
-    """Where an optimiser takes a tensor that gets these gradients, one a step.
-
-    Args:
-        optimizer_class: AdamW, Muon and the like.
-        start: where it begins.
-        gradients: as many as steps, each shaped as ``start``.
-        matrices: ask ``Muon`` for its own rule; other optimisers ignore it.
-        settings: of the optimiser.
-
-    Returns:
-        (steps + 1, *start.shape), the start first.
-    """
-    weight = nn.Parameter(start.clone())
-    optimizer = optimizer_class([{"params": [weight], "matrices": matrices}], **settings)
-    places = [start.clone()]
-    for gradient in gradients:
-        weight.grad = gradient.clone()
-        optimizer.step()
-        places.append(weight.detach().clone())
-    return torch.stack(places)
 
 
 class _Box:
@@ -93,12 +66,6 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 def megabytes(tensors: Iterable[Tensor]) -> float:
     """Size of tensors in millions of bytes."""
     return sum(t.numel() * t.element_size() for t in tensors) / 1e6
-
-
-def semantic_loss_of(model: nn.Module, batch: dict, criterion: LaneCriterion) -> Tensor:
-    """The semantic loss alone, of logits at the masks' size."""
-    logits = upsample_to(model(batch["image"], upsample=False)["logits"], batch["semantic_mask"].shape[1:])
-    return criterion.semantic(logits, batch["semantic_mask"])
 
 
 @contextmanager
@@ -149,24 +116,6 @@ def sgd_step(
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def blind_losses(config: LaneSegmentationConfig) -> dict[str, float]:
-    """Cross-entropy on the validation set of two answers that never look at the image."""
-    train_masks, val_masks = (stacked(dataset(config, split), "semantic_mask") for split in ("train", "val"))
-    one_hot = nn.functional.one_hot(train_masks, config.num_classes).float()  # (N, H, W, C)
-    class_prior = one_hot.mean(dim=(0, 1, 2))  # (C,)
-    mean_picture = (one_hot.sum(dim=0) + class_prior) / (len(train_masks) + 1)  # (H, W, C), no frequency is zero
-    losses = {}
-    for name, frequencies in (("class prior", class_prior), ("mean picture", mean_picture)):
-        of_true_class = frequencies.expand(*val_masks.shape, -1).gather(-1, val_masks[..., None])
-        losses[name] = round(float(-of_true_class.log().mean()), 2)
-    return losses
-
-
-def stacked(images: LaneInstanceDataset, name: str) -> Tensor:
-    """One entry of all samples, such as ``"image"``, as a tensor (N, ...)."""
-    return torch.stack([sample[name] for sample in images])
-
-
 def new_trainer(config: LaneSegmentationConfig, device: str | torch.device = "cpu") -> LaneSegmentationTrainer:
     """A trainer with a tiny model of the random weights that seed 0 gives."""
     torch.manual_seed(0)
@@ -194,22 +143,3 @@ class ScriptedTrainer(LaneSegmentationTrainer):
         """Takes this epoch's loss."""
         self.val_metrics = {"loss": losses[self.state.epoch - 1], "miou": 0.0}
         return self.val_metrics["loss"]
-
-
-class Negative(LaneInstanceDataset):
-    """The data set of a new camera: bright where the images were dark."""
-
-    def __getitem__(self, index: int) -> dict:
-        sample = super().__getitem__(index)
-        return {**sample, "image": 1 - sample["image"]}
-
-
-def new_camera(config: LaneSegmentationConfig) -> tuple[DataLoader, dict[str, DataLoader]]:
-    """Batches of negatives to train on, and of the validation set as it is (``"old"``) and as negatives (``"new"``)."""
-    train_set, val_set = (
-        Negative(samples(), split, build_transform(config, split == "train")) for split in ("train", "val")
-    )
-    judges = {"old": dataset(config, "val"), "new": val_set}
-    return build_loader(train_set, config, shuffle=True), {
-        name: build_loader(images, config, shuffle=False) for name, images in judges.items()
-    }

@@ -28,7 +28,7 @@ PIXEL_LOGITS = (-1.0, 1.6, 2.2, 0.1, -0.8, 0.9)
 
 @drawing(
     "One pixel of the frame is marked; its six scores become probabilities, drawn as bars, one for each class; only "
-    "the bar of the true class counts, and a falling curve gives its price, minus the logarithm of that probability."
+    "the bar of the true class counts, and a falling curve gives its cost, minus the logarithm of that probability."
 )
 def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: int = LANE_MARKING) -> Figure:
     """Cross-entropy of a single pixel.
@@ -42,7 +42,7 @@ def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: in
     probabilities = scores.softmax(dim=0)
     loss = F.cross_entropy(scores[None], torch.tensor([true_class])).item()
     p = probabilities[true_class].item()
-    sheet = Sheet(3.75, "Cross-entropy looks at one probability of each pixel")
+    sheet = Sheet(3.75, "Cross-entropy uses one probability of each pixel")
     tall = sheet.image(image, 0.15, 1.2, 2.2)
     rows, columns = np.nonzero(semantic == true_class)
     k = len(rows) * 4 // 5
@@ -50,15 +50,15 @@ def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: in
     sheet.circle(spot, 0.09, RED, lw=2.4, zorder=6)
     sheet.text(1.25, 1.0, "one pixel", weight="bold")
     sheet.text(1.25, 1.45 + tall, f"truth: {CLASSES[true_class].name}", color=RED)
-    sheet.arrow((2.42, 1.75), (2.75, 1.75), GREY)
+    sheet.arrow((2.4, 1.72), (2.64, 1.72), GREY)
     sheet.text(4.25, 0.75, "probabilities (softmax)", weight="bold")
     for c, share in zip(CLASSES, probabilities.tolist(), strict=True):
         y = 1.12 + 0.4 * c.id
         mine = c.id == true_class
-        sheet.text(4.12, y, c.name, SMALL, INK if mine else GREY, ha="right", weight="bold" if mine else "normal")
+        sheet.text(4.12, y, c.name, color=INK, ha="right", weight="bold" if mine else "normal")
         sheet.rectangle(4.2, y - 0.13, 1.25 * share, 0.26, RED if mine else GREY, fc=tint(RED if mine else GREY, 0.5))
         words = f"{share:.2f}"
-        sheet.text(4.28 + 1.25 * share, y, words, SMALL, INK if mine else GREY, ha="left")
+        sheet.text(4.28 + 1.25 * share, y, words, color=INK, ha="left")
     left, right, base, top = 5.95, 7.75, 3.25, 1.1
     x = np.linspace(0.04, 1, 100)
     scale = (base - top) / 3.3
@@ -68,7 +68,7 @@ def cross_entropy_pixel(logits: tuple[float, ...] = PIXEL_LOGITS, true_class: in
     dot = (left + (right - left) * p, base - scale * loss)
     sheet.line([dot[0], dot[0], left], [base, dot[1], dot[1]], RED, lw=1.2, ls=":")
     sheet.dots(dot, RED, 70, zorder=6)
-    sheet.text(6.95, 0.75, "its price: −log p", weight="bold")
+    sheet.text(6.95, 0.75, "its cost: −log p", weight="bold")
     sheet.text(dot[0] + 0.12, dot[1] - 0.2, f"{loss:.2f}", color=RED, weight="bold", ha="left")
     sheet.text(right, 3.47, "p", ha="right")
     sheet.text(dot[0], 3.47, f"{p:.2f}", SMALL)
@@ -125,7 +125,7 @@ def loss_terms(config: LaneSegmentationConfig | None = None) -> Figure:
         config: margins and weights; default ``LaneSegmentationConfig()``.
     """
     config = config or LaneSegmentationConfig()
-    sheet = Sheet(4.1, "Pull gathers a lane, push parts two lanes")
+    sheet = Sheet(4.1, "Pull gathers the pixels of a lane, push separates lanes")
     panels = (
         ("pull", f"α = {config.alpha:g}", "beyond δ_var of the mean:\npulled inwards", 0.15),
         ("push", f"β = {config.beta:g}", "nearer than 2 · δ_dist:\npushed apart", 2.77),

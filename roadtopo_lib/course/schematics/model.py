@@ -1,6 +1,8 @@
 """Drawings of notebook 3: patch embedding, attention in three steps and its reduction, Mix-FFN, fusion, two heads."""
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from transformers import SegformerConfig
 
@@ -33,6 +35,8 @@ TOKENS = np.array([[3.0, 0.0], [0.0, 3.0], [2.0, 2.0], [0.0, 0.0]])
 KEYS = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
 VALUES = np.array([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0], [0.0, 0.0]])
 TOKEN_COLORS = (BLUE, RED, GREEN, ORANGE)
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
 PUBLISHED = SegformerConfig()
 """Windows, strides and reductions are the same in all sizes."""
@@ -195,16 +199,16 @@ def attention_mix(query: int = 0) -> Figure:
     sheet.arrow((6.0, 2.16), (6.55, 2.16), GREY)
     sheet.text(7.15, 1.7, f"answer for\ntoken {query + 1}", weight="bold")
     sheet.cells(answer[None], 6.6, 1.95, 0.55, lambda _: tint(TOKEN_COLORS[query], 0.35), "{:.2f}", SMALL)
-    sheet.text(3.15, 2.5, "the best matches contribute most", color=GREY)
+    sheet.text(3.15, 2.5, "the largest weights contribute most", color=GREY)
     return sheet.figure
 
 
 @drawing(
-    "Left the frame with its fine grid of tokens, one of which asks; right the thinned grid of few large cells that "
-    "answer, each the summary of a square window of tokens; thin lines join the asking token with every answering cell."
+    "Left the frame with its fine grid of tokens, one of which is marked as a query; right a coarse grid of few large "
+    "cells with keys and values, each computed from a square window of tokens; lines join the query with every key."
 )
 def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
-    """Spatial reduction: all tokens ask, a thinned set answers.
+    """Spatial reduction: queries from all tokens, keys and values from a coarser grid.
 
     Args:
         backbone: whose maps are drawn.
@@ -216,7 +220,7 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
     image = network_sample()[0]
     few = (rows // ratio, columns // ratio)
     blocks = averaged(image, *few)
-    sheet = Sheet(3.1, "All tokens ask, a thinned set answers")
+    sheet = Sheet(3.1, "Queries from all tokens, keys and values from fewer")
     left, top, wide = 0.2, 1.05, 3.6
     cell = wide / columns
     sheet.image(averaged(image, rows, columns), left, top, wide, smooth=False)
@@ -234,8 +238,8 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
     column, row, large = few[1] // 4, few[0] - 1, ratio * cell
     sheet.rectangle(left + column * large, top + row * large, large, large, BLUE, lw=2.4, zorder=7)
     sheet.rectangle(right + column * side, top + row * side, side, side, BLUE, lw=2.4, zorder=7)
-    sheet.text(left + wide / 2, 0.8, f"{rows * columns} tokens ask", weight="bold")
-    sheet.text(right + 1.6, 0.8, f"{few[0] * few[1]} answer, by key and value", weight="bold")
+    sheet.text(left + wide / 2, 0.8, f"{rows * columns} queries", weight="bold")
+    sheet.text(right + 1.6, 0.8, f"{few[0] * few[1]} keys and values", weight="bold")
     sheet.text(left, 2.75, f"a window of {ratio} × {ratio} tokens", color=BLUE, weight="bold", ha="left")
     sheet.arrow((left + 2.75, 2.75), (right - 0.05, 2.75), BLUE)
     sheet.text(right + 0.05, 2.75, "becomes one", color=BLUE, weight="bold", ha="left")
@@ -244,20 +248,21 @@ def attention_reduction(backbone: str = "tiny", stage: int = 0) -> Figure:
 
 @drawing(
     "A token passes from left to right: a linear layer widens it, a three by three filter mixes each channel with its "
-    "neighbours on the map, an activation bends it, a second linear layer narrows it; the token itself "
+    "neighbours on the map, an activation function follows, a second linear layer narrows it; the token itself "
     "is added to the result."
 )
-def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
+def mix_ffn(backbone: str = "tiny", stage: int = 0, activation: str = "gelu") -> Figure:
     """The second half of a block.
 
     Args:
         backbone: whose channels are printed.
         stage: of the encoder, 0..3.
+        activation: "gelu", the published models', or "relu".
     """
     shape = ARCHITECTURES[backbone]
     narrow = shape["hidden_sizes"][stage]
     wide = narrow * shape.get("mlp_ratios", PUBLISHED.mlp_ratios)[stage]
-    sheet = Sheet(3.8, "Mix-FFN: widen, look at the neighbours, bend, narrow")
+    sheet = Sheet(3.8, "Mix-FFN: widen, look at the neighbours, activate, narrow")
     middle = 1.95
     for x, tall, count, color in ((0.45, 0.45, narrow, BLUE), (2.05, 1.5, wide, GREEN), (7.2, 0.45, narrow, BLUE)):
         sheet.rectangle(x, middle - tall / 2, 0.3, tall, color, fc=tint(color, 0.4))
@@ -268,11 +273,11 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
     sheet.cells(outside, left, top, side, lambda v: tint(GREEN, 0.4) if v else "white", "{:.0f}", 8, FAINT)
     sheet.rectangle(left + 2 * side, top + 2 * side, 3 * side, 3 * side, RED, lw=2.6, zorder=7)
     sheet.rectangle(left, top, 3 * side, 3 * side, ORANGE, lw=2.6, zorder=7)
-    x = np.linspace(-2.5, 2.5, 60)
-    bent = x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    x = np.linspace(-2.5, 2.5, 61)
+    activated = ACTIVATIONS[activation](torch.from_numpy(x)).numpy()
     sheet.rectangle(5.15, middle - 0.5, 1.0, 1.0, PURPLE, fc="white")
     sheet.line([5.2, 6.1], [middle + 0.2] * 2, FAINT, lw=1)
-    sheet.line(5.65 + 0.17 * x, middle + 0.2 - 0.24 * bent, PURPLE, lw=2.4, zorder=6)
+    sheet.line(5.65 + 0.17 * x, middle + 0.2 - 0.24 * activated, PURPLE, lw=2.4, zorder=6)
     for start, end in ((0.8, 2.0), (2.4, 2.9), (4.47, 5.1), (6.2, 7.15)):
         sheet.arrow((start, middle), (end, middle), GREY)
     for x, words, sizes in ((1.4, "linear", f"{narrow} to {wide}"), (6.68, "linear", f"{wide} to {narrow}")):
@@ -280,7 +285,7 @@ def mix_ffn(backbone: str = "tiny", stage: int = 0) -> Figure:
         sheet.text(x, middle + 0.22, sizes, SMALL, GREY)
     for x, words in ((0.6, "token"), (3.68, "3 × 3 filter, each channel by itself"), (7.35, "token")):
         sheet.text(x, 3.22, words, weight="bold")
-    sheet.text(5.65, middle + 0.7, "activation", weight="bold")
+    sheet.text(5.65, middle + 0.7, {"gelu": "GELU", "relu": "ReLU"}[activation], weight="bold")
     sheet.text(3.68, 3.52, "zeros around the map tell where the edge is", color=ORANGE)
     sheet.line([0.6, 0.6, 7.35], [middle - 0.27, 0.78, 0.78], BLUE)
     sheet.arrow((7.35, 0.78), (7.35, middle - 0.27), BLUE)
@@ -378,7 +383,7 @@ def two_heads(config: LaneSegmentationConfig | None = None) -> Figure:
         sheet.box(4.8, middle - 0.32, 1.15, 0.64, name, color)
         sheet.arrow((5.95, middle), (6.15, middle), GREY)
         sheet.text(7.0, middle + 0.55, shape, weight="bold")
-        sheet.text(7.0, middle + 0.8, meaning, SMALL, GREY)
+        sheet.text(7.0, middle + 0.8, meaning, SMALL)
     sheet.image(color_semantic(semantic), 6.2, 0.92, 1.65)
     clumps(sheet, 6.2, 2.62, 1.65, 0.62, len(instances_by_role(semantic, instance)), known=True, ball=0.0)
     return sheet.figure

@@ -193,7 +193,7 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     _, own, of_road, horizon = max(
         views, key=lambda view: _error(view[1], lines, view[0]) - _error(view[2], lines, view[0])
     )
-    sheet = Sheet(3.75, "What one line does not show, its neighbours know")
+    sheet = Sheet(3.75, "Fitting all lines together corrects the short line")
     wide = 3.78
     scale = wide / size[1]
     pale = backdrop(image)
@@ -308,10 +308,10 @@ def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.nd
 )
 def crosswalk_groups() -> Figure:
     """Lanes and crosswalks are clustered apart."""
-    sheet = Sheet(4.3, "Lanes and crosswalks are separated in groups of their own")
+    sheet = Sheet(4.6, "Lanes and crosswalks are separated in groups of their own")
     palette = {c.id: "#{:02x}{:02x}{:02x}".format(*c.color) for c in CLASSES}
-    panels = ((0.15, 1.4, "classes"), (5.05, 0.62, ""), (5.05, 2.52, ""))
-    wide, tall = 2.3, 1.6
+    panels = ((0.15, 1.5, "classes"), (5.3, 0.62, ""), (5.3, 2.62, ""))
+    wide, tall = 2.4, 1.6
     for k, (x, y, name) in enumerate(panels):
         sheet.rectangle(x, y, wide, tall, GREY, fc="white", lw=1, zorder=1)
         if name:
@@ -333,10 +333,10 @@ def crosswalk_groups() -> Figure:
                 if k == 2:
                     sheet.badge(crosswalk.mean(axis=0), f"C{number + 1}", own)
     for y, words, order, color in (
-        (1.42, "lane classes", "left to right", ORANGE), (3.32, "crosswalk class", "near to far", PURPLE),
+        (1.42, "lane classes", "left to right", ORANGE), (3.42, "crosswalk class", "near to far", PURPLE),
     ):  # fmt: skip
-        sheet.box(2.95, y - 0.42, 1.65, 0.84, f"{words}:\ncluster", color, size=SMALL + 1)
-        sheet.arrow((2.47, 2.2), (2.95, y), GREY)
-        sheet.arrow((4.6, y), (5.03, y), GREY)
-        sheet.text(7.42, y, order.replace(" to ", "\nto "), ha="left", size=SMALL)
+        sheet.box(2.95, y - 0.42, 1.95, 0.84, f"{words}:\ncluster", color)
+        sheet.arrow((2.57, 2.3), (2.95, y), GREY)
+        sheet.arrow((4.9, y), (5.28, y), GREY)
+        sheet.text(5.3 + wide / 2, y + tall / 2 + 0.2, f"numbered {order}")
     return sheet.figure

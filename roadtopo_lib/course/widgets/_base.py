@@ -34,8 +34,11 @@ ENLARGED = 1.3
 """The most that a browser may enlarge a panel."""
 STILL_WIDTH = 1100
 """Pixels of the still picture; panels beyond it begin a new row."""
-STILL_QUALITY = 60
-"""Of a still picture with photographs, 0..100: a notebook holds it, and is small."""
+STILL_QUALITY, STILL_COLORS = 60, 32
+"""JPEG quality of a still picture with photographs, 0..100, and colours of one without: a notebook holds it, and is
+small."""
+STILL_WORDS = 14
+"""Points: on a phone, which shows the still picture at two fifths, its words are 8 pixels high."""
 
 COLORS = INSTANCE_COLORS / 255
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -290,7 +293,7 @@ class Board:
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, object], dict[str, object]]:
         """The live widget where a kernel runs, the still picture elsewhere; and what a viewer may tell of it."""
         photo = any(panel.kind == "photo" for panel in self.panels)
-        mime, data = encoded(self.still(), "photo" if photo else "plot", STILL_QUALITY, compression=9)
+        mime, data = encoded(self.still(), "photo" if photo else "plot", STILL_QUALITY, 9, STILL_COLORS)
         alt = f"{self.title}: {' '.join(f'{panel.alt}.' for panel in self.panels)}"
         return {
             "text/plain": f"[{self.title}: run this cell to move it]",
@@ -299,7 +302,9 @@ class Board:
         }, {mime: {"alt": alt}}
 
 
-def encoded(pixels: np.ndarray, kind: str, quality: int = JPEG_QUALITY, compression: int = 1) -> tuple[str, bytes]:
+def encoded(
+    pixels: np.ndarray, kind: str, quality: int = JPEG_QUALITY, compression: int = 1, colors: int = PALETTE_COLORS
+) -> tuple[str, bytes]:
     """(H, W, 3) uint8 RGB as its media type and bytes: JPEG for a "photo", PNG for a "plot" or a "flat" picture."""
     if kind != "plot":
         ending, options = {
@@ -309,7 +314,7 @@ def encoded(pixels: np.ndarray, kind: str, quality: int = JPEG_QUALITY, compress
         }[kind]  # fmt: skip
         data = cv2.imencode(ending, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
         return "image/jpeg" if kind == "photo" else "image/png", data
-    picture = Image.fromarray(pixels).quantize(PALETTE_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture = Image.fromarray(pixels).quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     palette = np.array(picture.getpalette(), np.uint8).reshape(-1, 3)
     palette[(palette >= 250).all(axis=1)] = 255  # the quantiser's white is a mean of near whites
     picture.putpalette(palette.ravel().tobytes())
@@ -329,10 +334,11 @@ def _beside(pictures: list[np.ndarray], width: int) -> np.ndarray:
 
 def _written(text: str, width: int) -> np.ndarray:
     """A strip of words, wrapped to the width: (height, width, 3) uint8 RGB."""
-    lines = textwrap.wrap(text, width=max(20, width // 8))
-    figure = Figure(figsize=(width / DPI, (len(lines) * 19 + 8) / DPI), dpi=DPI, facecolor="white", layout="none")
+    letter, line = STILL_WORDS * DPI / 72 * np.array([0.56, 1.3])  # pixels, across and down
+    lines = textwrap.wrap(text, width=max(20, int(width / letter)))
+    figure = Figure(figsize=(width / DPI, (len(lines) * line + 8) / DPI), dpi=DPI, facecolor="white", layout="none")
     canvas = FigureCanvasAgg(figure)
-    figure.text(8 / width, 0.5, "\n".join(lines), va="center", fontsize=9.5)
+    figure.text(8 / width, 0.5, "\n".join(lines), va="center", fontsize=STILL_WORDS)
     canvas.draw()
     strip = np.asarray(canvas.buffer_rgba())[..., :3]
     return strip[:, :width].copy()

@@ -33,7 +33,7 @@ from roadtopo_lib.data.images import (
 from roadtopo_lib.data.samples import sample_files, write_sample
 from roadtopo_lib.files import write_atomic, write_json
 from roadtopo_lib.labels import CLASSES, LINE_WIDTH, ClassTable
-from roadtopo_lib.processes import worker_count
+from roadtopo_lib.processes import start_worker, worker_count
 from roadtopo_lib.viz import contact_sheet, overlay_labels
 
 SHEET_SAMPLES, SHEET_COLUMNS, SHEET_SIZE = 16, 4, (225, 400)
@@ -215,7 +215,7 @@ def _results(
         yield from (_convert_one(*task, dst, options) for task in tasks)
         return
     waiting: deque[Future] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
         for task in tasks:
             waiting.append(pool.submit(_convert_one, *task, dst, options))
             if len(waiting) >= workers * WAITING_PER_WORKER:
@@ -231,7 +231,8 @@ def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> t
         content = _content(record.image)
         source, labels = hashlib.sha256(content).hexdigest()[:16], _label_mark(record, options)
         found = note_of(files[0])
-        if found.startswith(f"{source} {labels} ") and all(path.is_file() for path in files):
+        is_whole = all(path.is_file() and path.stat().st_size > 0 for path in files)  # empty: after a power cut
+        if found.startswith(f"{source} {labels} ") and is_whole:
             dropped[HIDDEN] += int(found.rpartition(" ")[2])
             return place, +dropped, True
         if files[0].exists() and not found.startswith(source):

@@ -210,6 +210,8 @@ wrong("difference_interval", "too wide")(_between(0.025, 0.975, scenes=30))
 wrong("difference_interval", "too narrow")(_between(0.16, 0.84))
 wrong("difference_interval", "too narrow")(_between(0.025, 0.975, scenes=240))
 wrong("difference_interval", "as much lies below as above")(_between(0.01, 0.96))
+wrong("difference_interval", "1000 draws are asked for")(_between(0.025, 0.975, draws=50))
+wrong("difference_interval", "1000 draws are asked for")(_between(0.025, 0.975, draws=200))
 wrong("difference_interval", "has no width")(_between(0.025, 0.975, replace=False))
 wrong("difference_interval", "low should come before high")(_between(0.975, 0.025))
 wrong("difference_interval", "F1 of a minus F1 of b")(lambda a, b, seed: _between(0.025, 0.975)(b, a, seed))
@@ -217,6 +219,17 @@ wrong("difference_interval", "use the seed given", "cheating")(lambda a, b, seed
 wrong("difference_interval", "the same seed gave two")(lambda a, b, seed: _between(0.025, 0.975)(a, b, None))
 wrong("difference_interval", "two numbers")(lambda a, b, seed: _differences(a, b, seed))
 wrong("difference_interval", "F1 of a minus F1 of b", "cheating")(lambda a, b, seed: (0.0, 0.0))
+
+
+@wrong("difference_interval", "their F1 is 0 / 0")
+def _(a, b, seed):
+    drawn = np.random.default_rng(seed).integers(len(a), size=(1000, len(a)))
+    scores = []
+    for tp, fp, fn in (c[drawn].sum(axis=1).T for c in (a, b)):
+        with np.errstate(invalid="ignore"):
+            precision, recall = tp / (tp + fp), tp / (tp + fn)
+            scores.append(2 * precision * recall / (precision + recall))
+    return np.quantile(scores[0] - scores[1], [0.025, 0.975])
 
 
 @wrong("difference_interval", "draw the same scenes for both")

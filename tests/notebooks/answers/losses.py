@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from answers._register import right, wrong
-from roadtopo_lib.losses import DiceLoss, DiscriminativeLoss
+from roadtopo_lib.losses import DiceLoss, DiscriminativeLoss, LaneCriterion
 
 # --- pull_of_batch
 
@@ -48,28 +48,89 @@ def _(embeddings, instance_mask, delta_var):
 
 @right("pull_of_batch", "unusual")
 def _(embeddings, instance_mask, delta_var):
+    """One table for the batch: a lane is an (image, id)."""
+    image, row, column = instance_mask.nonzero(as_tuple=True)
+    pairs = torch.stack([image, instance_mask[image, row, column]], dim=1)
+    lanes, slot = pairs.unique(dim=0, return_inverse=True)
+    if len(lanes) == 0:
+        return embeddings.mean() * 0
+    pixels = embeddings.movedim(1, -1)[image, row, column]  # (N, D)
+    size = slot.bincount()[:, None]
+    means = torch.zeros(len(lanes), pixels.shape[1]).index_add(0, slot, pixels) / size
+    pull = F.relu(torch.linalg.vector_norm(pixels - means[slot], dim=1, keepdim=True) - delta_var) ** 2
+    of_lane = torch.zeros(len(lanes), 1).index_add(0, slot, pull) / size
+    _, counts = lanes[:, 0].unique(return_counts=True)
+    return (of_lane[:, 0] / counts.repeat_interleave(counts)).sum() / len(counts)
+
+
+LIBRARY = "the library's loss was called"
+
+
+@wrong("pull_of_batch", LIBRARY, "cheating")
+def _(embeddings, instance_mask, delta_var):
     return DiscriminativeLoss(delta_var, alpha=1.0, beta=0.0, gamma=0.0)(embeddings, instance_mask)[0]
 
 
-@wrong("pull_of_batch", "was cut off from them", "cheating")
+@wrong("pull_of_batch", LIBRARY, "cheating")
 def _(embeddings, instance_mask, delta_var):
     return DiscriminativeLoss(delta_var)(embeddings, instance_mask)[1]["variance"]
 
 
+@wrong("pull_of_batch", LIBRARY, "cheating")
+def _(embeddings, instance_mask, delta_var):
+    criterion = LaneCriterion(DiceLoss(), DiscriminativeLoss(delta_var, beta=0.0, gamma=0.0))
+    return criterion.instance(embeddings, instance_mask)[0]
+
+
+@wrong("pull_of_batch", LIBRARY, "cheating")
+def _(embeddings, instance_mask, delta_var):  # its own for small batches only
+    images = [_lanes(x, mask, delta_var) for x, mask in zip(embeddings, instance_mask, strict=True)]
+    if len(embeddings) < 3:
+        return _mean([torch.stack(lanes).mean() for lanes in images if lanes], embeddings)
+    return DiscriminativeLoss(delta_var, beta=0.0, gamma=0.0)(embeddings, instance_mask)[0]
+
+
+def _with(extra):
+    """An answer that adds something to the pull of each image with lanes."""
+
+    def answer(embeddings, instance_mask, delta_var):
+        images = []
+        for x, mask in zip(embeddings, instance_mask, strict=True):
+            lanes = _lanes(x, mask, delta_var)
+            means = [x[:, mask == lane].mean(dim=1) for lane in mask[mask > 0].unique()]
+            images += [torch.stack(lanes).mean() + extra(means)] if lanes else []
+        return _mean(images, embeddings)
+
+    return answer
+
+
+def _push(means):
+    pairs = [(a, b) for i, a in enumerate(means) for b in means[:i]]
+    return sum((3.0 - torch.linalg.vector_norm(a - b)).clamp(min=0) ** 2 for a, b in pairs)
+
+
+wrong("pull_of_batch", "the push is another term")(_with(_push))
+wrong("pull_of_batch", "a mean far from 0 costs nothing")(
+    _with(lambda means: 0.001 * sum(torch.linalg.vector_norm(mean) for mean in means))
+)
+
+
+@wrong("pull_of_batch", "its gradient is not")
+def _(embeddings, instance_mask, delta_var):  # the mean stands still
+    images = []
+    for pixels, mask in zip(embeddings, instance_mask, strict=True):
+        mine = [pixels[:, mask == lane] for lane in mask[mask > 0].unique()]
+        distances = [torch.linalg.vector_norm(x - x.mean(dim=1, keepdim=True).detach(), dim=0) for x in mine]
+        lanes = [(distance - delta_var).clamp(min=0).square().mean() for distance in distances]
+        images += [torch.stack(lanes).mean()] if lanes else []
+    return _mean(images, embeddings)
+
+
 @wrong("pull_of_batch", "was cut off from them", "cheating")
 def _(embeddings, instance_mask, delta_var):
-    value = DiscriminativeLoss(delta_var)(embeddings, instance_mask)[1]["variance"]
-    return value.clone().requires_grad_()
-
-
-@wrong("pull_of_batch", "the push is another term")
-def _(embeddings, instance_mask, delta_var):
-    return DiscriminativeLoss(delta_var)(embeddings, instance_mask)[0]
-
-
-@wrong("pull_of_batch", "a mean far from 0 costs nothing")
-def _(embeddings, instance_mask, delta_var):
-    return DiscriminativeLoss(delta_var, beta=0.0)(embeddings, instance_mask)[0]
+    images = [_lanes(x.detach(), mask, delta_var) for x, mask in zip(embeddings, instance_mask, strict=True)]
+    value = _mean([torch.stack(lanes).mean() for lanes in images if lanes], embeddings)
+    return value.detach().clone().requires_grad_()
 
 
 @wrong("pull_of_batch", "these are two lanes")
@@ -148,7 +209,7 @@ wrong("pull_of_batch", "should be a tensor", "cheating")(lambda x, mask, margin:
 def _(embeddings, instance_mask, delta_var):
     with torch.no_grad():
         embeddings -= embeddings.mean()
-    return DiscriminativeLoss(delta_var, beta=0.0, gamma=0.0)(embeddings, instance_mask)[0]
+    return _by_lane(lambda d: d.norm(dim=0))(embeddings, instance_mask, delta_var)
 
 
 wrong("pull_of_batch", "should cost nothing")(_by_lane(lambda d: d.norm(dim=0), lambda x: x.sum()))
@@ -165,7 +226,7 @@ def _(embeddings, instance_mask, delta_var):
 
 @wrong("pull_of_batch", "a delta_var of 1.5", "cheating")
 def _(embeddings, instance_mask, delta_var):
-    return DiscriminativeLoss(0.5, beta=0.0, gamma=0.0)(embeddings, instance_mask)[0]
+    return _by_lane(lambda d: d.norm(dim=0))(embeddings, instance_mask, 0.5)
 
 
 # --- tversky_prices
@@ -203,7 +264,7 @@ def _(name):
 
 
 wrong("tversky_prices", "this is recall")(_priced({**PRICES, "precision": (0.0, 1.0), "recall": (1.0, 0.0)}))
-wrong("tversky_prices", "prices of Dice")(_priced({**PRICES, "IoU": (0.5, 0.5)}))
+wrong("tversky_prices", "weights of Dice")(_priced({**PRICES, "IoU": (0.5, 0.5)}))
 wrong("tversky_prices", "it raised KeyError")(lambda name: PRICES[name])
 wrong("tversky_prices", "'accuracy' was answered")(lambda name: PRICES.get(name, (0.0, 1.0)))
 wrong("tversky_prices", "'accuracy' was answered")(lambda name: PRICES.get(name))
@@ -327,6 +388,18 @@ wrong("dice_ignoring", "should be one number")(_variant(lambda p, truth, smooth:
 
 wrong("dice_ignoring", "should equal the soft Dice")(
     _variant(lambda p, truth, s: 1 - _dice(p.square(), truth, s).mean())
+)
+DIMS = (0, 2, 3)
+wrong("dice_ignoring", "squared in the areas")(
+    _variant(
+        lambda p, truth, s: 1 - ((2 * (p * truth).sum(DIMS) + s) / (p.square().sum(DIMS) + truth.sum(DIMS) + s)).mean()
+    )
+)
+wrong("dice_ignoring", "above the fraction only")(
+    _variant(lambda p, truth, s: 1 - ((2 * (p * truth).sum(DIMS) + s) / (p + truth).sum(DIMS)).mean())
+)
+wrong("dice_ignoring", "below the fraction only")(
+    _variant(lambda p, truth, s: 1 - (2 * (p * truth).sum(DIMS) / ((p + truth).sum(DIMS) + s)).mean())
 )
 wrong("dice_ignoring", "not for 20")(_variant(lambda p, truth, s: 1 - _dice(p, truth, s**2).mean()))
 

@@ -46,6 +46,11 @@ wrong("attention_by_hand", "over the keys (last axis)")(lambda q, k, v: _attenti
 wrong("attention_by_hand", "over the keys (last axis)")(lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).sigmoid() @ v)
 wrong("attention_by_hand", "differ from softmax")(lambda q, k, v: _attention(q, k, v.flip(1)))
 wrong("attention_by_hand", "should have shape (2, 5, 4)")(lambda q, k, v: _attention(k, q, q))
+TURNED = "swap the last two axes of k, `q @ k.mT`"
+wrong("attention_by_hand", TURNED)(lambda q, k, v: (q @ k.T / q.shape[-1] ** 0.5).softmax(dim=-1) @ v)
+wrong("attention_by_hand", TURNED)(lambda q, k, v: (q @ k / q.shape[-1] ** 0.5).softmax(dim=-1) @ v)
+wrong("attention_by_hand", TURNED)(lambda q, k, v: torch.bmm(q, k).softmax(dim=-1) @ v)
+wrong("attention_by_hand", "your code raised RuntimeError")(lambda q, k, v: (q + k).softmax(dim=-1) @ v)
 
 
 @wrong("attention_by_hand", "large scores overflow")
@@ -250,6 +255,23 @@ def _(model, encoder, lr, scale):
 def _(model, encoder, lr, scale):
     first, second = _grouped(model, encoder, lr, scale)
     return {**first, "params": iter(first["params"]), "name": "encoder"}, {**second, "name": "rest"}
+
+
+@wrong("group_by_module", "compares the numbers of tensors")
+def _(model, encoder, lr, scale):
+    inside = _trainable(encoder)
+    return _groups(inside, [p for p in model.parameters() if p not in inside], lr, scale)
+
+
+@wrong("group_by_module", "compares the numbers of tensors")
+def _(model, encoder, lr, scale):
+    outside = [p for p in model.parameters() if not any(p == q for q in encoder.parameters())]
+    return _groups(_trainable(encoder), outside, lr, scale)
+
+
+@wrong("group_by_module", "your code raised RuntimeError")
+def _(model, encoder, lr, scale):
+    return _groups(torch.stack(_trainable(encoder)), _trainable(model), lr, scale)
 
 
 def _by_name(word):

@@ -165,7 +165,7 @@ def _(maps, projections, mix):  # to the size of the smallest map
     return mix(torch.cat(small[::-1], dim=1))
 
 
-@wrong("fuse", "your code raised RuntimeError")
+@wrong("fuse", "not by a factor")
 def _(maps, projections, mix):  # sizes that are multiples of each other
     large = [
         F.interpolate(p(x), scale_factor=2**i, mode="bilinear")
@@ -174,7 +174,7 @@ def _(maps, projections, mix):  # sizes that are multiples of each other
     return mix(torch.cat(large[::-1], dim=1))
 
 
-@wrong("fuse", "your code raised RuntimeError")
+@wrong("fuse", "it got 2: concatenate the maps")
 def _(maps, projections, mix):  # the sum of notebook 3's second exercise
     size = maps[0].shape[2:]
     large = [F.interpolate(p(x), size=size, mode="bilinear") for x, p in zip(maps, projections, strict=True)]
@@ -395,6 +395,20 @@ def _(model, optimizer, criterion, batch, max_grad_norm):  # stops after backwar
 
 wrong("training_step", "were not clipped")(lambda *a: _step(*a, clip=lambda parameters, norm: None))
 wrong("training_step", "turns the direction")(lambda *a: _step(*a, clip=nn.utils.clip_grad_value_))
+wrong("training_step", "by its own norm")(
+    lambda *a: _step(*a, clip=lambda parameters, norm: [nn.utils.clip_grad_norm_([p], norm) for p in parameters])
+)
+wrong("training_step", "by its own norm")(
+    lambda m, o, *a: _step(
+        m, o, *a, clip=lambda _, n: [nn.utils.clip_grad_norm_(g["params"], n) for g in o.param_groups]
+    )
+)
+wrong("training_step", "only a part of the parameters")(
+    lambda m, o, *a: _step(m, o, *a, clip=lambda _, norm: nn.utils.clip_grad_norm_(o.param_groups[0]["params"], norm))
+)
+wrong("training_step", "only a part of the parameters")(
+    lambda *a: _step(*a, clip=lambda parameters, norm: nn.utils.clip_grad_norm_([*parameters][1:], norm))
+)
 wrong("training_step", "upsample=False")(lambda *a: _step(*a, upsample=True))
 wrong("training_step", "a gradient shorter than max_grad_norm")(
     lambda m, o, c, b, n: _step(m, o, c, b, 1.0)  # ignores the norm given
@@ -503,11 +517,26 @@ def _(model, optimizer, criterion, batch, max_grad_norm):  # plain gradient desc
     return loss.item()
 
 
-@wrong("training_step", "your code raised AttributeError")
-def _(model, optimizer, criterion, batch, max_grad_norm):  # the criterion gives a tuple
+@wrong("training_step", "the criterion returns a tuple")
+def _(model, optimizer, criterion, batch, max_grad_norm):
     loss = criterion(model(batch["image"], upsample=False), batch)
     loss.backward()
     return loss
+
+
+@wrong("training_step", "the criterion returns a tuple")
+def _(model, optimizer, criterion, batch, max_grad_norm):
+    loss = criterion(model(batch["image"], upsample=False), batch)
+    if not math.isfinite(loss):
+        raise FloatingPointError
+    loss.backward()
+    return loss.item()
+
+
+@wrong("training_step", "your code raised AttributeError")
+def _(model, optimizer, criterion, batch, max_grad_norm):
+    loss, _ = criterion(model(batch["image"], upsample=False), batch)
+    return loss.backwards()
 
 
 # --- separate_and_number
@@ -706,9 +735,18 @@ def _(ious, threshold=0.5):
 
 @wrong("lane_f1", "changed in place", "mutating")
 def _(ious, threshold=0.5):
+    found = _f1(ious, threshold)
     for iou in ious:
         iou[iou <= threshold] = 0
-    return _f1(ious, threshold)
+    return found
+
+
+wrong("lane_f1", "match first, compare with the threshold after")(
+    lambda ious, threshold=0.5: _f1([np.where(iou > threshold, iou, 0) for iou in ious], threshold)
+)
+wrong("lane_f1", "match first, compare with the threshold after")(
+    lambda ious, threshold=0.5: _f1([(iou > threshold).astype(float) for iou in ious])
+)
 
 
 @wrong("lane_f1", "without a prediction all lanes are missed")

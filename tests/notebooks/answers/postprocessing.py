@@ -113,7 +113,7 @@ right("mean_shift")(_shift(_within))
 
 
 @right("mean_shift")
-def _(x, start, radius):
+def _(x, start, radius):  # point by point
     while True:
         near = [p for p in x if sum((p - start) ** 2) <= radius**2]
         if not near:
@@ -145,6 +145,25 @@ def _(x, start, radius):
     return center.numpy()
 
 
+def _stops_short(share):
+    """Rests at the first step shorter than this share of the radius."""
+
+    def answer(x, start, radius):
+        center = np.array(start, dtype=float)
+        while True:
+            near = _within(x - center, radius)
+            if not near.any():
+                return center
+            step, center = x[near].mean(axis=0) - center, x[near].mean(axis=0)
+            if np.linalg.norm(step) < share * radius:
+                return center
+
+    return answer
+
+
+right("mean_shift")(_stops_short(1e-6))
+wrong("mean_shift", "less than a hundredth of the radius")(_stops_short(0.01))
+wrong("mean_shift", "as many steps as it needs")(_stops_short(0.005))
 wrong("mean_shift", "at most, not below")(_shift(lambda d, radius: np.linalg.norm(d, axis=1) < radius))
 wrong("mean_shift", "Euclid's distance")(_shift(lambda d, radius: np.abs(d).max(axis=1) <= radius))
 wrong("mean_shift", "after one step")(_shift(_within, steps=1))
@@ -238,7 +257,10 @@ def _(labels, min_pixels):
 
 
 wrong("ids_from_labels", "begin at 1")(lambda labels, n: np.maximum(_numbered(_large)(labels, n) - 1, 0))
-wrong("ids_from_labels", "exactly min_pixels stays")(_numbered(lambda labels, n: _large(labels, n + (n > 1))))
+wrong("ids_from_labels", "exactly min_pixels stays")(_numbered(lambda labels, n: _large(labels, n + 1)))
+wrong("ids_from_labels", "labels 0 and 3 should become")(
+    _numbered(lambda labels, n: _large(labels, n)[:: 1 if n == 1 else -1])
+)
 wrong("ids_from_labels", "smaller than min_pixels")(_numbered(lambda labels, n: _large(labels, 1)))
 wrong("ids_from_labels", "not the order in which they appear")(
     _numbered(lambda labels, n: sorted(_large(labels, n), key=labels.tolist().index))

@@ -76,6 +76,8 @@ def _(gradients, max_norm):
     return [g * min(1.0, max_norm / norm) for g in gradients]
 
 
+wrong("clip_by_norm", "flatten each first")(_scaled(lambda gs: torch.cat(gs).norm()))
+wrong("clip_by_norm", "flatten each first")(_scaled(lambda gs: torch.stack(gs).norm()))
 wrong("clip_by_norm", "norms 5 and 12 are 13")(_scaled(lambda gs: _norm(gs) + 1))
 wrong("clip_by_norm", "an infinite max_norm")(lambda gs, m: _scaled(_norm)(gs, min(m, 10.0)))
 
@@ -242,7 +244,7 @@ wrong("EarlyStopping", "not with the one before")(_stopping(stop=_with_the_last)
 wrong("EarlyStopping", "not with the first")(_stopping(stop=_with_the_first))
 wrong("EarlyStopping", "an equal loss")(_stopping(better=lambda self, loss: loss <= self.best))
 wrong("EarlyStopping", "a small improvement")(_stopping(better=lambda self, loss: loss < self.best - 1e-3))
-wrong("EarlyStopping", "NaN is no improvement")(_stopping(better=lambda self, loss: not loss >= self.best))
+wrong("EarlyStopping", "NaN is never an improvement")(_stopping(better=lambda self, loss: not loss >= self.best))
 wrong("EarlyStopping", "should not become the best")(_stopping(stop=_min_keeps_nan))
 wrong("EarlyStopping", "returns None")(_stopping(stop=_only_true))
 wrong("EarlyStopping", "stops after the first epoch", "cheating")(_stopping(stop=lambda self, loss: True))
@@ -292,7 +294,7 @@ def _silent_while_waiting(self, loss):
 wrong("EarlyStopping", "although every loss is better")(_stopping(stop=_counts_epochs))
 wrong("EarlyStopping", "should end the run", "cheating")(_stopping(done=lambda self: False))
 wrong("EarlyStopping", "losses below 0")(_stopping(better=lambda self, loss: abs(loss) < abs(self.best)))
-wrong("EarlyStopping", "in the first epoch neither")(_stopping(stop=_first_is_best))
+wrong("EarlyStopping", "not even in the first epoch")(_stopping(stop=_first_is_best))
 wrong("EarlyStopping", "in some epochs, returns None")(_stopping(stop=_silent_while_waiting))
 
 
@@ -374,6 +376,18 @@ def _(losses, factor=3.0):
 wrong("first_bad_step", "return -1")(lambda x, factor=3.0: len(x) if min(x) == x[-1] else 0)
 wrong("first_bad_step", "can be infinite")(
     _first(lambda x, i, f: math.isnan(x[i]) or x[i] == -math.inf or x[i] > f * _lowest(x, i))
+)
+
+
+@wrong("first_bad_step", "an empty list makes your code raise IndexError")
+def _(losses, factor=3.0):
+    if _broken(losses[0]):
+        return 0
+    return _first(lambda x, i, f: _broken(x[i]) or x[i] > f * _lowest(x, i))(losses, factor)
+
+
+wrong("first_bad_step", "an empty list holds no bad step")(
+    lambda x, factor=3.0: _first(lambda x, i, f: _broken(x[i]) or x[i] > f * _lowest(x, i))(x, factor) if x else 0
 )
 wrong("first_bad_step", "a run of 40 steps")(
     _first(lambda x, i, f: _broken(x[i]) or x[i] > f * min(x[max(0, i - 3) : i], default=math.inf))
