@@ -458,6 +458,9 @@ for ratio in (0.02, 0.005):
     print(f"ratio {ratio}: {band_of[ratio]} pixels at 256 × 512, 512 × 1024, 720 × 1280")
 assert band_of == {0.02: [11, 23, 29], 0.005: [3, 6, 7]}  # round(ratio · √(H² + W²))
 
+# %% [markdown]
+# `boundary_iou` compares two stacks of masks (N, H, W) within a band, for one class.
+
 
 # %%
 def boundary_iou(predicted, true, class_id, band):
@@ -483,7 +486,8 @@ assert abs(wide - plain) < 0.03 and plain - narrow > 0.08
 # Boundary IoU is its IoU. All six classes on the 24
 # scenes, with both bands:
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title All six classes with both bands
 for c, (name, iou) in enumerate(day["class_iou"].items()):
     at_11, at_3 = day["boundary_iou"][name], boundary_iou(predicted_masks, true_masks, c, 3)
     print(f"{name:14s} IoU {iou:.2f}, at ratio 0.02 {at_11:.2f}, at 0.005 {at_3:.2f}")
