@@ -1044,23 +1044,26 @@ for (recipe, count), row in rows.items():
     f1 = f"{np.mean(row['lane_f1']):.3f} ({min(row['lane_f1']):.3f} … {max(row['lane_f1']):.3f})"
     print(f"{recipe:12s} {count:4d} scenes   lane F1 {f1}, difference {low:+.3f} … {high:+.3f}")
 for count in (48, 200):
-    for score in ("miou_minus_untouched", "lane_f1_minus_untouched"):
-        assert rows["fine-tuned", count][score][0] > 0  # "above 0 from 48 scenes on"
-assert rows["from scratch", 48]["lane_f1_minus_untouched"][1] < 0
-assert all(
-    np.mean(rows["fine-tuned", n]["lane_f1"]) > np.mean(rows["from scratch", n]["lane_f1"])
-    for n in (12, 48, 200)
-)
+    assert rows["fine-tuned", count]["miou_minus_untouched"][0] > 0  # "mIoU, from 48 scenes on"
+assert rows["fine-tuned", 200]["lane_f1_minus_untouched"][0] > 0  # "lane F1, with 200 scenes"
+assert -0.01 < rows["fine-tuned", 48]["lane_f1_minus_untouched"][0] < 0  # "just holds 0"
+for count in (12, 48, 200):
+    assert min(rows["fine-tuned", count]["lane_f1"]) > untouched  # "in every draw"
+    assert rows["from scratch", count]["lane_f1_minus_untouched"][1] < 0  # "stays below"
 
 # %% [markdown]
 # <details><summary>What the table says</summary>
 #
 # Each line has the mean over three draws, the lowest and the highest, and the 95 % interval of the
-# difference to the untouched weights, over scenes and draws. Fine-tuning beats the untouched weights
-# from 48 scenes on: the interval lies above 0. Training from scratch stays below fine-tuning at every
-# size, and with 48 scenes below the untouched weights. So begin with trained weights.
+# difference to the untouched weights, over scenes and draws.
 #
-# * **How many images?** Some fifty begin to pay. Label those that the model gets wrong first.
+# * In every draw and at every size, fine-tuning ends above the untouched weights in lane F1. The
+#   interval lies above 0 with 200 scenes; with 48 it just holds 0. In mIoU it lies above 0 from 48
+#   scenes on.
+# * Training from scratch stays below the untouched weights in lane F1, with 200 scenes, too. So begin
+#   with trained weights.
+# * **How many images?** Fifty begin to pay, and two hundred pay more. Label first what the model
+#   gets wrong.
 # * **How long?** The preset counts steps: 300, whatever the size of the set. Watch `val`; the best
 #   epoch is kept.
 # * **Where to crop?** `road-topology horizon my_images --model MODEL` finds the row where the lanes
