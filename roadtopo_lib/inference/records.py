@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from roadtopo_lib.data.convert.export import VERSION
-from roadtopo_lib.labels import ClassTable
+from roadtopo_lib.labels import BACKGROUND, LINE_WIDTH, ClassTable
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import LaneResult
 
@@ -27,7 +27,9 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
     Returns:
         The record: each lane with ``class``, ``id`` (1..N, left to right), ``confidence`` (mean probability of the lane
         classes over its pixels) and ``points``, top to bottom; each crosswalk with ``class``, ``id`` (N+1…) and
-        ``polygons``, an outline for each visible part. The result that it is made of. The milliseconds it took.
+        ``polygons``, an outline for each visible part; each class without instances (road, sidewalk) as an area with
+        ``class`` and ``polygons``, which run on under the lines. The result that it is made of. The milliseconds it
+        took.
     """
     began = time.perf_counter()
     outputs = segmenter.predict(image)
@@ -45,8 +47,14 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
         about = {"class": _class_name(semantic[pixels], table.crosswalk_ids, table), "id": len(lanes) + number}
         crosswalks.append({**about, "polygons": _outlines(pixels)})
     height, width = image.shape[:2]
+    across = np.ones((round(LINE_WIDTH * width) + 2,) * 2, np.uint8)  # closes the gap that a line leaves in an area
+    areas = []
+    for row in table:
+        if row.instances is None and row.id != BACKGROUND and (semantic == row.id).any():
+            closed = cv2.morphologyEx((semantic == row.id).astype(np.uint8), cv2.MORPH_CLOSE, across)
+            areas.append({"class": row.name, "polygons": _outlines(closed)})
     about = {"version": VERSION, "image": name, "frame": frame, "width": width, "height": height}
-    return {**about, "lanes": lanes, "crosswalks": crosswalks}, result, run_time
+    return {**about, "lanes": lanes, "crosswalks": crosswalks, "areas": areas}, result, run_time
 
 
 def _class_name(ids: np.ndarray, candidates: Sequence[int], classes: ClassTable) -> str:

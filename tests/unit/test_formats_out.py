@@ -17,7 +17,7 @@ from roadtopo_lib.data.convert.export import tusimple_rows
 from roadtopo_lib.data.images import read_image, write_image
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.inference.files import infer_to_files
-from roadtopo_lib.labels import CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING
+from roadtopo_lib.labels import BACKGROUND, CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
 from roadtopo_lib.scenes import render_scene
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def command(monkeypatch):
 def test_json_has_class_id_confidence_and_points_in_pixels_of_the_photograph(tmp_path):
     assert export("json", photo(tmp_path / "a.png"), tmp_path / "out") == [(tmp_path / "out" / "a.json", 3)]
     values = json.loads((tmp_path / "out" / "a.json").read_text())
-    assert list(values) == ["version", "image", "frame", "width", "height", "lanes", "crosswalks"]
+    assert list(values) == ["version", "image", "frame", "width", "height", "lanes", "crosswalks", "areas"]
     assert (values["image"], values["frame"], values["width"], values["height"]) == ("a.png", None, 1280, 720)
     assert [list(lane) for lane in values["lanes"]] == [["class", "id", "confidence", "points"]] * 3
     assert [lane["class"] for lane in values["lanes"]] == ["lane_boundary", "lane_marking", "lane_marking"]
@@ -112,6 +112,37 @@ def test_a_crosswalk_cut_by_lanes_is_one_crosswalk_of_several_polygons(tmp_path)
     far = cv2.distanceTransform((~found).astype(np.uint8), cv2.DIST_L2, 5)[drawn > 0].max()
     short = cv2.distanceTransform((drawn == 0).astype(np.uint8), cv2.DIST_L2, 5)[found].max()
     assert max(far, short) <= 1.5
+
+
+class KnowsTheRoad(Knows):
+    """Sees road below row 300, too."""
+
+    def predict(self, image):
+        outputs = super().predict(image)
+        semantic = outputs["result"]["semantic_mask"]
+        semantic[300:][semantic[300:] == BACKGROUND] = ROAD
+        return outputs
+
+
+def test_areas_without_instances_run_on_under_lanes_and_crosswalks(tmp_path):
+    export("json", photo(tmp_path / "a.png"), tmp_path, KnowsTheRoad())
+    (area,) = json.loads((tmp_path / "a.json").read_text())["areas"]
+    assert area["class"] == "road"
+    drawn = np.zeros(SIZE, np.uint8)
+    cv2.fillPoly(drawn, [np.array(polygon) for polygon in area["polygons"]], 1)
+    assert not drawn[:299].any()
+    semantic = KnowsTheRoad()(read_image(tmp_path / "a.png"))["semantic_mask"]
+    assert drawn[semantic == ROAD].mean() > 0.999
+    under = drawn[310:][np.isin(semantic[310:], CLASSES.lane_ids)]
+    assert under.mean() > 0.95, "a line leaves no gap in the road"
+
+
+def test_labelme_has_the_areas_first_and_without_instance(tmp_path):
+    export("labelme", photo(tmp_path / "a.png"), tmp_path, KnowsTheRoad())
+    shapes = json.loads((tmp_path / "a.json").read_text())["shapes"]
+    places = [place for place, shape in enumerate(shapes) if shape["label"] == "road"]
+    assert places == list(range(len(places))) != []
+    assert {shapes[place]["group_id"] for place in places} == {None}
 
 
 # --- TuSimple ---------------------------------------------------------------------------------------------------------
@@ -223,6 +254,9 @@ def test_a_lane_that_crosses_fewer_than_two_of_culanes_rows_is_left_out(tmp_path
 # --- LabelMe ----------------------------------------------------------------------------------------------------------
 
 
+AREAS = {c.name for c in CLASSES if c.instances is None}
+
+
 def load_as_labelme_does(path):
     """What LabelMe demands of a file when it opens it: keys, types, and the photograph beside it."""
     values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -236,7 +270,7 @@ def load_as_labelme_does(path):
         assert isinstance(shape["label"], str)
         assert isinstance(shape["shape_type"], str)
         assert isinstance(shape["description"], str)
-        assert type(shape["group_id"]) is int
+        assert type(shape["group_id"]) is (type(None) if shape["label"] in AREAS else int)
         assert shape["flags"] == {}
         assert shape["points"]
         for point in shape["points"]:
@@ -441,7 +475,8 @@ def test_the_shipped_model_writes_the_same_lanes_in_every_format(tmp_path):
         x, y = np.array(text.split(), float).reshape(-1, 2).T
         np.testing.assert_allclose(np.interp(y, curve[:, 1], curve[:, 0]), x, atol=6e-4)
     shapes = load_as_labelme_does(tmp_path / "labelme" / "a.json")["shapes"]
-    assert [shape["label"] for shape in shapes[: len(lanes)]] == [lane["class"] for lane in lanes]
+    lines = [shape["label"] for shape in shapes if shape["shape_type"] == "linestrip"]
+    assert lines == [lane["class"] for lane in lanes]
 
 
 # --- Round trips ------------------------------------------------------------------------------------------------------

@@ -67,10 +67,13 @@ def test_the_presets_for_few_images_are_those_that_were_measured():
 
 @pytest.mark.parametrize("scenes", [48, 200])
 def test_fine_tuning_beats_the_untouched_weights_from_48_scenes_on(scenes):
-    row = measured("fine-tuned", scenes)
+    """By mIoU the interval lies above 0; by lane F1 every draw does, and with 200 scenes the interval as well."""
+    row, untouched = measured("fine-tuned", scenes), MEASURED["untouched"]
     for score in ("miou", "lane_f1"):
         low, high = row[f"{score}_minus_untouched"]
-        assert 0 < low < np.mean(row[score]) - MEASURED["untouched"][score] < high
+        assert low < np.mean(row[score]) - untouched[score] < high
+        assert low > 0 or (score, scenes) == ("lane_f1", 48)
+        assert min(row[score]) > untouched[score]
         assert np.mean(row[score]) > np.mean(measured("from scratch", scenes)[score])
 
 

@@ -1,10 +1,8 @@
-"""Exercises of notebook 7: mean IoU, matching, the boundary band, and an interval for a difference."""
+"""Exercises of notebook 7: mean IoU, matching, and an interval for a difference."""
 
 import math
 
-import cv2
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 
 from roadtopo_lib.course.exercises._base import (
@@ -12,12 +10,9 @@ from roadtopo_lib.course.exercises._base import (
     exercise,
     expect,
     expect_close,
-    expect_tensor,
     expect_written,
-    forbidden_functions,
     is_close,
 )
-from roadtopo_lib.metrics import mask_boundary
 
 
 @exercise("miou_of", keeps=("matrix",))
@@ -97,47 +92,6 @@ def counts_of(answer) -> None:
     expect_close(
         counts(iou, 0.7), (tp, 4 - tp, 6 - tp), "right for small arrays, wrong for 4 predictions, 6 true lanes"
     )
-
-
-_OPENCV = [function for function in vars(cv2).values() if type(function) is type(cv2.erode)]
-
-
-@exercise("outline", keeps=("mask",))
-def outline(answer) -> None:
-    mask = torch.zeros(9, 12, dtype=torch.bool)
-    mask[2:7, 3:9] = True
-    with forbidden_functions(_OPENCV, "OpenCV was called, here or in the library: write the band without it"):
-        ring = answer(mask, 1)
-    expect_tensor(ring, (9, 12))
-    expect(ring.dtype == torch.bool, f"the result should be bool, it is {ring.dtype}")
-    expect(not bool((ring & ~mask).any()), "the band lies inside the mask: nothing outside belongs to it")
-    expect(bool(ring.any()), "the result is empty: a pixel belongs to it if anything outside is within reach")
-    expect(not torch.equal(ring, mask), "the result is the whole mask: its inner pixels have no outside within reach")
-    expect(torch.equal(ring, _reference(mask, 1)), "band 1: the mask without its 3 × 3 erosion")
-    hole = torch.ones(7, 9, dtype=torch.bool)
-    hole[3, 4] = False
-    expect(
-        bool(answer(hole, 1)[2:5, 3:6].sum() == 8), "a hole of one pixel has 8 neighbours: diagonals are within reach"
-    )
-    expect(
-        torch.equal(answer(mask, 2), _reference(mask, 2)),
-        "band 2 reaches 2 pixels to each side: the window is 2 · band + 1 wide",
-    )
-    edge = torch.zeros(9, 12, dtype=torch.bool)
-    edge[4:, 3:9] = True
-    expect(
-        torch.equal(answer(edge, 1), _reference(edge, 1)),
-        "where the mask touches the image's edge, the edge is outline too: pad with outside",
-    )
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.rand(31, 23, generator=generator) > 0.01
-    expect(
-        torch.equal(answer(mask, 3), _reference(mask, 3)), "right for band 1 and 2, wrong for 31 × 23 pixels and band 3"
-    )
-
-
-def _reference(mask: torch.Tensor, band: int) -> torch.Tensor:
-    return torch.from_numpy(mask_boundary(mask.numpy(), band))
 
 
 @exercise("difference_interval", keeps=("a", "b"))

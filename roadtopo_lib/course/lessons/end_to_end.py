@@ -30,6 +30,9 @@ LIGHTS: dict[str, Callable[[Light], bool]] = {
     "rain": lambda light: light.kind == "day" and light.rain > 0,
     "night": lambda light: light.kind == "night" and light.rain == 0,
 }
+LONGEST = 24
+"""Lines of a command's output that are printed whole."""
+
 CLEAR = 150.0
 """Visibility in metres from which a light counts as free of fog."""
 
@@ -63,6 +66,8 @@ KINDS: dict[str, Callable[[dict], bool]] = {
 def run_command(line: str, folder: Path) -> int:
     """Runs ``road-topology LINE`` as a terminal would, in a process of its own, and prints what it says.
 
+    Of more than ``LONGEST`` lines the first and the last three are printed.
+
     Args:
         line: what follows the program's name.
         folder: where it runs.
@@ -75,7 +80,10 @@ def run_command(line: str, folder: Path) -> int:
     done = subprocess.run(
         [*program, *shlex.split(line)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    said = f"$ road-topology {line}\n{done.stdout}{done.stderr if done.returncode else ''}".rstrip()
+    lines = f"{done.stdout}{done.stderr if done.returncode else ''}".rstrip().splitlines()
+    if len(lines) > LONGEST:
+        lines[3:-3] = [f"… {len(lines) - 6} more lines"]
+    said = "\n".join([f"$ road-topology {line}", *lines])
     print(said.replace(str(folder), "…").replace(str(samples()), "data_samples"))
     return done.returncode
 

@@ -1,8 +1,8 @@
 """Lanes that a model found → other people's label files: TuSimple, CULane, LabelMe.
 
 A record (``inference.records.find``) has ``width``, ``height``, ``lanes`` with ``class``, ``id``, ``confidence`` and
-``points``, and ``crosswalks`` with ``class``, ``id`` and ``polygons``. Coordinates are (x, y) in pixels of the original
-image, pixel centres at whole numbers.
+``points``, ``crosswalks`` with ``class``, ``id`` and ``polygons``, and ``areas`` with ``class`` and ``polygons``.
+Coordinates are (x, y) in pixels of the original image, pixel centres at whole numbers.
 """
 
 import json
@@ -78,11 +78,13 @@ def culane_lanes(polylines: Sequence) -> list[np.ndarray]:
 def to_labelme(record: dict, photo: str) -> dict:
     """LabelMe's file: a linestrip a lane, a polygon a part of a crosswalk; ``group_id`` is the instance id.
 
+    Areas come first and have no instance: lines alone would label all else, the road too, as background.
+
     Args:
         record: its lanes of a single point are left out.
         photo: path of the photograph from the file's folder.
     """
-    shapes = []
+    shapes = [_shape(area, "polygon", outline) for area in record["areas"] for outline in area["polygons"]]
     for lane in record["lanes"]:
         fewer = cv2.approxPolyDP(np.array(lane["points"], np.float32), LINE_TOLERANCE, False)[:, 0]
         if len(fewer) >= 2:
@@ -131,6 +133,6 @@ def _x_at_rows(points: Sequence, rows: np.ndarray) -> np.ndarray:
 def _shape(member: dict, kind: str, points: list) -> dict:
     confidence = f"confidence {member['confidence']:.2f}" if "confidence" in member else ""
     return {
-        "label": member["class"], "points": points, "group_id": member["id"], "description": confidence,
+        "label": member["class"], "points": points, "group_id": member.get("id"), "description": confidence,
         "shape_type": kind, "flags": {},
     }  # fmt: skip

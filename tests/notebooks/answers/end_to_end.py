@@ -3,15 +3,11 @@
 import math
 from itertools import permutations
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from answers._register import right, wrong
-from roadtopo_lib.metrics import mask_boundary
 
 # --- miou_of
 
@@ -172,86 +168,6 @@ def _(iou, threshold=0.5):
 wrong("counts_of", "an array of shape (2, 0)")(
     _counted(lambda iou, t: _hungarian(iou, t) * int(not len(iou) or min(iou.max(axis=1)) >= 0))
 )
-
-
-# --- outline
-
-
-def _dilated(x, band, pad=1.0):
-    padded = F.pad(x.float(), (band,) * 4, value=pad)
-    return F.max_pool2d(padded[None, None], 2 * band + 1, stride=1)[0, 0] > 0
-
-
-right("outline")(lambda mask, band: mask & _dilated(~mask, band))
-
-
-@right("outline")
-def _(mask, band):
-    inner = F.pad(mask, (band,) * 4)
-    h, w = mask.shape
-    eroded = torch.ones_like(mask)
-    for i in range(2 * band + 1):
-        for j in range(2 * band + 1):
-            eroded &= inner[i : i + h, j : j + w]
-    return mask & ~eroded
-
-
-@right("outline", "unusual")
-def _(mask, band):
-    inner = mask
-    for _ in range(band):  # one ring after the other
-        inner = inner & ~_dilated(~inner, 1)
-    return mask ^ inner
-
-
-@right("outline", "unusual")
-def _(mask, band):
-    kernel = torch.ones(1, 1, 2 * band + 1, 2 * band + 1)
-    inside = F.conv2d(mask.float()[None, None], kernel, padding=band)[0, 0]
-    return mask & (inside < kernel.numel() - 0.5)
-
-
-@right("outline", "unusual")
-def _(mask, band):
-    eroded = ndimage.binary_erosion(mask.numpy(), np.ones((3, 3)), iterations=band)
-    return torch.from_numpy(mask.numpy() & ~eroded)
-
-
-@wrong("outline", "diagonals are within reach")
-def _(mask, band):
-    eroded = ndimage.binary_erosion(mask.numpy(), iterations=band)
-    return torch.from_numpy(mask.numpy() & ~eroded)
-
-
-wrong("outline", "the edge is outline too")(lambda mask, band: mask & _dilated(~mask, band, pad=0.0))
-wrong("outline", "2 · band + 1 wide")(lambda mask, band: mask & _dilated(~mask, 1))
-wrong("outline", "nothing outside belongs")(lambda mask, band: ~mask & _dilated(mask, band, pad=0.0))
-wrong("outline", "nothing outside belongs")(lambda mask, band: _dilated(~mask, band))
-wrong("outline", "the result is empty")(lambda mask, band: mask & ~_dilated(mask, band))
-wrong("outline", "the whole mask", "cheating")(lambda mask, band: mask.clone())
-wrong("outline", "should be bool")(lambda mask, band: (mask & _dilated(~mask, band)).float())
-wrong("outline", "should be a tensor")(lambda mask, band: (mask & _dilated(~mask, band)).numpy())
-wrong("outline", "OpenCV was called", "cheating")(
-    lambda mask, band: torch.from_numpy(mask_boundary(mask.numpy(), band))
-)
-erode = cv2.erode
-
-
-@wrong("outline", "OpenCV was called", "cheating")
-def _(mask, band):
-    padded = np.pad(mask.numpy().astype(np.uint8), 1)
-    return mask & (torch.from_numpy(erode(padded, np.ones((3, 3)), iterations=band)[1:-1, 1:-1]) == 0)
-
-
-@wrong("outline", "`mask` was changed in place", "mutating")
-def _(mask, band):
-    ring = mask & _dilated(~mask, band)
-    mask[~ring] = False
-    return ring
-
-
-wrong("outline", "band 1:")(lambda mask, band: mask & _dilated(~mask, band + 1))
-wrong("outline", "and band 3", "cheating")(lambda mask, band: mask & _dilated(~mask, min(band, 2)))
 
 
 # --- difference_interval
