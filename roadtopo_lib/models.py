@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.files import WeightsFile, load_weights, save_weights
 
-KINDS: dict[str, tuple[str, str]] = {"segformer": ("roadtopo_lib.segformer", "SegFormerModel")}
+KINDS: dict[str, tuple[str, str]] = {
+    "segformer": ("roadtopo_lib.segformer", "SegFormerModel"),
+    "unet": ("roadtopo_lib.electives.unet", "UNet"),
+    "resunet": ("roadtopo_lib.electives.unet", "ResUNet"),
+}
 """Kind of model → module and class (a ``StoredModel``), imported when a file or a config asks for it."""
 
 
