@@ -78,12 +78,7 @@ class StoredModel(nn.Module):
         return cls(**settings)
 
     def save(self, path: str | Path, **info: object) -> None:
-        """Writes weights and architecture into one ``.safetensors`` file.
-
-        Args:
-            path: the file.
-            info: anything JSON-serialisable to keep beside them.
-        """
+        """Writes weights, architecture and any JSON-serialisable ``info`` into one ``.safetensors`` file."""
         save_weights(path, self.kind, self.state_dict(), self.settings(), **info)
 
     @classmethod

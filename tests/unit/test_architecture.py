@@ -14,7 +14,8 @@ FLOORS = {
     "dataset": 4, "segformer": 4, "postprocess": 4, "training": 4, "data/convert": 4,
     "pipeline": 5, "trainer_lane": 5,
     "inference": 6,
-    "course": 7, "electives": 7,
+    "course": 7,
+    "electives": 7,
     "app": 8,
 }  # fmt: skip
 """A room imports only from floors below its own. A room is a module of the library or a folder of modules."""
