@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.files import WeightsFile, load_weights, save_weights
 
-KINDS: dict[str, tuple[str, str]] = {"segformer": ("roadtopo_lib.segformer", "SegFormerModel")}
+KINDS: dict[str, tuple[str, str]] = {
+    "segformer": ("roadtopo_lib.segformer", "SegFormerModel"),
+    "unet": ("roadtopo_lib.electives.unet", "UNet"),
+    "resunet": ("roadtopo_lib.electives.unet", "ResUNet"),
+}
 """Kind of model → module and class (a ``StoredModel``), imported when a file or a config asks for it."""
 
 
@@ -74,12 +78,7 @@ class StoredModel(nn.Module):
         return cls(**settings)
 
     def save(self, path: str | Path, **info: object) -> None:
-        """Writes weights and architecture into one ``.safetensors`` file.
-
-        Args:
-            path: the file.
-            info: anything JSON-serialisable to keep beside them.
-        """
+        """Writes weights, architecture and any JSON-serialisable ``info`` into one ``.safetensors`` file."""
         save_weights(path, self.kind, self.state_dict(), self.settings(), **info)
 
     @classmethod

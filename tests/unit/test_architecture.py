@@ -15,6 +15,7 @@ FLOORS = {
     "pipeline": 5, "trainer_lane": 5,
     "inference": 6,
     "course": 7,
+    "electives": 7,
     "app": 8,
 }  # fmt: skip
 """A room imports only from floors below its own. A room is a module of the library or a folder of modules."""

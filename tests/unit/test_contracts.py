@@ -88,7 +88,7 @@ def test_a_model_file_is_read_once(tmp_path, monkeypatch):
 
 def test_a_kind_that_nobody_knows_is_refused_by_file_name(tmp_path):
     PixelModel().save(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors: model is 'pixel', expected one of \('segformer',\)"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: model is 'pixel', expected one of \('segformer', 'unet', 'resunet'\)"):
         models.load(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model\.safetensors: expected a model of kind 'segformer', found 'pixel'"):
         SegFormerModel.load(tmp_path / "model.safetensors")

@@ -1,0 +1,1 @@
+"""What only the electives teach."""

@@ -1,0 +1,176 @@
+"""U-Net and ResUNet: the contract of a lane model, any size, normalisations, one channel, deep supervision."""
+
+import pytest
+import torch
+from test_contracts import CONFIG, data  # noqa: F401  a fixture
+from torch import nn
+
+from roadtopo_lib import models
+from roadtopo_lib.app.train import train_lane_model
+from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.electives.unet import DeepSupervision, ResUNet, UNet
+from roadtopo_lib.inference.evaluation import evaluate
+from roadtopo_lib.losses import CombinedLoss, DiceLoss, LaneCriterion
+from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.segformer import SegFormerModel
+
+BOTH = pytest.mark.parametrize("family", [UNet, ResUNet])
+NORMS = pytest.mark.parametrize("norm", ["batch", "group", "instance"])
+
+
+def images(batch=2, height=48, width=64, seed=0):
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@BOTH
+def test_it_trains_is_stored_and_finds_lanes_as_any_lane_model(family, data, tmp_path):  # noqa: F811
+    config = CONFIG.replace(model=family.kind, epochs=12, lr=5e-3, muon_lr=0.02, batch_size=2)
+    train_lane_model(config, data, tmp_path / "run", device="cpu")
+    assert type(models.load(tmp_path / "run" / "best.safetensors")) is family
+    segmenter = LaneSegmenter.from_checkpoint(tmp_path / "run" / "best.safetensors", device="cpu")
+    scores = evaluate(segmenter, LaneInstanceDataset(data, "val"))
+    assert scores["lane_f1"] > 0.9
+    assert scores["instance_f1"] > 0.9
+
+
+@BOTH
+@NORMS
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
+def test_outputs_have_the_images_size_whatever_it_is(family, norm, upsampling):
+    model = family(5, 3, (8, 16, 24), norm, upsampling)
+    for height, width in ((16, 16), (37, 51), (1, 100), (5, 3)):
+        outputs = model(images(2, height, width))
+        assert outputs["logits"].shape == (2, 5, height, width)
+        assert outputs["embeddings"].shape == (2, 3, height, width)
+
+
+@BOTH
+def test_padding_inside_changes_nothing_but_the_edge(family):
+    model = family(4, 2, (8, 16), "group").eval()
+    wide = images(1, 32, 80)
+    with torch.no_grad():  # both sizes fit the stride; 79 columns are padded to 80
+        whole, cut = model(wide)["logits"], model(wide[..., :79])["logits"]
+    group_norm_sees_all = (whole[..., :60] - cut[..., :60]).abs().max()
+    assert group_norm_sees_all < 0.05 * whole.abs().max()
+    model = family(4, 2, (8, 16), "batch").eval()
+    with torch.no_grad():
+        whole, cut = model(wide)["logits"], model(wide[..., :79])["logits"]
+    torch.testing.assert_close(whole[..., :60], cut[..., :60])
+
+
+@BOTH
+@NORMS
+def test_only_batch_normalisation_lets_images_of_a_batch_meet(family, norm):
+    model = family(3, 2, (8, 16), norm)
+    pair = images(2)
+    alone, together = model(pair[:1])["logits"], model(pair)["logits"][:1]
+    assert torch.allclose(alone, together, atol=1e-4) == (norm != "batch")
+
+
+def test_the_layers_are_those_that_the_papers_describe():
+    plain, residual = UNet(widths=(8, 16)), ResUNet(widths=(8, 16))
+    assert [type(m) for m in plain.encoder[1]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2
+    assert [type(m) for m in residual.encoder[1].branch] == [nn.BatchNorm2d, nn.ReLU, nn.Conv2d] * 2
+    x = images(1, 8, 8)
+    first = residual.encoder[0]
+    nn.init.zeros_(first.branch[-1].weight)
+    nn.init.zeros_(first.branch[-1].bias)
+    torch.testing.assert_close(first(x), first.shortcut(x))  # a silent branch leaves the shortcut
+
+
+def test_skips_bring_the_images_detail_to_the_head():
+    model = UNet(2, 0, (8, 16, 24)).eval()
+    pixels = images(1).requires_grad_()
+    model(pixels)["logits"][0, 0, 20, 20].backward()
+    reached = pixels.grad[0].abs().sum(dim=0).nonzero()
+    assert (reached.min(dim=0).values < 10).all()  # through the coarsest map
+    with torch.no_grad():
+        for enlarge in model.upsamplers:
+            enlarge.weight.zero_()
+    pixels.grad = None
+    model(pixels)["logits"][0, 0, 20, 20].backward()
+    reached = pixels.grad[0].abs().sum(dim=0).nonzero()
+    assert reached.min() >= 20 - 4  # four 3×3 convolutions at full resolution: what the first skip alone brings
+    assert reached.max() <= 20 + 4
+
+
+def test_both_are_as_large_as_segformer_tiny():
+    size = {m: sum(p.numel() for p in m.parameters()) for m in (UNet(), ResUNet())}
+    tiny = sum(p.numel() for p in SegFormerModel("tiny", pretrained=False).parameters())
+    assert all(0.75 < count / tiny < 1.25 for count in size.values())
+
+
+@BOTH
+def test_groups_hold_every_parameter_once_and_matrices_are_hidden_layers(family):
+    model = family(4, 2, (8, 16), deep_supervision=True)
+    groups = model.parameter_groups(0.1)
+    held = [p for group in groups for p in group["params"]]
+    assert len(held) == len(set(held)) == len(list(model.parameters()))
+    assert {g["name"]: g["lr_scale"] for g in groups} == {
+        "encoder": 0.1, "encoder matrices": 0.1, "decoder": 1.0, "decoder matrices": 1.0,
+    }  # fmt: skip
+    heads = {model.semantic_head.weight, model.embedding_head.weight}
+    assert not heads & {p for g in groups if g["matrices"] for p in g["params"]}
+
+
+def test_one_channel_learns_a_mask_through_the_sigmoid():
+    torch.manual_seed(0)
+    model = UNet(1, 0, (8, 16), "group")
+    pixels = images(4)
+    mask = (pixels[:, 0] > 0.5).long()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    losses = []
+    for _ in range(60):
+        outputs = model(pixels)
+        assert outputs["logits"].shape == (4, 1, 48, 64)
+        assert outputs["embeddings"].shape == (4, 0, 48, 64)
+        loss = DiceLoss()(outputs["logits"], mask)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_deep_supervision_adds_the_mean_of_the_coarser_losses():
+    model = UNet(3, 2, (8, 16, 24, 32), deep_supervision=True)
+    batch = {
+        "semantic_mask": torch.randint(0, 3, (2, 37, 51)),
+        "instance_mask": torch.zeros(2, 37, 51, dtype=torch.int64),
+    }
+    outputs = model(images(2, 37, 51))
+    assert [x.shape for x in outputs["auxiliary"]] == [(2, 3, 37, 51)] * 2
+    inner = LaneCriterion.from_config(CONFIG.replace(num_classes=3))
+    loss, parts = DeepSupervision(inner, 0.4)(outputs, batch)
+    coarse = [CombinedLoss()(x, batch["semantic_mask"]) for x in outputs["auxiliary"]]
+    torch.testing.assert_close(loss, inner(outputs, batch)[0] + 0.4 * (coarse[0] + coarse[1]) / 2)
+    torch.testing.assert_close(parts["loss"], loss.detach())
+    part, _ = DeepSupervision(inner, 0.4)(outputs, batch, torch.tensor([0.25, 0.5]))
+    torch.testing.assert_close(part, inner(outputs, batch, torch.tensor([0.25, 0.5]))[0] + 0.1 * sum(coarse) / 2)
+    model.eval()
+    quiet, parts = DeepSupervision(inner)(model(images(2, 37, 51)), batch)
+    assert "auxiliary" not in parts
+    assert quiet.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "layer"}, "norm 'layer'"),
+        ({"upsampling": "nearest"}, "upsampling 'nearest'"),
+        ({"num_classes": 0}, "num_classes >= 1"),
+        ({"embedding_dim": -1}, "embedding_dim >= 0"),
+        ({"widths": (8, 12)}, r"widths is \(8, 12\)"),
+        ({"widths": (8,)}, r"widths is \(8,\)"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_what_was_found(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(**arguments)
+
+
+def test_wrong_images_and_pretrained_weights_are_refused():
+    with pytest.raises(ValueError, match=r"images must be float \(B, 3, H, W\)"):
+        UNet(widths=(8, 16))(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="pretrained is True"):
+        UNet.from_config(CONFIG.replace(pretrained=True, model="unet"))
