@@ -437,8 +437,9 @@ assert blind.miou() < seeing.miou() - 0.15
 # ### Boundary IoU and its band
 #
 # A large mask may have a ragged edge and still a high IoU, because most of its pixels are inside.
-# Boundary IoU compares only a band along the outline, inside each mask. By hand, the band is the mask minus its
-# [erosion](GLOSSARY.md#erosion), which takes away every pixel that touches the outside.
+# Boundary IoU compares only a band along the outline, inside each mask. By hand, the band is the
+# mask minus its [erosion](GLOSSARY.md#erosion), which takes away every pixel that touches the
+# outside.
 
 # %%
 mask = np.zeros((7, 9), dtype=np.uint8)
@@ -574,7 +575,8 @@ print({name: table.shape for name, table in counts.items()})
 # ### How sure is a score?
 #
 # F1 pools the counts of these 120 scenes. Another 120 scenes would have given another F1. The
-# *bootstrap* estimates how much F1 would differ: draw 120 of the 120 scenes with replacement, score, repeat.
+# *bootstrap* estimates how much F1 would differ: draw 120 of the 120 scenes with replacement,
+# score, repeat.
 # The range that holds the middle 95 % of the draws is the 95 % [confidence
 # interval](GLOSSARY.md#confidence-interval). It says how much the *scenes* matter. It says nothing
 # about another training of the same model, which would move the score as well.
@@ -748,7 +750,8 @@ assert missed[:2].sum() > 1.5 * missed[2:].sum()
 # at least three true lanes. Ask of each: could *you* see the lines? Is a label where no paint is?
 # What was mistaken for what?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title The three worst scenes
 candidates = [s for s in scenes if s["lane_lines"] >= 3]
 worst = sorted(candidates, key=lambda s: f1_of(s["model"]))[:3]
 photos = {}
@@ -906,10 +909,10 @@ assert 15 < believed < 18.5
 # <details><summary>What happened</summary>
 #
 # The driving lane is 2.8 m wide. Up to 25 m each found line lies within 15 cm of the true one, as a
-# mean over its length. A wrong tilt of one degree costs far more than the model does: at 20 m it changes every width by
-# about a sixth. So calibrate the camera first, and estimate its tilt anew while driving: the two
-# lines of a driving lane are parallel, so its width must not change with distance. Hills break the
-# flat-ground rule.
+# mean over its length. A wrong tilt of one degree costs far more than the model does: at 20 m it
+# changes every width by about a sixth. So calibrate the camera first, and estimate its tilt anew
+# while driving: the two lines of a driving lane are parallel, so its width must not change with
+# distance. Hills break the flat-ground rule.
 #
 # </details>
 
@@ -970,8 +973,9 @@ for shape in draft["shapes"]:
 assert {shape["shape_type"] for shape in draft["shapes"]} == {"linestrip", "polygon"}
 
 # %% [markdown]
-# Now a person opens LabelMe, keeps the lines that are right, deletes wrong ones and draws what is
-# missing. Here `correct` does that in their place, from the renderer's truth, and counts.
+# Now a person opens LabelMe, keeps the lines that are right, moves those that lie beside the truth,
+# deletes wrong ones and draws what is missing. Here `correct` does that in their place, from the
+# renderer's truth, and counts.
 #
 # > **Predict first.** Of all true lines in these photographs, what percentage must be drawn by hand?
 
@@ -981,9 +985,10 @@ my_guess = None
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 work_done = correct(work / "photos", photos)
-by_hand = work_done["drawn"] / (work_done["drawn"] + work_done["kept"])
+true_lines = work_done["kept"] + work_done["moved"] + work_done["drawn"]
+by_hand = work_done["drawn"] / true_lines
 reveal(my_guess, 100 * by_hand, "%")
-print(f"{work_done['kept']} kept, {work_done['drawn']} drawn, {work_done['deleted']} deleted")
+print(", ".join(f"{work_done[what]} {what}" for what in ("kept", "moved", "drawn", "deleted")))
 assert 0.25 < by_hand < 0.55
 
 # %% [markdown]
@@ -996,8 +1001,9 @@ assert 0.25 < by_hand < 0.55
 # %% tags=["nbval-ignore-output"]
 assert terminal("convert labelme photos my_roads --val-share 0.25") == 0
 sheet = read_image(work / "my_roads" / "contact_sheet.png")
-alt = "The first samples of the new data set, with their lines and crosswalks in colour."
-show(draw_photos({"The labels lie on the lines": sheet}, columns=1, width=8), alt, photo=True)
+alt = "The first four samples of the new data set, with their lines and crosswalks in colour."
+four = sheet[: len(sheet) // 2, : sheet.shape[1] // 2]
+show(draw_photos({"The labels lie on the lines": four}, columns=1, width=4.5), alt, photo=True)
 
 # %% [markdown]
 # ### Check
@@ -1012,7 +1018,7 @@ show(draw_photos({"The labels lie on the lines": sheet}, columns=1, width=8), al
 assert terminal("check-data my_roads") == 0
 victim = min((work / "my_roads" / "train" / "instance_masks").iterdir())
 whole = victim.read_bytes()
-victim.write_bytes(cv2.imencode(".jpg", cv2.imread(str(victim), cv2.IMREAD_UNCHANGED))[1].tobytes())
+victim.write_bytes(cv2.imencode(".jpg", cv2.imread(str(victim)))[1].tobytes())
 assert terminal("check-data my_roads") == 1
 victim.write_bytes(whole)
 
@@ -1023,8 +1029,9 @@ victim.write_bytes(whole)
 # length is counted in steps, not in passes over a set that may be small. Without `--init`, the preset
 # `own-data` trains from scratch.
 #
-# `data_samples/finetune.json` holds a measurement (its command stands in it): 12, 48 and 200 scenes of
-# dusk, night and rain, three draws of scenes and weights each, scored on the same 100 other scenes.
+# `data_samples/finetune.json` holds a measurement (its command stands in it): 12, 48 and 200 scenes
+# of dusk, night and rain, three draws of scenes and weights each, scored on the same 100 other
+# scenes.
 #
 # > **Predict first.** From 48 scenes, how much lane F1 does fine-tuning add to that of the untouched
 # > weights, as a mean over the three draws?
