@@ -88,7 +88,8 @@ def test_a_model_file_is_read_once(tmp_path, monkeypatch):
 
 def test_a_kind_that_nobody_knows_is_refused_by_file_name(tmp_path):
     PixelModel().save(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors: model is 'pixel', expected one of \('segformer', 'unet', 'resunet'\)"):
+    kinds = r"\('segformer', 'unet', 'resunet'\)"
+    with pytest.raises(ValueError, match=rf"model\.safetensors: model is 'pixel', expected one of {kinds}"):
         models.load(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model\.safetensors: expected a model of kind 'segformer', found 'pixel'"):
         SegFormerModel.load(tmp_path / "model.safetensors")

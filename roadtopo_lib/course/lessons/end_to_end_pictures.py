@@ -42,7 +42,8 @@ def draw_bands(bands: Sequence[int], curves: Mapping[str, Sequence[float]], mark
         ax.plot(bands, values, marker=marker, label=name)
     for (ratio, band), style in zip(marks.items(), ("--", ":"), strict=True):
         ax.axvline(band, color="0.4", linestyle=style, label=f"ratio {ratio}")
-    ax.set(title="A wide band hides the edges: the score rises", xlabel="band (pixels)", ylabel="Boundary IoU", ylim=(0, 1))
+    ax.set_title("A wide band hides the edges: the score rises")
+    ax.set(xlabel="band (pixels)", ylabel="Boundary IoU", ylim=(0, 1))
     ax.legend(loc="lower right")
     return figure
 
