@@ -47,7 +47,7 @@ strip(7, photo=PHOTO)
 #
 # **You need** notebooks 1 to 6.
 #
-# **Time** to run: about two minutes on two CPU cores. To work through: two to three hours.
+# **Time** to run: three to four minutes on two CPU cores. To work through: two to three hours.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
