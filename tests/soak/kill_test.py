@@ -188,6 +188,7 @@ def soak(folder: Path, kills: int, writing: int, seed: int, workers: int = 0) ->
         found = difference(run, folder / "reference")
         assert not found, f"{run.name} differs from the reference in {found} after {dict(outcomes)}"
         outcomes["ended equal to the reference"] += 1
+        print(f"{run.name} ended equal to the reference, {kills - len(plan)} kills so far", flush=True)
     return outcomes
 
 

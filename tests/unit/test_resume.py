@@ -185,6 +185,23 @@ def test_a_run_goes_on_with_another_number_of_workers(data, whole, tmp_path):
     assert_same_run(second, whole[0])
 
 
+def test_a_run_whose_epochs_are_counted_in_steps_goes_on_too(data, tmp_path):
+    config = CONFIG.replace(steps_per_epoch=4, epochs=2)  # 24 draws of 7 images: an epoch ends within a pass
+    orders, runs = [], []
+    for steps in ((), (2, 7)):
+        seen, trainer = [], trainer_of(config, recorders=[*map(StopAt, steps), RunFolder(tmp_path / str(steps))])
+        for _ in (*steps, "to the end"):
+            try:
+                trainer.fit(*loaders(data, config, seen), resume=RunFolder(tmp_path / str(steps)).newest())
+            except Stopped:
+                trainer = trainer_of(config, recorders=trainer.recorders)
+        orders.append(seen)
+        runs.append(trainer)
+    assert len(orders[0]) == 48
+    assert orders[1] == orders[0]
+    assert_same_run(runs[1], runs[0])
+
+
 @pytest.mark.parametrize("muon_lr", [0.0, 0.02])
 def test_the_tiny_model_goes_on_with_either_optimiser(data, tmp_path, muon_lr):
     config = CONFIG.replace(model="segformer", embedding_dim=32, epochs=2, muon_lr=muon_lr, repeat_threshold=0.5)
