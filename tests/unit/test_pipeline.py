@@ -432,7 +432,8 @@ def test_train_evaluate_infer_by_the_guides_commands(tmp_path, capsys):
     train = ["train", "lane", "--config", str(tmp_path / "lane.yaml"), "--data", str(tmp_path / "data")]
     train += ["--epochs", "1", "--output", str(run), "--seed", "5", "--device", "cpu"]
     assert main(train) == 0
-    assert {p.name for p in run.iterdir()} == {"config.yaml", "history.csv", "best.safetensors", "last.safetensors"}
+    files = {"config.yaml", "history.csv", "best.safetensors", "last.safetensors", "state.safetensors"}
+    assert {p.name for p in run.iterdir()} == files
     assert LaneSegmentationConfig.from_yaml(run / "config.yaml").seed == 5
     assert "epoch   1/1" in capsys.readouterr().out
     assert main(train) == 2, "a second run must not replace the first unasked"
