@@ -772,6 +772,6 @@ assert np.allclose(after_one_step(torch.optim.AdamW), np.array([10.0, 0.1]) * (1
 #
 # **2 · Dataset** reads what lies on disk, and shows how masks go wrong without an error message.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 strip(1, closing=True)
 progress()

@@ -1239,7 +1239,7 @@ else:
 #
 # **3 · Model**: how an encoder and two heads turn the image into class logits and embeddings.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 folder.cleanup()
 strip(2, closing=True, photo=PHOTO)
 progress()

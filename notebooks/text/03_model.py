@@ -1520,6 +1520,6 @@ assert costs["SegFormer"][0] < costs["CNN"][0]
 #
 # **4 · Losses**: the numbers that training lowers, for both heads.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 strip(3, closing=True)
 progress()

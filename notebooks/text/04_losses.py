@@ -1483,6 +1483,6 @@ assert_close(DiscriminativeLoss()(as_image, ids)[0], instance, **about)
 #
 # **5 · Training**: how these losses change the weights, one optimiser step at a time.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 strip(4, closing=True)
 progress()

@@ -1670,6 +1670,6 @@ assert 0.3 < (1 - amp_share) * b5_gb[4, 1024] / everything < 0.5  # the guide's 
 #
 # The strip once more, this time by your own run of four epochs: its classes and its embeddings.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 strip(5, closing=True, segmenter=mine)
 progress()

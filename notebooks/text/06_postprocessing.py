@@ -1594,6 +1594,6 @@ print("most pixels lie on the rim; a Gaussian has excess kurtosis 0, this one be
 #
 # **7 · End to end**: train, evaluate and infer, and where the whole system stands.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 strip(6, closing=True, photo=PHOTO)
 progress()

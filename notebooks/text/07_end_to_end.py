@@ -1444,6 +1444,6 @@ with warnings.catch_warnings(action="ignore"), contextlib.suppress(pickle.Unpick
 # The seven chapters end here. What remains is your own road. Name a photograph in `PHOTO` at the
 # top, run the notebook again, and look at where the model fails.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 strip(7, closing=True)
 progress()

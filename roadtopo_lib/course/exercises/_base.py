@@ -4,7 +4,6 @@ import _thread
 import dis
 import inspect
 import math
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -192,25 +191,6 @@ def forbidden_method(owner: type, name: str, hint: str) -> Iterator[None]:
 
     with mock.patch.object(owner, name, watched):
         yield
-    expect(not called, hint)
-
-
-@contextmanager
-def forbidden_functions(functions: Iterable[object], hint: str) -> Iterator[None]:
-    """Raises ``Hint`` after the block if one of these compiled functions was called in it, under whatever name."""
-    forbidden = {id(function) for function in functions}
-    called = False
-    before = sys.getprofile()
-
-    def watch(frame, event, argument) -> None:
-        nonlocal called
-        called = called or (event == "c_call" and id(argument) in forbidden)
-
-    sys.setprofile(watch)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
     expect(not called, hint)
 
 
