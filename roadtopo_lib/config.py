@@ -20,6 +20,8 @@ BACKBONES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 AMP_MODES = ("auto", "off", "fp16", "bf16")
 CLUSTERING_METHODS = ("fast", "meanshift", "dbscan")
 STRIDE = 32  # of the encoder's last stage, in pixels: the sides of the network's input are multiples of it
+MAX_CROP_TOP = 0.9
+
 CLASS_WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
 
 
@@ -36,7 +38,7 @@ Number = Annotated[float, BeforeValidator(_number_of_text)]
 Positive = Annotated[Number, Field(gt=0)]
 Weight = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1, description="a number between 0 and 1")]
-TopShare = Annotated[Number, Field(ge=0, le=0.9, description="a number between 0 and 0.9")]
+TopShare = Annotated[Number, Field(ge=0, le=MAX_CROP_TOP, description=f"a number between 0 and {MAX_CROP_TOP}")]
 AreaShare = Annotated[Number, Field(gt=0, le=1, description="a number more than 0 and at most 1")]
 Decay = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]

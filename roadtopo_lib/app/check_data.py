@@ -63,7 +63,7 @@ CHECKS = {
 """Severity and what is expected, by check, in the order of the report."""
 
 CELL = 4
-"""Pixels of the network's input that a cell of its output covers in each direction, see ``segformer``."""
+"""Pixels of the network's input, in each direction, for a cell of SegFormer's heads: h = H/4, w = W/4."""
 
 EXAMPLES = 3
 """Files that the table names of each finding."""

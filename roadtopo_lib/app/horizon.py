@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from roadtopo_lib.console import say
-from roadtopo_lib.data.images import list_images, read_image
+from roadtopo_lib.data.images import list_images, read_images
 from roadtopo_lib.inference.horizon import crop_top_for, horizon_row
 from roadtopo_lib.pipeline import LaneSegmenter
 
@@ -40,14 +40,13 @@ def report_horizon(
         raise FileNotFoundError(f"{missing[0]}: no such file or folder")
     segmenter = model and LaneSegmenter.from_checkpoint(model, device)
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
-    shares, faults, reason = [], 0, ""
-    for file in files:
-        try:
-            image = read_image(file)
-        except (OSError, ValueError) as error:
-            faults += 1
-            say(f"road-topology: {' '.join(str(error).split())}", error=True)
-            continue
+    shares, faults, reason = [], [], ""
+
+    def on_fault(text: str) -> None:
+        faults.append(text)
+        say(f"road-topology: {text}", error=True)
+
+    for file, image in read_images(files, on_fault):
         lanes, height = lines if segmenter is None else segmenter(image)["lane_polylines"], len(image)
         try:
             row = horizon_row(lanes, height)

@@ -51,7 +51,7 @@ def load_run_config(source: str | Path, init: str | Path | None = None) -> LaneS
         FileNotFoundError: no such file.
         ValueError: see ``LaneSegmentationConfig.from_yaml``; preset ``finetune`` without a model file.
     """
-    values = dict(PRESETS[source]) if source in PRESETS else read_settings(source)
+    values = dict(PRESETS[str(source)]) if str(source) in PRESETS else read_settings(source)
     if init is not None:
         values["pretrained"] = str(init)
     if is_model_file(values.get("pretrained", False)):
@@ -59,7 +59,7 @@ def load_run_config(source: str | Path, init: str | Path | None = None) -> LaneS
         if {"classes", "num_classes"} & values.keys():
             brought = {name: value for name, value in brought.items() if name not in ("classes", "num_classes")}
         values = brought | values
-    elif source == "finetune":
+    elif str(source) == "finetune":
         raise ValueError("preset finetune begins with a trained model: give --init MODEL, a .safetensors file of a run")
     try:
         return LaneSegmentationConfig.from_dict(values)
@@ -68,7 +68,11 @@ def load_run_config(source: str | Path, init: str | Path | None = None) -> LaneS
 
 
 def settings_of(path: str | Path) -> dict:
-    """The settings that a model file brings."""
+    """The settings that a model file brings.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``files.load_weights``.
+    """
     file = load_weights(path)
     known = {field.name for field in fields(LaneSegmentationConfig)}
     own = {name: value for name, value in file.config.items() if name in known}

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: files that do not pair, faults of all samples, labels that lack, shared pictures."""
+"""What is wrong with a data set: files that do not pair, faults of all samples, missing labels, shared pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -17,7 +17,7 @@ from roadtopo_lib.course import library_parts
 from roadtopo_lib.course.data import samples
 from roadtopo_lib.course.parts import PARTS, kept, load
 from roadtopo_lib.data.samples import instances_by_role, list_samples
-from roadtopo_lib.dataset import rows_cut
+from roadtopo_lib.data.sampling import rows_cut
 from roadtopo_lib.losses import CombinedLoss, LaneCriterion
 from roadtopo_lib.metrics import LaneF1, polylines_from_instances
 from roadtopo_lib.models import load_with_info, upsample_to

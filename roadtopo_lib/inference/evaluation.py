@@ -29,8 +29,8 @@ BASELINES: dict[str, Method] = {
 """Without embeddings: connected components of the model's own semantic mask; without learning: classical OpenCV. Each
 lane of a baseline has the curve of its own pixels: fitting all together needs lanes that are whole."""
 
-
 METRICS = ("semantic", "instance", "culane", "tusimple")
+"""Scores that ``evaluate`` knows: of pixels, of lanes and instances, and those of two benchmarks."""
 
 
 def evaluate(
@@ -73,6 +73,8 @@ def evaluate(
     confusion = ConfusionMatrix(len(classes), IGNORE_INDEX)
     boundary = BoundaryIoU(len(classes), IGNORE_INDEX)
     methods: dict[str, Method] = {"model": lambda image, result, classes: result, **(BASELINES if baselines else {})}
+    if set(metrics) == {"semantic"}:
+        methods = {}  # the class mask is the model's in all of them
     scores = {name: LaneScores(metrics) for name in methods}
     pixels = np.zeros(256, np.int64)
     for index in progress_bar(
@@ -99,14 +101,19 @@ def evaluate(
             "boundary_ratio": boundary.dilation_ratio,
             "boundary_band_px": boundary.band,
         }
-    report |= scores["model"].to_dict()
+    lanes = {name: score.to_dict() for name, score in scores.items()}
+    report |= lanes.pop("model", {})
     if baselines:
-        report["baselines"] = {name: scores[name].to_dict() for name in BASELINES}
+        report["baselines"] = lanes
     return report
 
 
 class LaneScores:
-    """Scores of one method's lanes, those of ``METRICS`` that are asked for."""
+    """Scores of one method's lanes.
+
+    Args:
+        metrics: some of ``METRICS``; others than those of lanes are ignored.
+    """
 
     def __init__(self, metrics: Sequence[str]) -> None:
         self.metrics = metrics

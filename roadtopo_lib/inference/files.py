@@ -13,7 +13,7 @@ import numpy as np
 
 from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
-from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, write_image
+from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, read_images, write_image
 from roadtopo_lib.files import clear_unfinished, write_atomic, write_json
 from roadtopo_lib.inference.records import find
 from roadtopo_lib.metrics.lanes import TUSIMPLE_MAX_RUN_TIME_MS
@@ -32,7 +32,7 @@ MAX_GAP = 1000
 UNWRITTEN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", *VIDEO_SUFFIXES)
 """Who names an output so wants a file of a kind that is not written here, and no folder of that name."""
 
-OURS = (b'"lane_count"', f'"version": "{export.VERSION[:12]}'.encode(), b'"run_time"')
+OURS = (b'"lane_count"', f'"version": "{export.VERSION.split()[0]}'.encode(), b'"run_time"')
 """What a JSON file of results holds, one of these; others are not written over."""
 
 
@@ -113,7 +113,7 @@ def infer_to_files(
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
     if is_video(source):
-        claim(output, source)
+        _claim(output, source)
     clear_unfinished(output, older_than=3600)
     for name, file, _, image in _read_frames(source, files, on_fault):
         if newer_than is not None and _is_made(output / (name + endings[-1]), newer_than, file):
@@ -146,7 +146,7 @@ def _infer_to_format(
     overlays = [output / f"{name}_overlay.png" for name, _ in files if visualize]
     _spare_inputs([file for _, file in files], targets + overlays)
     if is_video(source):
-        claim(output, source)
+        _claim(output, source)
     lines, hidden = [], None if form == "tusimple" else True
     frames = _read_frames(source, files, on_fault)
     for frame in progress_bar(frames, form, unit="image", leave=False, disable=hidden):
@@ -173,11 +173,12 @@ def _infer_to_format(
         write_atomic(targets[0], "".join(json.dumps(line) + "\n" for line in lines))
         slow = sum(line["run_time"] > TUSIMPLE_MAX_RUN_TIME_MS for line in lines)
         if slow:
-            say(f"{slow} of {len(lines)} images took more than 200 ms, for which the benchmark gives 0", error=True)
+            limit = f"{TUSIMPLE_MAX_RUN_TIME_MS:g} ms, for which the benchmark gives 0"
+            say(f"{slow} of {len(lines)} images took more than {limit}", error=True)
         yield targets[0], sum(len(line["lanes"]) for line in lines)
 
 
-def claim(output: Path, clip: Path) -> None:
+def _claim(output: Path, clip: Path) -> None:
     """Notes in a folder which clip its frames are of; ValueError if they are of another clip of that name."""
     next(_numbered_frames(clip, str))  # nothing is written for a clip that cannot be decoded
     with open(clip, "rb") as file:
@@ -264,20 +265,18 @@ def _named_files(source: Path, deep: bool = False) -> list[tuple[str, Path]]:
 
 
 def _read_frames(source: Path, files: list[tuple[str, Path]], on_fault: Callable[[str], object]) -> Iterator[Frame]:
-    """Frames of a video, or the images of ``named_files``; one that cannot be read is told of and left out."""
+    """Frames of a video, or the images of ``_named_files``; of a folder, one that cannot be read is left out."""
     if is_video(source):
         for number, image in _numbered_frames(source, on_fault):
             yield Frame(f"{source.stem}_frame_{number:06d}", source, number, image)
         return
-    for name, file in files:
-        try:
-            image = read_image(file)
-        except (OSError, ValueError) as error:
-            if file == source:
-                raise
-            on_fault(" ".join(str(error).split()))
-        else:
-            yield Frame(name, file, None, image)
+    if not source.is_dir():
+        ((name, file),) = files
+        yield Frame(name, file, None, read_image(file))
+        return
+    names = {file: name for name, file in files}
+    for file, image in read_images(names, on_fault):
+        yield Frame(names[file], file, None, image)
 
 
 def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:

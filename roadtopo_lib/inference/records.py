@@ -45,14 +45,14 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
     for number in range(1, result["crosswalk_count"] + 1):
         pixels = result["crosswalk_instances"] == number
         about = {"class": _class_name(semantic[pixels], table.crosswalk_ids, table), "id": len(lanes) + number}
-        crosswalks.append({**about, "polygons": _outlines(pixels)})
+        crosswalks.append({**about, "polygons": outlines(pixels)})
     height, width = image.shape[:2]
     across = np.ones((round(LINE_WIDTH * width) + 2,) * 2, np.uint8)  # closes the gap that a line leaves in an area
     areas = []
     for row in table:
         if row.instances is None and row.id != BACKGROUND and (semantic == row.id).any():
             closed = cv2.morphologyEx((semantic == row.id).astype(np.uint8), cv2.MORPH_CLOSE, across)
-            areas.append({"class": row.name, "polygons": _outlines(closed)})
+            areas.append({"class": row.name, "polygons": outlines(closed)})
     about = {"version": VERSION, "image": name, "frame": frame, "width": width, "height": height}
     return {**about, "lanes": lanes, "crosswalks": crosswalks, "areas": areas}, result, run_time
 
@@ -62,8 +62,8 @@ def _class_name(ids: np.ndarray, candidates: Sequence[int], classes: ClassTable)
     return classes[candidates[int(np.bincount(ids, minlength=len(classes))[list(candidates)].argmax())]].name
 
 
-def _outlines(pixels: np.ndarray) -> list[list[list[int]]]:
-    """Points of each connected part's outline; holes are filled."""
+def outlines(pixels: np.ndarray) -> list[list[list[int]]]:
+    """Points (x, y) of the outline of each connected part of (H, W) bool pixels; holes are filled."""
     contours, _ = cv2.findContours(pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outlines = [cv2.approxPolyDP(contour, OUTLINE_TOLERANCE, True)[:, 0].tolist() for contour in contours]
     return [outline for outline in outlines if len(outline) >= 3]

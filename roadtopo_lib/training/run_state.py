@@ -91,14 +91,14 @@ class RunState:
                 raise ValueError(f"a run goes on with the settings it began with: {told}")
 
     def check_batches(self, batches: int) -> None:
-        """Raises ValueError if the run began with another number of batches in an epoch."""
+        """Notes how many batches an epoch has; ValueError if the run began with another number."""
         if self.batches not in (0, batches):
             raise ValueError(f"a run goes on with the data it began with: {self.batches} batches, now {batches}")
         self.batches = batches
 
     @contextmanager
     def counts_if_judged(self) -> Iterator[None]:
-        """Around an epoch's validation: if that does not end, the epoch is not finished, but all its batches are."""
+        """Around an epoch's validation: if it is interrupted, the epoch stays unfinished, with all its batches seen."""
         try:
             yield
         except BaseException:

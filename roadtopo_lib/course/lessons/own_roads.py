@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from roadtopo_lib.data.images import write_image
 from roadtopo_lib.data.samples import write_sample
+from roadtopo_lib.inference.records import outlines
 from roadtopo_lib.labels import CLASSES, LANE_MARKING
 from roadtopo_lib.metrics import LaneF1, match_by_iou
 from roadtopo_lib.scenes import Scene, render_scene
@@ -20,9 +20,6 @@ AREAS = [c.name for c in CLASSES if c.instances is None]
 
 EXACT = 0.8
 """IoU of two lines at which nobody would move one: at a width of 512 pixels they are 1 pixel apart."""
-
-OUTLINE_TOLERANCE = 1.0
-"""Pixels by which a drawn crosswalk may differ from the true one, to have fewer points."""
 
 
 def dark_and_wet_roads(first_seed: int, count: int) -> dict[str, Scene]:
@@ -78,10 +75,7 @@ def _lane(scene: Scene, number: int) -> dict:
 
 
 def _crosswalk(scene: Scene, instance: int) -> list[dict]:
-    pixels = (scene.instance_amodal == instance).astype(np.uint8)
-    outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    fewer = [cv2.approxPolyDP(outline, OUTLINE_TOLERANCE, True)[:, 0] for outline in outlines]
-    return [_shape(scene, instance, "polygon", outline) for outline in fewer if len(outline) >= 3]
+    return [_shape(scene, instance, "polygon", points) for points in outlines(scene.instance_amodal == instance)]
 
 
 def _shape(scene: Scene, instance: int, kind: str, points: np.ndarray) -> dict:

@@ -87,7 +87,8 @@ def _shapes(
             else:
                 rings = [reading.points_of(np.array(ring, float).reshape(-1, 2)) for ring in segmentation]
                 parts, placed_mask = [ring for ring in rings if len(ring) >= 3], ()
-                parts[0]  # IndexError: none
+                if not parts:
+                    raise ValueError("no outline")
             shapes.append(Shape(parts, class_id, str(number), True, *placed_mask))
         except ImportError:
             raise ValueError("run-length masks need the package pycocotools, which is not installed") from None
