@@ -155,6 +155,11 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def class_logits(logits: Tensor) -> Tensor:
+    """(B, C, H, W) as it is; one channel (B, 1, H, W) gets a zero before it: its sigmoid is the softmax of the two."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
 def upsample_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear interpolation to (H, W); pixel centres stay where they are (``align_corners=False``)."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -13,7 +13,7 @@ from roadtopo_lib.config import STRIDE, LaneSegmentationConfig
 from roadtopo_lib.data.images import list_images, read_image, read_images
 from roadtopo_lib.dataset import image_to_tensor, rows_cut
 from roadtopo_lib.labels import BACKGROUND
-from roadtopo_lib.models import LaneModel, check_classes, choose_device, load_with_info, upsample_to
+from roadtopo_lib.models import LaneModel, check_classes, choose_device, class_logits, load_with_info, upsample_to
 from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
 
 SECOND_VIEW_SCALE = 1.35  # chosen by lane F1 on scenes that no score here uses; see ``LaneSegmenter``
@@ -143,7 +143,7 @@ class LaneSegmenter:
     def run_network(self, view: View) -> dict[str, Tensor]:
         """``logits`` (1, C, h, w) and ``embeddings`` (1, D, h, w) in float32, no longer mirrored."""
         outputs = self.model(view.pixels, upsample=False)
-        named = {name: outputs[name].float() for name in ("logits", "embeddings")}
+        named = {"logits": class_logits(outputs["logits"].float()), "embeddings": outputs["embeddings"].float()}
         return {name: x.flip(3) for name, x in named.items()} if view.mirrored else named
 
     def merge_views(self, outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.sampling import batches_of_epoch, group_batches
 from roadtopo_lib.losses import Criterion, LaneCriterion, shares_of_step
 from roadtopo_lib.metrics import ConfusionMatrix
-from roadtopo_lib.models import LaneModel, check_classes, choose_device, upsample_to
+from roadtopo_lib.models import LaneModel, check_classes, choose_device, class_logits, upsample_to
 from roadtopo_lib.processes import Stopped, StopSignals
 from roadtopo_lib.seeding import own_generators, seed_generators
 from roadtopo_lib.training.amp import choose_amp
@@ -111,7 +111,8 @@ class LaneSegmentationTrainer:
                     with self.state.counts_if_judged():
                         self.validate(val_loader)
                     self._finish_epoch(time.perf_counter() - started)
-            if self.finished and self.state.best_model is not None:
+            if self.finished and self.state.best_model is not None and self.state.model is None:
+                self.state.model = copy.deepcopy(self.model.state_dict())  # a longer run would go on from the last
                 self.model.load_state_dict(self.state.best_model)
         except Stopped:
             self._tell("between_steps", True)
@@ -130,6 +131,7 @@ class LaneSegmentationTrainer:
                 of the batch. The step is not taken.
         """
         self.model.train()
+        self.state.model = None
         seed, epoch, size = self.config.seed, self.state.epoch, self.config.accumulation_steps
         if self.state.batch == 0:
             self.meter = Meter()
@@ -194,7 +196,7 @@ class LaneSegmentationTrainer:
             _, values, outputs = self._forward(batch)
             _stop_if_not_finite("validation loss", values["loss"].item(), [batch])
             meter.add(values, weight=len(batch["image"]))
-            logits = upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:])
+            logits = class_logits(upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:]))
             confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
             self.signals.check()
         self.val_metrics = {**meter.means(), "miou": confusion.miou()}

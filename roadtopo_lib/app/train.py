@@ -67,6 +67,8 @@ def train_lane_model(
     """
     if overwrite and resume:
         raise ValueError("overwrite replaces a run, resume goes on with it: choose one of them")
+    if overwrite and Path(output).resolve() in Path(str(config.pretrained)).resolve().parents:
+        raise ValueError(f"{config.pretrained}: lies in the run that is to be replaced; use another folder, or copy it")
     folder = RunFolder(output, checkpoint_every)
     with locked(output, "a training"):
         clear_unfinished(output)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+import torch
 from pydantic import TypeAdapter
 
 from roadtopo_lib.config import LaneSegmentationConfig
@@ -40,8 +41,8 @@ class RunState:
         history: one dict an epoch.
         best_model: ``state_dict`` of the best epoch, ``None`` before the first.
         config: the settings of the run, as plain values.
-        model, optimizer, scaler, meter: their ``state_dict``; ``None`` in the trainer's own state. The meter holds
-            what was measured in the epoch that is not finished.
+        model, optimizer, scaler, meter: their ``state_dict``; ``None`` in the trainer's own state, but for the last
+            weights of a finished run. The meter holds what was measured in the epoch that is not finished.
     """
 
     epoch: int = 0
@@ -62,6 +63,8 @@ class RunState:
     def of(cls, trainer) -> "RunState":
         """Where a trainer is; the tensors are its own, and change with its next step."""
         parts = {name: getattr(trainer, name).state_dict() for name in PARTS}
+        if trainer.state.model is not None:  # a finished run: the model holds the best weights, the run its last
+            parts["model"] = trainer.state.model
         return replace(trainer.state, config=trainer.config.to_dict(), **parts)
 
     def restore(self, trainer) -> "RunState":
@@ -75,6 +78,10 @@ class RunState:
             if getattr(self, name):  # else a run that has not begun, or a scaler that is not enabled
                 own = copy.deepcopy(getattr(self, name))  # torch would go on in the caller's tensors
                 getattr(trainer, name).load_state_dict(own)
+        for p, state in trainer.optimizer.state.items():  # a fused step pairs numbers by their place in memory
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
+                    state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
         return replace(self, history=[*self.history], **dict.fromkeys(PARTS))
 
     def check_settings(self, config: LaneSegmentationConfig) -> None:

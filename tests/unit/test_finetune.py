@@ -344,3 +344,15 @@ def test_a_data_set_of_train_and_val_can_be_trained_on_and_scored(data, tmp_path
         assert (f"no test split in {data}: scores of val, which has chosen the epoch" in printed) is warned
     assert main([*evaluate, "--data", str(data), "--split", "val"]) == 0
     assert "no test split" not in capsys.readouterr().out
+
+
+def test_a_run_is_not_replaced_by_one_that_begins_with_its_own_file(model, data, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("epochs: 1\nlr: 1e-4\n")
+    options = ["--config", tmp_path / "c.yaml", "--init"]
+    assert train(data, tmp_path / "run", *options, model) == 0
+    capsys.readouterr()
+    best = tmp_path / "run" / "best.safetensors"
+    assert train(data, tmp_path / "run", *options, best, "--overwrite") == 2
+    assert f"{best}: lies in the run that is to be replaced" in one_line(capsys)
+    assert best.is_file()
+    assert train(data, tmp_path / "other", *options, best) == 0

@@ -15,6 +15,7 @@ from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.electives.unet import UNet
 from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss, LaneCriterion
 from roadtopo_lib.models import upsample_to
 from roadtopo_lib.segformer import SegFormerModel
@@ -240,6 +241,47 @@ def test_a_run_that_pauses_and_goes_on_equals_one_in_one_go(data, tmp_path, muon
     assert equal_models(paused.model, whole.model)
     assert paused.state.best_val_loss == whole.state.best_val_loss
     assert paused.fit(*loaders(data, config)) == paused.history, "a finished run stays as it is"
+
+
+@pytest.mark.parametrize("through_a_file", [False, True])
+def test_a_run_that_stopped_early_goes_on_from_its_last_weights_when_patience_grows(
+    data, tmp_path, monkeypatch, through_a_file
+):
+    def worse_after_the_first_epoch(trainer, loader):
+        trainer.val_metrics = {"loss": (1.0, 2.0, 3.0, 0.5)[trainer.state.epoch - 1]}
+
+    monkeypatch.setattr(LaneSegmentationTrainer, "validate", worse_after_the_first_epoch)
+    config = CONFIG.replace(epochs=4, patience=9)
+    whole = trainer_of(tiny_model(), config)
+    whole.fit(*loaders(data, config))
+    early = trainer_of(tiny_model(), config.replace(patience=1))
+    early.fit(*loaders(data, config))
+    assert len(early.history) == 2
+    state = early.snapshot()
+    if through_a_file:
+        state.save(tmp_path / "run.state")
+        state = RunState.load(tmp_path / "run.state")
+    longer = trainer_of(tiny_model(seed=5), config)
+    longer.fit(*loaders(data, config), resume=state)
+    assert without_seconds(longer.history) == without_seconds(whole.history)
+    assert equal_models(longer.model, whole.model)
+
+
+def test_weights_of_another_memory_order_go_on_from_a_file(data, tmp_path):
+    def new():
+        torch.manual_seed(0)
+        model = UNet(embedding_dim=8, widths=(8, 16)).to(memory_format=torch.channels_last)
+        return trainer_of(model, CONFIG.replace(epochs=3, muon_lr=0.0, lr=1e-3))
+
+    whole = new()
+    whole.fit(*loaders(data, CONFIG))
+    paused = new()
+    paused.fit(*loaders(data, CONFIG), epochs=1)
+    paused.snapshot().save(tmp_path / "run.state")
+    paused = new()
+    paused.fit(*loaders(data, CONFIG), resume=RunState.load(tmp_path / "run.state"))
+    assert without_seconds(paused.history) == without_seconds(whole.history)
+    assert equal_models(paused.model, whole.model)
 
 
 def test_a_pause_does_not_make_a_run_more_patient(data):

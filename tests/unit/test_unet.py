@@ -1,5 +1,6 @@
 """U-Net and ResUNet: the contract of a lane model, any size, normalisations, one channel, deep supervision."""
 
+import numpy as np
 import pytest
 import torch
 from test_contracts import CONFIG, data  # noqa: F401  a fixture
@@ -7,12 +8,15 @@ from torch import nn
 
 from roadtopo_lib import models
 from roadtopo_lib.app.train import train_lane_model
-from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.data.samples import write_sample
+from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.electives.unet import DeepSupervision, ResUNet, UNet
 from roadtopo_lib.inference.evaluation import evaluate
+from roadtopo_lib.labels import table_for
 from roadtopo_lib.losses import CombinedLoss, DiceLoss, LaneCriterion
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.segformer import SegFormerModel
+from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 
 BOTH = pytest.mark.parametrize("family", [UNet, ResUNet])
 NORMS = pytest.mark.parametrize("norm", ["batch", "group", "instance"])
@@ -130,6 +134,33 @@ def test_one_channel_learns_a_mask_through_the_sigmoid():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_one_channel_goes_through_trainer_and_segmenter_as_two_classes(tmp_path):
+    two, rng = table_for(2), np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(8):
+            instance = np.zeros((64, 96), np.uint16)
+            for place, left in enumerate(rng.integers((5, 60), (35, 85)), start=1):
+                instance[8:, left : left + 5] = place
+            colors = np.array([(80, 80, 80), (230, 60, 60), (60, 60, 230)], np.uint8)
+            write_sample(
+                tmp_path / split, f"{number}", colors[instance], (instance > 0) * two.lane_ids[0], instance, two
+            )
+    config = CONFIG.replace(model="unet", num_classes=2, epochs=12, lr=5e-3, batch_size=2)
+    torch.manual_seed(0)
+    model = UNet(1, 8, (8, 16, 24))
+    sets = [
+        LaneInstanceDataset(tmp_path, split, build_transform(config, split == "train"), classes=two)
+        for split in ("train", "val")
+    ]
+    trainer = LaneSegmentationTrainer(model, config, device="cpu", progress=False)
+    history = trainer.fit(*(build_loader(s, config, shuffle=s.split == "train") for s in sets))
+    assert history[-1]["val_miou"] > 0.9
+    image, semantic, _ = LaneInstanceDataset(tmp_path, "val", classes=two).read(0)
+    found = LaneSegmenter(model, config, device="cpu")(image)
+    assert found["lane_count"] == 2
+    assert (found["semantic_mask"] == semantic).mean() > 0.97
 
 
 def test_deep_supervision_adds_the_mean_of_the_coarser_losses():
