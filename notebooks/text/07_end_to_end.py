@@ -162,12 +162,15 @@ assert terminal(f"{synth} --preset day --amodal") == 0
 assert terminal("train lane --config tiny --data data --epochs 14 --output run") == 0
 
 # %% [markdown]
-# A run leaves four files. `best` holds the weights of the epoch with the lowest validation loss,
-# `last` those of the final epoch. The settings lie beside the weights and inside them. `history.csv`
-# has a row for each epoch; the next picture draws it.
+# A run leaves five files. `best` holds the weights of the epoch with the lowest validation loss,
+# `last` those of the final epoch. From `state` an interrupted run goes on, with `--resume`. The
+# settings lie beside the weights and inside them. `history.csv` has a row for each epoch; the next
+# picture draws it.
 
 # %%
-print(sorted(path.name for path in (work / "run").iterdir()))
+files = sorted(path.name for path in (work / "run").iterdir())
+print(files)
+assert len(files) == 5
 history = read_history(work / "run" / "history.csv")
 show(draw_losses(history), "Training and validation loss over the epochs; validation stays higher.")
 
@@ -498,8 +501,9 @@ for c, (name, iou) in enumerate(day["class_iou"].items()):
 # %% [markdown]
 # At ratio 0.02 the score of a line or a crosswalk says nothing that IoU does not say; it is of use
 # for road, background and sidewalk. At 0.005 it tells how well the edges of a line are met. The
-# library takes 0.02, as the authors' own code does, so that its numbers compare with published
-# ones. Report the band with the score; the library stores `boundary_band_px`.
+# library takes 0.02, as the authors' code does for COCO and LVIS, so that its numbers compare with
+# published ones. For thin lines, 0.005 tells more. Report the band with the score; the library
+# stores `boundary_band_px`.
 
 # %% [markdown]
 # ## Trap: the score of the training scenes
@@ -700,8 +704,9 @@ assert any(s["rain"] > 0 and s["light"] == "night" for s in scenes)  # the confo
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Night costs about a tenth of F1, and vehicles cost some lanes, too: their paired intervals lie below
-# 0. Rain's interval ends close to 0 or above: these roads do not prove that rain alone costs
+# Night lowers F1, and so do vehicles: their paired intervals lie below 0.
+#
+# Rain's interval ends close to 0 or above: these roads do not prove that rain alone costs
 # anything, although the few rainy scenes scored low.
 #
 # Of the groups, curves score lower than straight roads: those two intervals do not overlap. Most
@@ -837,6 +842,14 @@ assert low > 0 and 0.01 < gain < 0.1
 #
 # This model has seen rendered roads only. No cell of this course measured it on photographs, so look
 # before you trust it.
+
+# %% [markdown]
+# Wrong input ends with one line and exit code 2, so that a script can notice.
+
+# %% tags=["folded"]
+# @title Two mistakes: a file that is not there, and a run that exists
+assert terminal("infer lane --model run/best.safetensors --input no.jpg --output out.png") == 2
+assert terminal("train lane --config tiny --data data --output run") == 2
 
 # %% [markdown]
 # ## From pixels to use
