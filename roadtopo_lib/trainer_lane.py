@@ -234,7 +234,8 @@ class LaneSegmentationTrainer:
 
     def _tell(self, event: str, *values: object) -> None:
         for recorder in self.recorders:
-            getattr(recorder, event)(self, *values)
+            if hasattr(recorder, event):
+                getattr(recorder, event)(self, *values)
 
     def _bar(self, batches: Iterable, text: str, unit: str, total: int | None = None) -> Iterable:
         return progress_bar(batches, text, total, leave=False, unit=unit, disable=None if self.progress else True)

@@ -148,6 +148,29 @@ def test_a_recorder_of_another_kind_counts_the_steps(pixel_kind, data, tmp_path)
     assert counter.count == trainer.state.step == 3 * 8 // (2 * 2)
 
 
+class BareRecorder:
+    """The three events of the contract, and no base class."""
+
+    def __init__(self):
+        self.told = []
+
+    def on_step(self, trainer, values):
+        self.told.append("step")
+
+    def on_epoch(self, trainer, row):
+        self.told.append("epoch")
+
+    def on_end(self, trainer):
+        self.told.append("end")
+
+
+def test_a_recorder_needs_the_three_events_only(pixel_kind, data, tmp_path):
+    recorder = BareRecorder()
+    config = CONFIG.replace(epochs=2, batch_size=4)
+    train_lane_model(config, data, tmp_path / "run", device="cpu", recorders=[recorder])
+    assert recorder.told == [*["step", "step", "epoch"] * 2, "end"]
+
+
 def labels_as_result(dataset):
     """A finder that returns the labels themselves, image by image."""
     truth = iter([dataset.read(i) for i in range(len(dataset))])
