@@ -19,6 +19,7 @@ from roadtopo_lib.course import samples
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.data.sampling import EpochSampler
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.electives.unet import UNet
 from roadtopo_lib.labels import CLASSES, LANE_MARKING, ROAD, ClassTable
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.processes import Stopped
@@ -356,3 +357,17 @@ def test_a_run_is_not_replaced_by_one_that_begins_with_its_own_file(model, data,
     assert f"{best}: lies in the run that is to be replaced" in one_line(capsys)
     assert best.is_file()
     assert train(data, tmp_path / "other", *options, best) == 0
+
+
+def test_a_network_that_no_config_describes_goes_on_too(data, tmp_path, monkeypatch):
+    network = UNet(embedding_dim=12, widths=(8, 16), norm="group")
+    network.save(tmp_path / "unet.safetensors", training=CONFIG.replace(model="unet").to_dict())
+    (tmp_path / "c.yaml").write_text("epochs: 2\nlr: 1e-3\n")
+    options = ["--config", tmp_path / "c.yaml", "--init", tmp_path / "unet.safetensors"]
+    assert train(data, tmp_path / "whole", *options) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("roadtopo_lib.training.recorders.PrintEpochs", lambda: StopAt(1))
+        assert train(data, tmp_path / "run", *options) == 130
+    assert train(data, tmp_path / "run", *options, "--resume") == 0
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
