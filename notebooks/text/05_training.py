@@ -62,6 +62,7 @@ strip(5, photo=PHOTO)
 import copy
 import math
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from roadtopo_lib.app.run_folder import RunFolder
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import frame, my_photo, progress, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
@@ -86,11 +88,11 @@ from roadtopo_lib.losses import LaneCriterion
 from roadtopo_lib.metrics import ConfusionMatrix
 from roadtopo_lib.models import upsample_to
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.processes import Stopped
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.optimizer import Muon, build_optimizer, build_scheduler, orthogonalized
-from roadtopo_lib.training.run_state import RunState
 from roadtopo_lib.viz import color_semantic, training_curve
 
 # %% [markdown]
@@ -629,33 +631,102 @@ assert by_means[1, 1, 1] > by_means[1, 0, 1] + 0.02 and by_means[3, 0, 0] < by_m
 # says little about the weights.
 
 # %% [markdown]
-# ### A run that goes on
+# ### The machine goes away
 #
-# Colab may end a run at any time. `snapshot` holds everything that a run needs to go on: weights,
-# the optimiser's means, counts, history. Two epochs, a file, then two more in a new trainer equal
-# four epochs in one go.
+# Colab may end a session at any time, in the middle of an epoch, too. A run goes on from a
+# `RunState`: weights, the optimiser's means, step counts, history. The order of the scenes and all
+# random numbers follow from the seed and these counts.
+#
+# A *recorder* is what the trainer tells of every step and epoch. The recorder
+# `RunFolder(path, every_steps=5)` writes such states into a folder: every five steps, after every
+# epoch, and when the stop button ends the run.
+#
+# Interrupt a run yourself: write `STOP_AT = None`, run the cell, and press the stop button of the
+# notebook while it trains. With a number, `lesson.StopButton` does the same after that many steps.
+# `lesson.StepLosses` collects the loss of each step for the picture.
 
 # %%
-short = config.replace(image_size=(32, 96))
-in_one_go, first_half, second_half = (lesson.new_trainer(short) for _ in range(3))
-few = lesson.loaders(short)[1], lesson.loaders(short)[1]  # 12 scenes, for a short run
-in_one_go.fit(*few)
-first_half.fit(*few, epochs=2)
-first_half.snapshot().save(folder / "state.safetensors")
-continued = second_half.fit(*few, resume=RunState.load(folder / "state.safetensors"))
-
-# %% tags=["folded"]
-# @title Checked: both ways end in the same weights and losses
-assert first_half.state.epoch == 2 and len(in_one_go.history) == len(continued) == 4
-for a, b in zip(in_one_go.model.parameters(), second_half.model.parameters()):
-    assert_close(a, b)
-assert_close(in_one_go.history[-1]["val_loss"], continued[-1]["val_loss"])
+STOP_AT = 31
+short = config.replace(image_size=(32, 96), epochs=6)
+data = lesson.loaders(short)  # 12 steps an epoch
+before, after, whole = (lesson.StepLosses() for _ in range(3))
+parts = [RunFolder(folder / "stopped", every_steps=5), before, lesson.StopButton(STOP_AT)]
+stopped = lesson.new_trainer(short, recorders=parts)
+try:
+    stopped.fit(*data)
+except Stopped as stop:
+    print(stop)
 
 # %% [markdown]
-# A save may be cut off, too. The library writes a new file beside the old one and renames it when
-# it is whole. `power_cut(at_write=k)` stops the k-th write inside its block half way, as a power
-# cut would. We cut the first write of a save, then the second, if there is one. A whole file is
-# there each time:
+# The session is gone; the folder is left. A new trainer begins with new random weights, reads the
+# newest state, and trains to the end.
+
+# %%
+state = RunFolder(folder / "stopped").newest()
+print(f"step {state.step}: {state.epoch} epochs, {state.batch} batches of the next")
+goes_on = lesson.new_trainer(short, recorders=[after])
+resumed = goes_on.fit(*data, resume=state)
+
+# %% [markdown]
+# > **Predict first.** A third trainer runs all 72 steps without a stop. What is the largest
+# > difference between its weights at the end and those of the run that was interrupted?
+
+# %%
+my_guess = None
+
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title Compare with your guess
+in_one_go = lesson.new_trainer(short, recorders=[whole])
+in_one_go.fit(*data)
+reveal(my_guess, lesson.largest_difference(in_one_go.model, goes_on.model))
+show(
+    pictures.one_curve(whole.steps, before.steps, after.steps),
+    "Loss at each step: the curve of the interrupted run lies on that of the run in one go.",
+)
+assert before.steps + after.steps == whole.steps
+assert lesson.largest_difference(in_one_go.model, goes_on.model) == 0
+assert [row["val_loss"] for row in resumed] == [r["val_loss"] for r in in_one_go.history]
+
+# %% [markdown]
+# <details><summary>What happened</summary>
+#
+# The difference is 0, on a CPU: both runs computed the same numbers in the same order, bit for bit.
+# Weights alone would not do. AdamW's means would begin at zero again, the schedule at its first
+# rate, and the epoch at its first scene.
+#
+# </details>
+#
+# A machine that is switched off presses no button. Then the run goes on from the last state that
+# was written, here at most five steps earlier, and computes these steps again:
+
+# %% tags=["folded"]
+# @title Checked: killed at step 33, gone on from an earlier step, the same end
+killed = [RunFolder(folder / "killed", every_steps=5), lesson.Killed(at_step=33)]
+with suppress(lesson.PowerCut):
+    lesson.new_trainer(short, recorders=killed).fit(*data)
+state = RunFolder(folder / "killed").newest()
+print(f"killed at step 33; the newest state is of step {state.step}")
+assert 33 - 5 <= state.step < 33
+again = lesson.new_trainer(short)
+again.fit(*data, resume=state)
+assert lesson.largest_difference(in_one_go.model, again.model) == 0
+
+# %% [markdown]
+# The command writes the same folder. With `--resume` it goes on where the folder's run ended, and
+# starts one where there is none. In Colab, a folder on Drive outlives the machine:
+#
+# ```
+# from google.colab import drive
+# drive.mount("/content/drive")
+# !road-topology train lane --config run.yaml --data DATA \
+#     --output /content/drive/MyDrive/run --checkpoint-every 50 --resume
+# ```
+
+# %% [markdown]
+# The machine may go in the middle of a save. The library writes a new file beside the old one and
+# renames it when it is whole. `power_cut(at_write=k)` stops the k-th write inside its block half
+# way, as a power cut would. We cut the first write of a save, then the second, if there is one. A
+# whole file is there each time:
 
 # %% tags=["folded"]
 # @title Checked: a save that is cut off

@@ -1,6 +1,7 @@
 """Notebook 5: data sets and trainers that begin alike; counts what graphs keep alive, acts like a GPU, stops a save."""
 
 import copy
+import signal
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from roadtopo_lib.course.data import samples
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
+from roadtopo_lib.training.recorders import Recorder
 
 
 def dataset(config: LaneSegmentationConfig, split: str, train: bool = False) -> LaneInstanceDataset:
@@ -80,8 +82,8 @@ def pretend_gpu(major: int, minor: int) -> Iterator[None]:
         yield
 
 
-class _PowerCut(BaseException):
-    """What ends a block of ``power_cut``."""
+class PowerCut(BaseException):
+    """Ends what runs, as if the machine were switched off."""
 
 
 @contextmanager
@@ -94,10 +96,10 @@ def power_cut(at_write: int) -> Iterator[None]:
         writes += 1
         if writes == at_write:
             write(path, content[: len(content) // 2])
-            raise _PowerCut
+            raise PowerCut
         return write(path, content)
 
-    with mock.patch.object(Path, "write_bytes", write_or_stop), suppress(_PowerCut):
+    with mock.patch.object(Path, "write_bytes", write_or_stop), suppress(PowerCut):
         yield
 
 
@@ -116,11 +118,51 @@ def sgd_step(
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def new_trainer(config: LaneSegmentationConfig, device: str | torch.device = "cpu") -> LaneSegmentationTrainer:
+class StepLosses(Recorder):
+    """Collects (step, loss) of every optimiser step in ``steps``."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, float]] = []
+
+    def on_step(self, trainer: LaneSegmentationTrainer, values: dict[str, float]) -> None:
+        """Adds a step."""
+        self.steps.append((trainer.state.step, values["loss"]))
+
+
+class StopButton(Recorder):
+    """Presses the notebook's stop button after a step; ``None`` leaves that to the learner."""
+
+    def __init__(self, at_step: int | None) -> None:
+        self.at_step = at_step
+
+    def on_step(self, trainer: LaneSegmentationTrainer, values: dict[str, float]) -> None:
+        """Sends the signal that the button sends."""
+        if trainer.state.step == self.at_step:
+            signal.raise_signal(signal.SIGINT)
+
+
+class Killed(StopButton):
+    """Ends the run after a step, as if the machine were switched off."""
+
+    def on_step(self, trainer: LaneSegmentationTrainer, values: dict[str, float]) -> None:
+        """Raises ``PowerCut``."""
+        if trainer.state.step == self.at_step:
+            raise PowerCut
+
+
+def largest_difference(a: nn.Module, b: nn.Module) -> float:
+    """Of two models' weights and running means, in absolute value."""
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return max((x.double() - y.double()).abs().max().item() for x, y in pairs)
+
+
+def new_trainer(
+    config: LaneSegmentationConfig, device: str | torch.device = "cpu", recorders: Iterable[Recorder] = ()
+) -> LaneSegmentationTrainer:
     """A trainer with a tiny model of the random weights that seed 0 gives."""
     torch.manual_seed(0)
     model = SegFormerModel("tiny", pretrained=False)
-    return LaneSegmentationTrainer(model, config, device=device, progress=False)
+    return LaneSegmentationTrainer(model, config, device=device, recorders=recorders, progress=False)
 
 
 def loaders(config: LaneSegmentationConfig) -> tuple[DataLoader, DataLoader]:

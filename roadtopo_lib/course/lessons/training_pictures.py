@@ -12,6 +12,8 @@ from roadtopo_lib.viz import color_semantic
 
 STYLES = ("C0-", "C1--", "C2:", "C5-.")
 
+Steps = Sequence[tuple[int, float]]
+
 
 def gradients_and_paths(gradients: np.ndarray, paths: np.ndarray) -> Figure:
     """Gradients (steps, 3) of three weights, and how far an optimiser took each (steps + 1, 3), in learning rates."""
@@ -64,6 +66,17 @@ def miscounted_schedules(rate: Callable[[int, int, int], float]) -> Figure:
     ax.plot([rate(4 * step, 40, 4) for step in range(40)], "C1--", label="counted in batches, four to a step")
     ax.set(title="A schedule that counts batches ends early")
     ax.set(xlabel="optimiser step that really happens", ylabel="share of the rate")
+    ax.legend()
+    return figure
+
+
+def one_curve(whole: Steps, before: Steps, after: Steps) -> Figure:
+    """Loss by step of a run in one go, and of one that was stopped and went on; each a list of (step, loss)."""
+    figure, ax = plt.subplots(figsize=(7, 2.6))
+    ax.plot(*zip(*whole, strict=True), color="0.8", linewidth=6, label="in one go")
+    ax.plot(*zip(*before, strict=True), "C0.-", linewidth=1, label="until the stop")
+    ax.plot(*zip(*after, strict=True), "C1.-", linewidth=1, label="after it, in a new trainer")
+    ax.set(title="The interrupted run has one curve, that of a run in one go", xlabel="optimiser step", ylabel="loss")
     ax.legend()
     return figure
 
