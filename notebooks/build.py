@@ -63,8 +63,9 @@ def main() -> int:
         if arguments.cells:
             continue
         started = time.perf_counter()
-        notebook = run(read_text(text))
         path = notebook_of(text)
+        path.parent.mkdir(exist_ok=True)
+        notebook = run(read_text(text), path.parent)
         nbformat.write(notebook, path)
         size = path.stat().st_size / 1000
         print(f"{text.stem}: {time.perf_counter() - started:.0f} s, {size:.0f} kB", flush=True)
@@ -75,7 +76,12 @@ def texts(names: list[str] | None = None) -> list[Path]:
     """The texts of these notebooks, or of all."""
     if not names:
         return sorted((FOLDER / "text").rglob("*.py"))
-    return [FOLDER / "text" / f"{Path(name).stem}.py" for name in names]
+    return [text for name in names for text in (FOLDER / "text").rglob(f"{Path(name).stem}.py")]
+
+
+def name_of(text: Path) -> str:
+    """``"01_config"``, ``"electives/E1_class_imbalance"``."""
+    return text.relative_to(FOLDER / "text").with_suffix("").as_posix()
 
 
 def notebook_of(text: Path) -> Path:
@@ -101,7 +107,7 @@ def as_text(notebook: NotebookNode) -> str:
 def write_generated_cells(text: Path) -> None:
     """Replaces the cells tagged ``set-up`` and ``colab`` in a text and, if it exists, in its notebook."""
     repository = repository_address(FOLDER.parent / "pyproject.toml")
-    sources = {"set-up": setup_cell(repository), "colab": colab_cell(text.stem, repository)}
+    sources = {"set-up": setup_cell(repository), "colab": colab_cell(name_of(text), repository)}
     notebook = read_text(text)
     _replace(notebook, sources)
     content = as_text(notebook)
@@ -124,10 +130,10 @@ def link_terms(text: Path) -> None:
     text.write_text(as_text(notebook), encoding="utf-8")
 
 
-def run(notebook: NotebookNode) -> NotebookNode:
-    """Executes all cells from the notebooks' own folder, and leaves nothing in it that changes from run to run."""
+def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """Executes all cells in the folder, the notebook's own, and leaves nothing in it that changes from run to run."""
     os.environ.update(ENVIRONMENT)
-    resources = {"metadata": {"path": str(FOLDER)}}
+    resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources=resources).execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):

@@ -72,7 +72,6 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from roadtopo_lib.app.run_folder import RunFolder
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import frame, my_photo, progress, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
@@ -93,6 +92,7 @@ from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.optimizer import Muon, build_optimizer, build_scheduler, orthogonalized
+from roadtopo_lib.training.run_folder import RunFolder
 from roadtopo_lib.viz import color_semantic, training_curve
 
 # %% [markdown]

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from roadtopo_lib.app.initial import initial_model
-from roadtopo_lib.app.run_folder import RunFolder
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import say
 from roadtopo_lib.data.checks import check_every_file
@@ -17,6 +16,7 @@ from roadtopo_lib.losses import LaneCriterion, class_weights
 from roadtopo_lib.processes import locked
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.recorders import Recorder
+from roadtopo_lib.training.run_folder import RunFolder
 from roadtopo_lib.training.run_state import RunState
 
 WEIGHT_SAMPLES = 200

@@ -25,11 +25,11 @@ import torch  # noqa: F401  loaded here once, not in each run
 
 from roadtopo_lib import dataset, segformer  # noqa: F401  the same
 from roadtopo_lib.app.cli import main as command_line
-from roadtopo_lib.app.run_folder import STATES
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import LANE_MARKING, ROAD
+from roadtopo_lib.training.run_folder import STATES
 from roadtopo_lib.training.run_state import RunState
 
 EQUAL_FILES = ("best.safetensors", "last.safetensors", "config.yaml")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from roadtopo_lib.app import cli
+from roadtopo_lib.app.horizon import crop_top_for, horizon_row
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.images import write_image
-from roadtopo_lib.inference.horizon import crop_top_for, horizon_row
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.scenes.camera import Camera
 from roadtopo_lib.scenes.road import Road

@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from roadtopo_lib import models
 from roadtopo_lib.app.cli import main
-from roadtopo_lib.app.run_folder import RUN_FILES, STATES, RunFolder
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import write_sample
@@ -34,6 +33,7 @@ from roadtopo_lib.processes import LOCK, Stopped, locked
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.recorders import BestModel, Recorder
+from roadtopo_lib.training.run_folder import RUN_FILES, STATES, RunFolder
 from roadtopo_lib.training.run_state import RunState
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(
