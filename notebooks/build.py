@@ -125,7 +125,8 @@ def link_terms(text: Path) -> None:
     notebook = read_text(text)
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     terms = [term for term in glossary.read_terms() if str(term.notebook) == glossary.number_of(text)]
-    for cell, source in zip(prose, glossary.link_terms([cell.source for cell in prose], terms), strict=True):
+    linked = glossary.link_terms([cell.source for cell in prose], terms, glossary.page_from(text))
+    for cell, source in zip(prose, linked, strict=True):
         cell.source = source
     text.write_text(as_text(notebook), encoding="utf-8")
 

@@ -97,6 +97,11 @@ def write_page(notebooks: Sequence[Path]) -> None:
         PAGE.write_text(content, encoding="utf-8")
 
 
+def page_from(notebook: Path) -> str:
+    """Where the glossary lies, seen from a notebook's folder: an elective's lies one folder up."""
+    return f"../{PAGE.name}" if notebook.parent.name == "electives" else PAGE.name
+
+
 def prose_of(source: str) -> str:
     """Markdown without emphasis and link targets, white space as single spaces."""
     return " ".join(re.sub(r"[*`]|\]\([^)]*\)|\[", "", source).split())
@@ -107,12 +112,13 @@ def linked_anchors(source: str) -> list[str]:
     return re.findall(r"\]\((?:\.\./)?GLOSSARY\.md#([^)\s]*)\)", source)
 
 
-def link_terms(sources: Sequence[str], terms: Sequence[Term]) -> list[str]:
+def link_terms(sources: Sequence[str], terms: Sequence[Term], page: str = PAGE.name) -> list[str]:
     """Makes a link of each term that is not linked yet: where it stands in italics, else at its first appearance.
 
     Args:
         sources: Markdown cells of a notebook in their order.
         terms: what to link, usually the terms that the notebook introduces.
+        page: the glossary, as seen from the notebook.
 
     Returns:
         The cells with links; paragraphs that have become too wide are filled again. A term that stands in headings,
@@ -125,7 +131,7 @@ def link_terms(sources: Sequence[str], terms: Sequence[Term]) -> list[str]:
         if places:
             _, number, start, end = min(places)
             words = " ".join(linked[number][start:end].replace("\n> ", " ").split())
-            link = f"[{words}](GLOSSARY.md#{term.anchor})"
+            link = f"[{words}]({page}#{term.anchor})"
             linked[number] = linked[number][:start] + link + linked[number][end:]
     return [new if new == old else _filled(new) for old, new in zip(sources, linked, strict=True)]
 

@@ -138,11 +138,11 @@ def _number(guess: object, percent: bool, truth: float) -> float | None:
     return number
 
 
-def progress() -> None:
-    """Prints how far the learner is: exercises solved and parts of their own detector kept."""
+def progress(elective: str = "") -> None:
+    """Prints how far the learner is: exercises solved and parts of their own detector kept; or in ``"E1"`` alone."""
     from roadtopo_lib.course import parts  # loads all exercises, which the first cell of a notebook should not wait for
 
-    print(parts.progress())
+    print(parts.progress(elective))
 
 
 def repository_address(pyproject: str | Path) -> str:
@@ -160,7 +160,7 @@ def colab_cell(name: str, repository: str) -> str:
     """Markdown that tells how to open a notebook in Colab.
 
     Args:
-        name: ``"01_config"`` and the like.
+        name: ``"01_config"``, ``"electives/E1_class_imbalance"`` and the like.
         repository: address on GitHub, or "" while unknown.
     """
     if repository:

@@ -7,6 +7,7 @@ must be imported or defined inside the function.
 import builtins
 import dis
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -107,9 +108,17 @@ def load(name: str) -> Callable:
         ) from None
 
 
-def progress() -> str:
-    """How far the learner is, in one line: exercises solved, parts kept."""
-    exercises = EXERCISES.keys() - {*PARTS}
+def progress(elective: str = "") -> str:
+    """How far the learner is, in one line: exercises solved, parts kept.
+
+    Args:
+        elective: ``"E1"`` counts the exercises of that notebook, ``""`` those of notebooks 1 to 7. The exercises of an
+            elective have its number before their names: ``E1_weights``.
+    """
+    if elective:
+        exercises = {name for name in EXERCISES if name.startswith(f"{elective}_")}
+        return f"{elective}: exercises {len(solved() & exercises)} of {len(exercises)}"
+    exercises = {name for name in EXERCISES if not re.match(r"E\d_", name)} - {*PARTS}
     return f"exercises {len(solved() & exercises)} of {len(exercises)}, parts {len(kept())} of {len(PARTS)}"
 
 

@@ -32,8 +32,11 @@ CHAPTER_BOXES = {
     5: ("classes", "embeddings"),
     6: ("clusters", "lanes"),
     7: BOXES,
+    "E1": ("classes",),
+    "E2": ("image", "classes"),
 }
-"""Which boxes a notebook opens: 3 builds the model, 4 says what embeddings are for, 5 trains both heads."""
+"""Which boxes a notebook opens: 3 builds the model, 4 says what embeddings are for, 5 trains both heads. An elective
+goes back to the boxes that it works on; all are open by then."""
 WIDTH = 512
 """Of a box, in pixels; larger images are reduced to it."""
 FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 8.0, 0.3, 0.04
@@ -46,7 +49,7 @@ DROPPED = (150, 150, 150)
 
 
 def strip(
-    chapter: int = 1,
+    chapter: int | str = 1,
     closing: bool = False,
     photo: str | Path | None = None,
     image: np.ndarray | None = None,
@@ -56,7 +59,8 @@ def strip(
     """Shows the strip of the frame and, below it, that of a photograph.
 
     Args:
-        chapter: number of the notebook: its boxes are framed, those of later notebooks are grey. Notebook 1 shows all.
+        chapter: number of the notebook, or ``"E1"``: its boxes are framed, those of later notebooks are grey. Notebook
+            1 shows all.
         closing: the notebook ends: its boxes are filled, too.
         photo: path of a photograph of the learner's own; later notebooks remember it, see ``my_photo``.
         image: (H, W, 3) uint8 RGB in place of frame and photograph.
@@ -151,7 +155,7 @@ def principal_colors(vectors: np.ndarray) -> np.ndarray:
     return np.clip(135.5 + 239 * scaled, 16, 255).astype(np.uint8)
 
 
-def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Figure:
+def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) -> Figure:
     """Boxes side by side, one row an image; see ``strip``."""
     width = FIGURE_WIDTH / (len(BOXES) + (len(BOXES) - 1) * GAP)  # of a box, in inches
     heights = [width * row["image"].shape[0] / row["image"].shape[1] for row in rows]
@@ -164,11 +168,11 @@ def draw_strip(rows: list[dict], chapter: int = 1, closing: bool = False) -> Fig
     figure.subplots_adjust(
         side, MARGIN / total, 1 - side, 1 - (TITLE_HEIGHT + MARGIN) / total, GAP, GAP * width / np.mean(heights)
     )
-    earlier = range(1, 2) if chapter in (1, 7) else range(2, chapter + closing)
+    earlier = range(2, chapter + closing) if chapter in range(2, 7) else range(1, 2)
     opened = {"image"}.union(*(CHAPTER_BOXES[k] for k in earlier))
     for row, line in zip(rows, axes, strict=True):
         for name, ax in zip(BOXES, line, strict=True):
-            is_open, is_current = name in opened, 1 < chapter < 7 and name in CHAPTER_BOXES[chapter]
+            is_open, is_current = name in opened, chapter not in (1, 7) and name in CHAPTER_BOXES[chapter]
             ax.imshow(row[name] if is_open else _greyed(row[name]), interpolation="antialiased")
             ax.set(xticks=[], yticks=[])
             for spine in ax.spines.values():
@@ -208,7 +212,7 @@ def _number_lanes(ax: Axes, row: dict) -> None:
         ax.text(*place, name, color="white", fontsize=9, fontweight="bold", ha="center", va="center", bbox=plate)
 
 
-def alt_text(row: dict, chapter: int, closing: bool) -> str:
+def alt_text(row: dict, chapter: int | str, closing: bool) -> str:
     """What the strip shows, in words that do not depend on rounding."""
     current = "" if chapter in (1, 7) else f" Framed: {', '.join(CHAPTER_BOXES[chapter])}."
     state = " Its boxes are filled now." if closing and current else ""
@@ -223,7 +227,7 @@ def _title(name: str, result: dict, is_open: bool) -> str:
 
 
 def _where_opened(name: str) -> str:
-    return f"notebook {next(k for k, boxes in CHAPTER_BOXES.items() if k > 1 and name in boxes)}"
+    return f"notebook {next(k for k, boxes in CHAPTER_BOXES.items() if k != 1 and name in boxes)}"
 
 
 def _greyed(picture: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ class TestText:
     def test_the_terms_that_it_introduces_are_linked_once(self, text):
         links = [anchor for source in cells_of(text) for anchor in glossary.linked_anchors(source)]
         assert len(links) == len(set(links))
-        assert glossary.link_terms(cells_of(text), of_notebook(text)) == cells_of(text), (
+        assert glossary.link_terms(cells_of(text), of_notebook(text), glossary.page_from(text)) == cells_of(text), (
             f"run `python notebooks/build.py --link {text.stem}`"
         )
 

@@ -17,6 +17,8 @@ from roadtopo_lib.course import colab_cell, repository_address, setup_cell  # no
 
 TEXTS = build.texts()
 NAMES = [text.stem for text in TEXTS]
+DOCUMENT = {True: "## Where the document differs", False: "## Where the guide differs"}
+"""Heading of the appendix on what this course was made from: electives have documents of their own."""
 MAX_BYTES = 500_000
 CODE_CELLS = range(30, 56)
 MEDIAN_LINES, NINE_IN_TEN_LINES = 5, 28
@@ -39,6 +41,19 @@ def tagged(notebook: nbformat.NotebookNode, prefix: str) -> dict[str, nbformat.N
         for tag in cell.metadata.get("tags", [])
         if tag.startswith(prefix)
     }
+
+
+def is_elective(text: Path) -> bool:
+    return text.parent.name == "electives"
+
+
+def chapter(text: Path) -> str:
+    """``"1"``, ``"E1"``."""
+    return build.glossary.number_of(text)
+
+
+def strip_argument(text: Path) -> str:
+    return f'"{chapter(text)}"' if is_elective(text) else chapter(text)
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -70,7 +85,7 @@ def headings(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def test_every_notebook_has_a_text_and_every_text_a_notebook():
-    assert [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))] == NAMES
+    assert [path.stem for path in sorted((ROOT / "notebooks").rglob("*_*.ipynb"))] == NAMES
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=NAMES)
@@ -82,7 +97,7 @@ class TestNotebook:
         repository = repository_address(ROOT / "pyproject.toml")
         notebook = stored(text)
         assert tagged(notebook, "set-up")[""].source == setup_cell(repository)
-        assert tagged(notebook, "colab")[""].source == colab_cell(text.stem, repository)
+        assert tagged(notebook, "colab")[""].source == colab_cell(build.name_of(text), repository)
 
     def test_it_was_run_from_the_first_cell_to_the_last(self, text):
         cells = code_cells(stored(text))
@@ -103,8 +118,8 @@ class TestNotebook:
 
     def test_its_parts_come_in_the_courses_order(self, text):
         titles = headings(stored(text))
-        assert re.fullmatch(rf"# {int(text.stem[:2])} · .+", titles[0])
-        parts = ("## Exercises", "## What we claimed", "## Where the guide differs", "## Next")
+        assert re.fullmatch(rf"# {chapter(text)} · .+", titles[0])
+        parts = ("## Exercises", "## What we claimed", DOCUMENT[is_elective(text)], "## Next")
         places = [titles.index(title) for title in parts]
         assert places == sorted(places)
         assert any(title.startswith("## Trap: ") or title.startswith("### Trap: ") for title in titles)
@@ -113,20 +128,20 @@ class TestNotebook:
             assert part in opening
 
     def test_it_opens_with_a_sentence_and_the_strip(self, text):
-        number, cells = int(text.stem[:2]), stored(text).cells
+        cells = stored(text).cells
         assert [cell.cell_type for cell in cells[:3]] == ["markdown", "code", "code"]
         assert "set-up" in tags_of(cells[1])
         title, _, opening = cells[0].source.partition("\n")
         assert title.startswith("# ")
         assert 5 <= len(opening.split()) <= 45
-        assert f"strip({number}" in cells[2].source
+        assert f"strip({strip_argument(text)}" in cells[2].source
         assert line_count(cells[2:3]) <= 5
         assert "image/png" in cells[2].outputs[0].data
 
     def test_it_closes_with_the_strip_filled_and_the_learners_progress(self, text):
         last = code_cells(stored(text))[-1]
-        assert f"strip({int(text.stem[:2])}, closing=True" in last.source
-        assert last.source.endswith("\nprogress()")
+        assert f"strip({strip_argument(text)}, closing=True" in last.source
+        assert last.source.endswith(f'\nprogress("{chapter(text)}")' if is_elective(text) else "\nprogress()")
 
     def test_what_is_not_taught_is_folded(self, text):
         for cell in code_cells(stored(text)):
@@ -167,7 +182,7 @@ class TestNotebook:
 
     def test_where_the_guide_differs_is_an_appendix(self, text):
         cells = stored(text).cells
-        start = next(i for i, cell in enumerate(cells) if cell.source.startswith("## Where the guide differs"))
+        start = next(i for i, cell in enumerate(cells) if cell.source.startswith(DOCUMENT[is_elective(text)]))
         assert "<details>" in cells[start].source + cells[start + 1].source
         assert not [title for title in headings(stored(text)) if "guide says" in title]
 
@@ -178,7 +193,7 @@ class TestNotebook:
         assert not [line for line in too_long if "](" not in line and not line.startswith("|")]  # links and tables wrap
 
     def test_prose_outweighs_code(self, text):
-        if int(text.stem[:2]) <= 4:
+        if chapter(text) in "1234":
             assert word_count(stored(text)) >= WORDS_PER_LINE * line_count(taught_cells(stored(text)))
 
     def test_every_trap_is_run_broken_and_mended_and_both_are_asserted(self, text):

@@ -237,3 +237,12 @@ def test_tests_and_notebooks_under_test_get_a_new_folder_for_each_process():
     other = Path(done.stdout.strip())
     assert other != mine
     assert not other.exists()  # removed at the end of its process
+
+
+def test_an_elective_counts_its_own_exercises_and_changes_no_other_count(monkeypatch):
+    before = parts.progress()
+    monkeypatch.setitem(parts.EXERCISES, "E9_weights", lambda answer: None)
+    monkeypatch.setitem(parts.EXERCISES, "E9_dice", lambda answer: None)
+    monkeypatch.setattr(parts, "solved", lambda: {"E9_dice"})
+    assert parts.progress("E9") == "E9: exercises 1 of 2"
+    assert parts.progress() == before
