@@ -230,7 +230,7 @@ def _check_instances(
 ) -> None:
     """The two masks against each other; ``path``: of the instance mask."""
     faults.catch("shared_id", path, check_instances, semantic, instance, "", classes)
-    bearing = np.isin(semantic, classes.lane_ids + classes.crosswalk_ids)
+    bearing = np.isin(semantic, classes.instance_ids)
     wrong = misplaced_instances(semantic, instance, classes)
     size = int(instance.max(initial=0)) + 1
     off, hidden = (np.bincount(instance[at], minlength=size) for at in (~bearing, semantic == IGNORE_INDEX))

@@ -108,7 +108,7 @@ def _train(
     with _pointing_to_check_data(data):
         with_ids = check_every_file(train_set)
         check_every_file(val_set)
-    has_roles = bool(train_set.classes.lane_ids + train_set.classes.crosswalk_ids)
+    has_roles = bool(train_set.classes.instance_ids)
     if has_roles and not with_ids and config.instance_weight > 0:
         say(f"road-topology: {NO_IDS}: road-topology check-data {data}", error=True)
     criterion = LaneCriterion.from_config(config, weights)
