@@ -74,7 +74,15 @@ def in_order(pool: Executor, function: Callable, tasks: Iterable, most: int) -> 
 
 
 def refuse_binary(pixels: np.ndarray, dataset) -> None:
-    """Raises ValueError if a split that should have lanes holds 0 and 255 only: (256,) ``pixels`` by class id."""
+    """Refuses a split that should have lanes and holds 0 and 255 only.
+
+    Args:
+        pixels: (256,) int64, pixels by class id.
+        dataset: it says where the masks lie, and its class table.
+
+    Raises:
+        ValueError: names the folder.
+    """
     if dataset.classes.lane_ids and has_binary_ids(pixels):
         folder = dataset.semantic_paths[0].parent
         raise ValueError(f"{folder}: every mask {BINARY}, expected {dataset.classes.lane_ids[0]} where a lane is")

@@ -422,6 +422,16 @@ def test_labels_of_which_nothing_says_whether_they_are_turned_are_dropped_by_a_r
             assert (report.written, report.dropped) == (0, {reason.format(tag): 1}), name
 
 
+@pytest.mark.parametrize(
+    "sizes", [{"imageHeight": 72}, {"imageWidth": 128}, {"imageHeight": 0, "imageWidth": None}, {}]
+)
+def test_labelme_files_that_name_half_a_size_or_none_are_read(tmp_path, sizes):
+    picture(tmp_path / "a.jpg")
+    labelme(tmp_path / "a.json", shape("lane", STRAIGHT), **sizes)
+    report = convert_labelme(tmp_path, tmp_path / "out", **HERE)
+    assert (report.written, report.dropped) == (1, {})
+
+
 def test_an_image_held_in_a_label_file_is_read_like_any_other(tmp_path):
     exif, held = Image.Exif(), io.BytesIO()
     exif[0x112] = 6

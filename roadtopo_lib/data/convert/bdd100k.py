@@ -33,6 +33,10 @@ def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> It
 
     Crosswalk and road curb become crosswalk and lane_boundary unless ``names`` says otherwise, all other lanes the
     first class of lanes; what is no lane is left out and counted.
+
+    Raises:
+        FileNotFoundError: no label file.
+        ValueError: a class table without lanes, or the only label file is damaged before its first frame ends.
     """
     files = reading.label_files([src], ".json", "BDD100K's JSON")
     for path in files:

@@ -26,7 +26,12 @@ TEMPLATE = "test_tasks"
 
 
 def read_tusimple(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
-    """One ``Labelled`` a line; a line that is none of TuSimple's is an image that is dropped."""
+    """One ``Labelled`` a line; a line that is none of TuSimple's is an image that is dropped.
+
+    Raises:
+        FileNotFoundError: no label file.
+        ValueError: a class table without lanes.
+    """
     class_id = names.lane_class
     for path in reading.label_files(_with_subfolders(src), ".json", "label_data_*.json or test_label.json"):
         if path.name.startswith(TEMPLATE):
