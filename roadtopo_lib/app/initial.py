@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from roadtopo_lib.app.run_folder import RunFolder
 from roadtopo_lib.config import PRESETS, LaneSegmentationConfig, read_settings
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import ClassTable, table_for
 from roadtopo_lib.models import LaneModel, build, class_of, load_with_info
+from roadtopo_lib.training.run_folder import RunFolder
 
 REPLACEABLE = ("num_classes", "embedding_dim")
 """Arguments of a model that a run may change: the layers that depend on them are new then."""
