@@ -40,15 +40,22 @@ def list_files(folder: str | Path, *endings: str, deep: bool = False) -> list[Pa
     Args:
         folder: where to look.
         endings: such as ``".jpg"``, in small letters; names may have capitals.
-        deep: look into subfolders, too.
+        deep: look into subfolders, too, also into those that are links.
     """
-    folder = Path(folder)
-    found = []
-    for path in folder.rglob("*") if deep else folder.iterdir():
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name.lower().endswith(endings) and not path.is_dir():
-            found.append(path)
+    paths = _below(Path(folder), set()) if deep else Path(folder).iterdir()
+    found = [p for p in paths if p.name[0] != "." and p.name.lower().endswith(endings) and not p.is_dir()]
     return sorted(found, key=lambda path: plain_name(str(path)))
+
+
+def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Files below a folder. Links to folders are followed, into each folder once: links may lead round in a circle."""
+    real = folder.resolve()
+    for path in sorted(folder.iterdir()) if real not in seen else ():
+        seen.add(real)
+        if path.is_dir() and path.name[0] != ".":
+            yield from _below(path, seen)
+        else:
+            yield path
 
 
 def parse_yaml(text: str, as_text: bool = False) -> object:

@@ -100,6 +100,11 @@ class ClassTable(Sequence):
         """Ids of the classes whose pixels are separated into crosswalks."""
         return tuple(c.id for c in self.rows if c.instances == "crosswalk")
 
+    @property
+    def instance_ids(self) -> tuple[int, ...]:
+        """Ids of the classes whose pixels are separated into instances, lanes first."""
+        return self.lane_ids + self.crosswalk_ids
+
     def palette(self) -> np.ndarray:
         """Colours of all 256 possible mask values: unlabelled pixels are white, ids outside the table black.
 
@@ -122,8 +127,7 @@ class ClassTable(Sequence):
         Raises:
             ValueError: a row that is no mapping, a key that is missing or unknown, a value that ``ClassTable`` refuses.
         """
-        known = [field.name for field in fields(LabelClass)]
-        classes = []
+        known, classes = [field.name for field in fields(LabelClass)], []
         for place, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise ValueError(f"class {place} is {row!r}, expected a mapping with id, name and color")
@@ -160,6 +164,7 @@ NUM_CLASSES = len(CLASSES)
 CLASS_NAMES = CLASSES.names
 LANE_CLASS_IDS = CLASSES.lane_ids
 CROSSWALK_CLASS_IDS = CLASSES.crosswalk_ids
+palette = CLASSES.palette
 
 BINARY_CLASSES = ClassTable(
     (LabelClass(0, "background", (0, 0, 0)), LabelClass(1, "lane", (226, 140, 0), instances="lane"))
@@ -179,11 +184,6 @@ def table_for(num_classes: int) -> ClassTable:
         f"num_classes is {num_classes}, and no class table of that size is known (2 and 6 are): "
         "give the setting `classes`, a list with id, name, color and instances of each class"
     )
-
-
-def palette() -> np.ndarray:
-    """Colours of the default table, see ``ClassTable.palette``."""
-    return CLASSES.palette()
 
 
 LINE_WIDTH = 30 / 1640

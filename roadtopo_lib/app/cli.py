@@ -194,7 +194,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from roadtopo_lib.training.recorders import PrintEpochs
 
     changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
-    config = load_run_config(arguments.config, arguments.init).replace(**changes)
+    run = arguments.output if arguments.resume else None
+    config = load_run_config(arguments.config, arguments.init, run).replace(**changes)
     trainer = train_lane_model(
         config,
         arguments.data,

@@ -32,6 +32,12 @@ from roadtopo_lib.labels import IGNORE_INDEX, NO_INSTANCE, ClassTable
 READERS = (stored_image, partial(stored_semantic_mask, num_classes=256), stored_instance_mask)
 """Of image, semantic and instance mask: the pixels as stored and the orientation tag. Class ids are checked later."""
 
+WIDTH_ERROR = 1.2
+"""Pixels that ``line_width`` is off by, at most, where lines are longer than wide."""
+
+SHORTEST = 4
+"""Cells that the lines of an image cover where their width is judged: a short piece seems thinner than it is."""
+
 LONGEST = 200
 """Characters of what is said of one file: a mask with thousands of wrong ids would fill the screen."""
 
@@ -142,7 +148,8 @@ def check_sample(files: Sequence[Path | None], classes: ClassTable, view: View) 
         report.pixels = counts
         cell = view.cell_in(*semantic.shape)
         lanes = np.isin(semantic, classes.lane_ids)
-        if lanes.any() and (width := line_width(lanes)) < cell:
+        measurable = lanes.sum() > SHORTEST * cell**2
+        if measurable and (width := line_width(lanes)) < cell - WIDTH_ERROR:
             faults.note("thin_lines", semantic_path, f"lines {width:.1f} px wide, a cell covers {cell:.1f} px")
         if instance is not None and instance.shape == semantic.shape:
             report.has_ids = bool(instance.any())
@@ -168,7 +175,7 @@ def picture_hashes(image: np.ndarray) -> tuple[bytes, np.ndarray]:
 
 
 def line_width(lanes: np.ndarray) -> float:
-    """Width of the lines of an (H, W) bool mask in pixels, to about one.
+    """Width of the lines of an (H, W) bool mask in pixels, to ``WIDTH_ERROR``.
 
     Across a line of width w the distances from its edge spread evenly from 0.5 to w/2. The 95th percentile is asked,
     not the greatest: lines that meet are wider there.
@@ -230,7 +237,7 @@ def _check_instances(
 ) -> None:
     """The two masks against each other; ``path``: of the instance mask."""
     faults.catch("shared_id", path, check_instances, semantic, instance, "", classes)
-    bearing = np.isin(semantic, classes.lane_ids + classes.crosswalk_ids)
+    bearing = np.isin(semantic, classes.instance_ids)
     wrong = misplaced_instances(semantic, instance, classes)
     size = int(instance.max(initial=0)) + 1
     off, hidden = (np.bincount(instance[at], minlength=size) for at in (~bearing, semantic == IGNORE_INDEX))

@@ -15,6 +15,7 @@ from roadtopo_lib.config import PRESETS, LaneSegmentationConfig, read_settings
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import ClassTable, table_for
 from roadtopo_lib.models import LaneModel, build, class_of, load_with_info
+from roadtopo_lib.training.run_folder import RunFolder
 
 REPLACEABLE = ("num_classes", "embedding_dim")
 """Arguments of a model that a run may change: the layers that depend on them are new then."""
@@ -39,23 +40,30 @@ def is_model_file(source: bool | str) -> bool:
     return source.endswith(".safetensors") or Path(source).is_file()
 
 
-def load_run_config(source: str | Path, init: str | Path | None = None) -> LaneSegmentationConfig:
+def load_run_config(
+    source: str | Path, init: str | Path | None = None, run: str | Path | None = None
+) -> LaneSegmentationConfig:
     """The settings of a run.
 
     Args:
         source: YAML file, or the name of a preset.
         init: model file to begin with, in place of the setting ``pretrained``. What the source does not give comes from
             this file, see the module.
+        run: folder of a run to go on with: it knows what the model file brought, which may have been moved since.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: see ``LaneSegmentationConfig.from_yaml``; preset ``finetune`` without a model file.
+        ValueError: see ``LaneSegmentationConfig.from_yaml``; no whole state in ``run``; preset ``finetune`` without a
+            model file.
     """
     values = dict(PRESETS[str(source)]) if str(source) in PRESETS else read_settings(source)
     if init is not None:
         values["pretrained"] = str(init)
     if is_model_file(values.get("pretrained", False)):
-        brought = settings_of(values["pretrained"])
+        path, state = Path(values["pretrained"]), None
+        if run is not None and not path.exists():
+            state = RunFolder(run).newest().config
+        brought = settings_of(path) if state is None else state
         if {"classes", "num_classes"} & values.keys():
             brought = {name: value for name, value in brought.items() if name not in ("classes", "num_classes")}
         values = brought | values
@@ -80,12 +88,13 @@ def settings_of(path: str | Path) -> dict:
     return trained | own | {"model": file.kind}
 
 
-def initial_model(config: LaneSegmentationConfig, goes_on: bool = False) -> tuple[LaneModel, str]:
+def initial_model(config: LaneSegmentationConfig, run: str | Path | None = None) -> tuple[LaneModel, str]:
     """A model to begin training with, and one line that says what it has kept of a model file; else an empty one.
 
     Args:
         config: ``pretrained`` may name a model file.
-        goes_on: the run has a state, which brings all weights: those of a model file are not read.
+        run: folder of a run that goes on. Its state brings all weights: those of a model file are not read, and the
+            file may be gone.
 
     Raises:
         FileNotFoundError: no such model file.
@@ -94,8 +103,11 @@ def initial_model(config: LaneSegmentationConfig, goes_on: bool = False) -> tupl
     path = config.pretrained
     if not is_model_file(path):
         return build(config), ""
-    if goes_on:
-        file = load_weights(path)  # for the settings that no config has, such as the widths of a U-Net
+    if run is not None:
+        files = [file for file in (Path(path), Path(run) / "last.safetensors") if file.is_file()]
+        if not files:
+            return build(config.replace(pretrained=False)), ""
+        file = load_weights(files[0])  # for the settings that no config has, such as the widths of a U-Net
         asked = file.config | {name: getattr(config, name) for name in REPLACEABLE}
         return class_of(file.kind).from_settings(asked), ""
     source, info = load_with_info(path)

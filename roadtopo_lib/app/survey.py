@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from roadtopo_lib.app.faults import SampleReport, View, check_sample
-from roadtopo_lib.data.checks import in_threads
+from roadtopo_lib.data.checks import in_threads, lacking_labels
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, is_picture, shows_results
 from roadtopo_lib.data.samples import BINARY, FOLDERS, has_binary_ids
 from roadtopo_lib.files import list_files, plain_name
-from roadtopo_lib.labels import IGNORE_INDEX, ClassTable
+from roadtopo_lib.labels import ClassTable
 
 NEAR_BITS = 48
 """Perceptual hashes that differ in at most so many of 256 bits are those of neighbours in one recording.
@@ -158,12 +158,11 @@ class Survey:
     def _check_labels(self, split: str) -> None:
         """What all labels of a split together lack."""
         into, folders = self.splits[split], {kind: f"{split}/{kind}" for kind in FOLDERS}
-        bearing = list(self.classes.lane_ids + self.classes.crosswalk_ids)
-        masks = f"{into.masks} masks"
+        lacking, masks = lacking_labels(into.pixels, self.classes), f"{into.masks} masks"
         if not into.masks:
             return
-        if not into.pixels[:IGNORE_INDEX].any():
-            return self.note("nothing_labelled", split, folders["semantic_masks"], f"all pixels of {masks} unlabelled")
+        if lacking == "nothing_labelled":
+            return self.note(lacking, split, folders["semantic_masks"], f"all pixels of {masks} unlabelled")
         if ("binary_mask", split) in self.faults or (into.binary and has_binary_ids(into.pixels)):
             # Where others are surely meant as lanes, so are these; nothing can be said of lanes then.
             known = self.faults.setdefault(("binary_mask", split), [])
@@ -171,9 +170,9 @@ class Survey:
             return known.sort()
         for name in into.binary:
             self.note("maybe_binary_mask", split, name, "holds 0 and 255 only")
-        if bearing and not into.pixels[bearing].any():
-            self.note("no_lanes", split, folders["semantic_masks"], f"no lane or crosswalk in {masks}")
-        elif bearing and into.compared and not into.with_ids:
+        if lacking:
+            self.note(lacking, split, folders["semantic_masks"], f"no lane or crosswalk in {masks}")
+        elif self.classes.instance_ids and into.compared and not into.with_ids:
             self.faults.pop(("empty_instances", split), None)
             self.note("no_instances", split, folders["instance_masks"], f"no id in {into.compared} masks")
 

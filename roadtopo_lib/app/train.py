@@ -80,7 +80,7 @@ def train_lane_model(
         if state.step:
             say(f"going on: {folder.kept()}")
         try:
-            return _train(config, Path(data), device, (folder, *recorders), state)
+            return _train(config, Path(data), device, folder, recorders, state)
         except KeyboardInterrupt as stop:
             stop.args = (f"{str(stop) or 'interrupted'}; {folder.kept()}",)
             raise
@@ -90,6 +90,7 @@ def _train(
     config: LaneSegmentationConfig,
     data: Path,
     device: str | torch.device | None,
+    folder: RunFolder,
     recorders: Sequence[Recorder],
     state: RunState,
 ) -> LaneSegmentationTrainer:
@@ -99,7 +100,7 @@ def _train(
             for split in ("train", "val")
         )
     torch.manual_seed(config.seed)
-    model, told = initial_model(config, goes_on=state.model is not None)
+    model, told = initial_model(config, run=None if state.model is None else folder.folder)
     if told:
         say(told)
     weights = None
@@ -108,11 +109,11 @@ def _train(
     with _pointing_to_check_data(data):
         with_ids = check_every_file(train_set)
         check_every_file(val_set)
-    has_roles = bool(train_set.classes.lane_ids + train_set.classes.crosswalk_ids)
+    has_roles = bool(train_set.classes.instance_ids)
     if has_roles and not with_ids and config.instance_weight > 0:
         say(f"road-topology: {NO_IDS}: road-topology check-data {data}", error=True)
     criterion = LaneCriterion.from_config(config, weights)
-    trainer = LaneSegmentationTrainer(model, config, criterion, device=device, recorders=recorders)
+    trainer = LaneSegmentationTrainer(model, config, criterion, device=device, recorders=(folder, *recorders))
     loaders = build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False)
     trainer.fit(*loaders, resume=state)
     return trainer

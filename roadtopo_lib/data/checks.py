@@ -2,8 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -34,30 +34,55 @@ def check_every_file(dataset) -> bool:
     for found, has_ids in in_threads(check, range(len(dataset)), f"checking {dataset.split}"):
         pixels += found
         with_ids |= has_ids
-    folder, bearing = dataset.semantic_paths[0].parent, dataset.classes.lane_ids + dataset.classes.crosswalk_ids
-    if not pixels[:IGNORE_INDEX].any():
+    folder, lacking = dataset.semantic_paths[0].parent, lacking_labels(pixels, dataset.classes)
+    if lacking == "nothing_labelled":
         raise ValueError(f"{folder}: every pixel is {IGNORE_INDEX}, unlabelled: there is nothing to learn or to score")
     refuse_binary(pixels, dataset)
-    if dataset.split == "train" and bearing and not pixels[list(bearing)].any():
-        raise ValueError(f"{folder}: no pixel of a lane or crosswalk, expected some of classes {list(bearing)}")
+    if lacking and dataset.split == "train":
+        expected = f"some of classes {list(dataset.classes.instance_ids)}"
+        raise ValueError(f"{folder}: no pixel of a lane or crosswalk, expected {expected}")
     return with_ids
+
+
+def lacking_labels(pixels: np.ndarray, classes: ClassTable) -> str:
+    """What all masks of a split lack, given their (256,) ``pixels`` by class id; the name of a check of ``check-data``.
+
+    Returns:
+        ``"nothing_labelled"``, ``"no_lanes"`` if the table has such classes and no pixel is of one, else ``""``.
+    """
+    if not pixels[:IGNORE_INDEX].any():
+        return "nothing_labelled"
+    return "no_lanes" if classes.instance_ids and not pixels[list(classes.instance_ids)].any() else ""
 
 
 def in_threads(function: Callable, items: Sequence, description: str) -> Iterator:
     """``function`` of each item, in order, under a progress bar; few results wait at a time."""
     workers = min(MAX_READERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        waiting = deque()
-        for item in progress_bar(items, description, leave=False, disable=None):
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
+        yield from in_order(pool, function, progress_bar(items, description, leave=False, disable=None), 2 * workers)
+
+
+def in_order(pool: Executor, function: Callable, tasks: Iterable, most: int) -> Iterator:
+    """``function(task)`` of each task, in order. Tasks are drawn lazily: ``most`` wait in the pool at most."""
+    waiting: deque[Future] = deque()
+    for task in tasks:
+        if len(waiting) == most:
             yield waiting.popleft().result()
+        waiting.append(pool.submit(function, task))
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def refuse_binary(pixels: np.ndarray, dataset) -> None:
-    """Raises ValueError if a split that should have lanes holds 0 and 255 only: (256,) ``pixels`` by class id."""
+    """Refuses a split that should have lanes and holds 0 and 255 only.
+
+    Args:
+        pixels: (256,) int64, pixels by class id.
+        dataset: it says where the masks lie, and its class table.
+
+    Raises:
+        ValueError: names the folder.
+    """
     if dataset.classes.lane_ids and has_binary_ids(pixels):
         folder = dataset.semantic_paths[0].parent
         raise ValueError(f"{folder}: every mask {BINARY}, expected {dataset.classes.lane_ids[0]} where a lane is")
@@ -71,7 +96,7 @@ def misplaced_instances(semantic: np.ndarray, instance: np.ndarray, classes: Cla
         instance: (H, W) instance ids.
         classes: the class table.
     """
-    bearing = np.isin(semantic, classes.lane_ids + classes.crosswalk_ids)
+    bearing = np.isin(semantic, classes.instance_ids)
     size = int(instance.max(initial=0)) + 1
     total, inside = (np.bincount(ids, minlength=size) for ids in (instance.ravel(), instance[bearing]))
     return [int(i) for i in np.flatnonzero(2 * inside < total) if i != NO_INSTANCE]

@@ -114,7 +114,7 @@ def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.n
 
 
 def stored_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> tuple[np.ndarray, int]:
-    """As ``read_semantic_mask``, but not turned: the mask as it is stored, and the orientation tag, 1..8."""
+    """As ``read_semantic_mask``, errors included, but not turned: the stored mask, and the orientation tag, 1..8."""
     picture = _open_mask(path)
     if picture.mode != "L":
         raise ValueError(f"{path}: semantic masks are single-channel 8-bit, found {_describe(picture)}")
@@ -150,7 +150,7 @@ def read_instance_mask(path: str | Path) -> np.ndarray:
 
 
 def stored_instance_mask(path: str | Path) -> tuple[np.ndarray, int]:
-    """As ``read_instance_mask``, but not turned: the mask as it is stored, and the orientation tag, 1..8."""
+    """As ``read_instance_mask``, errors included, but not turned: the stored mask, and the orientation tag, 1..8."""
     picture = _open_mask(path)
     if picture.mode in ("L", *GREY_16_BIT):
         mask = _unscaled(picture, path)

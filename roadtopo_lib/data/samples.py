@@ -152,7 +152,7 @@ def check_instances(
     Raises:
         ValueError: names the ids and their classes.
     """
-    bearing = np.isin(semantic, classes.lane_ids + classes.crosswalk_ids) & (instance != NO_INSTANCE)
+    bearing = np.isin(semantic, classes.instance_ids) & (instance != NO_INSTANCE)
     pairs = np.unique(instance[bearing].astype(np.int64) * 256 + semantic[bearing])  # one number a pair: id, class
     ids, counts = np.unique(pairs // 256, return_counts=True)
     shared = ids[counts > 1].tolist()

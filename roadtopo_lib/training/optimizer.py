@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {**defaults, "matrices": False})
 
     def add_param_group(self, param_group: dict) -> None:
-        """Adds a group, see the class."""
+        """Adds a group, see the class; ValueError for matrices without two axes."""
         super().add_param_group(param_group)
         for p in param_group["params"]:
             if param_group["matrices"] and p.ndim < 2:

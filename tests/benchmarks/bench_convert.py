@@ -28,7 +28,7 @@ LANES = [
 
 
 def write_labels(root: Path, name: str, frames: int) -> None:
-    """Label files and images of a format, 20 frames in a folder."""
+    """Label files and images of a format, 20 frames in a folder; of LabelMe and CULane a label file each."""
     folders = [root / f"clips/{number:05d}" for number in range(-(-frames // 20))]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -48,6 +48,11 @@ def write_labels(root: Path, name: str, frames: int) -> None:
             file.with_suffix(".lines.txt").write_text(text)
         (root / "list").mkdir()
         (root / "list" / "train.txt").write_text("".join(f"/{file}\n" for file in names))
+    elif name == "labelme":
+        shapes = [{"label": "lane", "shape_type": "linestrip", "group_id": None, "points": lane} for lane in points]
+        for file in files:
+            values = {"shapes": shapes, "imagePath": file.name, "imageData": None}
+            file.with_suffix(".json").write_text(json.dumps(values | {"imageHeight": HEIGHT, "imageWidth": WIDTH}))
     elif name == "bdd100k":
         labels = [
             {"category": "lane/single white", "poly2d": [{"vertices": lane, "types": "L" * len(lane), "closed": False}]}
@@ -89,7 +94,7 @@ def cpu_seconds() -> float:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--formats", nargs="+", default=["tusimple", "culane"])
+    parser.add_argument("--formats", nargs="+", default=["tusimple", "culane", "labelme", "bdd100k", "coco"])
     parser.add_argument("--frames", nargs="+", type=int, default=[2000, 20000])
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadtopo_lib.app.check_data import CHECKS, ERROR, NOTE, WARNING, Report
+from roadtopo_lib.app.check_data import CELL, CHECKS, ERROR, NOTE, WARNING, Report
 from roadtopo_lib.app.cli import main
-from roadtopo_lib.app.faults import line_width, picture_hashes
+from roadtopo_lib.app.faults import View, line_width, picture_hashes
 from roadtopo_lib.app.survey import NEAR_BITS
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.images import ORIENTATION, write_image
 from roadtopo_lib.data.samples import sample_files, write_sample
-from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
 from roadtopo_lib.labels import (
     BACKGROUND,
     BINARY_CLASSES,
@@ -481,9 +481,27 @@ def test_the_width_of_lines_is_measured_to_a_pixel(width, slope):
     assert line_width(distance < width / 2) == pytest.approx(width, abs=1.2)
 
 
+@pytest.mark.parametrize("angle", np.linspace(0, 3, 13))
+def test_lines_as_wide_as_a_cell_and_short_pieces_of_them_are_not_called_thin(root, angle):
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    along, across = ((x - 128) * np.cos(a) + (y - 64) * np.sin(a) for a in (angle, angle + np.pi / 2))
+
+    def change(semantic, instance):
+        lane = (np.abs(across) < width / 2) & (np.abs(along) < length / 2)
+        semantic[:], instance[:] = np.where(lane, LANE_MARKING, ROAD), lane
+
+    width = View(TINY.image_size, TINY.crop_top, build_transform(TINY, train=True).ratios, CELL).cell_in(*SIZE)
+    for length in (width / 3, width, 100):
+        relabel(root, change)
+        assert findings(root) == {}, length
+    width -= 3
+    relabel(root, change)
+    assert findings(root) == {("thin_lines", WARNING, "train"): ["train/semantic_masks/b.png"]}
+
+
 def test_lines_are_measured_in_cells_of_the_network_that_sees_them(root):
     assert findings(root) == {}
-    assert set(findings(root, TINY.replace(image_size=(64, 160)))) == {
+    assert set(findings(root, TINY.replace(image_size=(48, 128)))) == {
         ("thin_lines", WARNING, "train"), ("thin_lines", WARNING, "val"),
     }  # fmt: skip
 

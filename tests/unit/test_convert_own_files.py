@@ -26,11 +26,14 @@ from roadtopo_lib.data.convert import (
     convert_labelme,
     convert_tusimple,
 )
+from roadtopo_lib.data.convert.bdd100k import _paired
 from roadtopo_lib.data.convert.drawing import Shape, draw_masks
 from roadtopo_lib.data.convert.reading import recording_of, sample_name
 from roadtopo_lib.data.images import note_of, turned, turned_points
 from roadtopo_lib.data.samples import list_samples, read_sample, sample_files
+from roadtopo_lib.files import UNFINISHED
 from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
+from roadtopo_lib.processes import LOCK, locked
 
 HERE = {"workers": 1, "progress": False}
 SIZE = (72, 128)
@@ -257,6 +260,20 @@ def test_clips_may_be_links_to_where_the_images_lie(tmp_path):
     assert convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE).written == 1
 
 
+@pytest.mark.parametrize("form", ["labelme", "culane"])
+def test_folders_of_labels_may_be_links_that_lead_round_in_a_circle(tmp_path, form):
+    for folder in ("in/a", "elsewhere/deeper"):
+        picture(tmp_path / folder / "x.jpg")
+        labelme(tmp_path / folder / "x.json", shape("lane", STRAIGHT))
+        (tmp_path / folder / "x.lines.txt").write_text("64 71 64 20 \n")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "b")
+    os.symlink(tmp_path / "in", tmp_path / "elsewhere" / "deeper" / "back")
+    os.symlink(tmp_path / "in" / "a", tmp_path / "in" / "z")
+    report = FORMATS[form](tmp_path / "in", tmp_path / "out", **HERE)
+    assert (report.read, report.written, report.dropped) == (2, 2, {})
+    assert [path.stem for path in list_samples(tmp_path / "out", "train")[0]] == ["a_x", "b_deeper_x"]
+
+
 def test_the_copy_of_tusimple_on_kaggle_is_converted_as_it_is(tmp_path):
     root = tmp_path / "TUSimple"
     picture(root / "train_set" / "clips" / "1" / "20.jpg")
@@ -405,6 +422,16 @@ def test_labels_of_which_nothing_says_whether_they_are_turned_are_dropped_by_a_r
             assert (report.written, report.dropped) == (0, {reason.format(tag): 1}), name
 
 
+@pytest.mark.parametrize(
+    "sizes", [{"imageHeight": 72}, {"imageWidth": 128}, {"imageHeight": 0, "imageWidth": None}, {}]
+)
+def test_labelme_files_that_name_half_a_size_or_none_are_read(tmp_path, sizes):
+    picture(tmp_path / "a.jpg")
+    labelme(tmp_path / "a.json", shape("lane", STRAIGHT), **sizes)
+    report = convert_labelme(tmp_path, tmp_path / "out", **HERE)
+    assert (report.written, report.dropped) == (1, {})
+
+
 def test_an_image_held_in_a_label_file_is_read_like_any_other(tmp_path):
     exif, held = Image.Exif(), io.BytesIO()
     exif[0x112] = 6
@@ -514,6 +541,20 @@ def test_what_is_no_lane_in_bdd100k_is_left_out_and_the_files_of_2018_are_read(t
     assert sample(tmp_path / "own", "a")[1][550, 450] == ROAD
 
 
+def test_edges_of_bdd100k_by_the_thousand_take_linear_time_and_pair_as_few_do():
+    left = np.array([[0.0, 0.0], [0.0, 100.0]])
+    right, seconds = np.add(left[::-1], (8, 0)), []
+    for count in (500, 2000):
+        places = [(60 * (k % 100), 200 * (k // 100)) for k in range(count)]
+        start = time.process_time()
+        pairs = _paired([np.add(edge, place) for place in places for edge in (left, right)], 25.0)
+        assert len(pairs) == count
+        assert all(np.allclose(np.abs(first - second), [8, 0]) for first, second in pairs)
+        _paired([left] * count, 25.0)  # a crowd in one place
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 8 * seconds[0]
+
+
 # --- Once more --------------------------------------------------------------------------------------------------------
 
 
@@ -579,6 +620,39 @@ def test_photographs_of_one_folder_are_divided_by_blocks_of_their_numbers(tmp_pa
     )
 
 
+def test_neighbouring_clips_of_tusimple_come_into_one_split(tmp_path):
+    second, first = 10**9, 1_492_626_000 * 10**9
+    clips = [f"clips/0531/{first + k * second + k * 7_654_321}" for k in range(100)]
+    picture(tmp_path / "in" / "x.jpg")
+    lines = []
+    for clip in random.Random(0).sample(clips, 100):  # label files are in no order
+        (tmp_path / "in" / clip).mkdir(parents=True)
+        os.link(tmp_path / "in" / "x.jpg", tmp_path / "in" / clip / "20.jpg")
+        lines.append(frame(f"{clip}/20.jpg", 60))
+    (tmp_path / "in" / "label_data_0531.json").write_text("".join(lines))
+    report = convert_tusimple(tmp_path / "in", tmp_path / "out", val_share=0.2, **HERE)
+    assert report.splits == {"train": 80, "val": 20}
+    names = {path.stem for path in list_samples(tmp_path / "out", "val")[0]}
+    in_val = [f"{clip.replace('/', '_')}_20" in names for clip in clips]
+    assert np.count_nonzero(np.diff(in_val)) <= 4  # ends of two blocks
+
+
+def test_two_conversions_never_write_into_one_folder_and_what_a_killed_one_left_is_cleared(tmp_path, capsys):
+    drive(tmp_path / "in")
+    left = tmp_path / "out" / "train" / "images" / f"clips_0_0.jpg.5.{UNFINISHED}"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    command = ["convert", "tusimple", str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
+    with locked(tmp_path / "out", "a conversion"):
+        assert main(command) == 2
+        assert "out: a conversion is running there already" in capsys.readouterr().err
+        assert left.exists()
+    assert main(command) == 0
+    assert len(list_samples(tmp_path / "out", "train")[0]) == 4
+    assert sorted(path.name for path in left.parent.iterdir()) == [f"clips_0_{k}.jpg" for k in range(4)]
+    assert not (tmp_path / "out" / LOCK).exists()
+
+
 def test_a_killed_conversion_goes_on_where_it_was(tmp_path):
     names = drive(tmp_path / "in", count=150)
     command = [sys.executable, "-m", "roadtopo_lib.app.cli", "convert", "tusimple", tmp_path / "in", tmp_path / "out"]
@@ -594,6 +668,12 @@ def test_a_killed_conversion_goes_on_where_it_was(tmp_path):
     assert (report.read, report.written) == (150, 150)
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     assert len(list_samples(tmp_path / "out", "train")[0]) == 150
+    convert_tusimple(tmp_path / "in", tmp_path / "whole", **HERE)
+    contents = [
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "out", tmp_path / "whole")
+    ]
+    assert contents[0] == contents[1]
 
 
 def test_a_sample_with_a_file_that_a_power_cut_left_empty_is_converted_again(tmp_path):

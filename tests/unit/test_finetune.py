@@ -200,6 +200,25 @@ def test_a_run_that_goes_on_has_its_own_weights_and_not_those_it_began_with(mode
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_run_goes_on_when_the_file_it_began_with_is_gone(model, data, tmp_path, capsys, monkeypatch, step):
+    init = shutil.copy(model, tmp_path / "init.safetensors")
+    (tmp_path / "c.yaml").write_text("epochs: 2\nlr: 1e-4\n")
+    options = ["--config", tmp_path / "c.yaml", "--init", init]
+    assert train(data, tmp_path / "whole", *options) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("roadtopo_lib.training.recorders.PrintEpochs", lambda: StopAt(step))
+        assert train(data, tmp_path / "run", *options) == 130
+    assert (tmp_path / "run" / "last.safetensors").exists() == (step == 2)
+    init.unlink()
+    assert train(data, tmp_path / "run", *options, "--resume") == 0
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    capsys.readouterr()
+    assert train(data, tmp_path / "new", *options, "--resume") == 2, "no run lies there that would know the settings"
+    assert f"{init}: no such model file" in one_line(capsys)
+
+
 def test_weights_that_cannot_begin_a_run_are_refused_with_the_true_reason(model, data, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best.safetensors").write_bytes(model.read_bytes())

@@ -38,6 +38,8 @@ def _converter(read: Callable, has_names: bool = True) -> Callable[..., Report]:
 
         Raises:
             FileNotFoundError: no label file.
+            FileExistsError: another conversion writes to ``dst``.
+            RuntimeError: several workers asked for, and a main script without main guard.
             ValueError: wrong options or names, a class table without lanes, or a label file of which nothing can be
                 read.
             OSError: ``dst`` cannot be written to.

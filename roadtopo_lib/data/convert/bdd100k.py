@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from roadtopo_lib.data.convert import reading
 from roadtopo_lib.data.convert.drawing import Shape
@@ -24,7 +25,7 @@ CURVE_POINTS = 16
 EDGES_OF = {"lane": 25.0, "crosswalk": 250.0}
 """Pixels at 1280×720 up to which two edges belong to one marking, by role: mean distance of points at equal shares."""
 EDGE_POINTS = 20
-MOST_PARTNERS = 16  # of an edge that are looked at: memory grows with the edges, not with their pairs
+MOST_PARTNERS = 16  # of an edge that are looked at, the nearest of its image: time and memory grow with the edges
 
 
 def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
@@ -32,6 +33,10 @@ def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> It
 
     Crosswalk and road curb become crosswalk and lane_boundary unless ``names`` says otherwise, all other lanes the
     first class of lanes; what is no lane is left out and counted.
+
+    Raises:
+        FileNotFoundError: no label file.
+        ValueError: a class table without lanes, or the only label file is damaged before its first frame ends.
     """
     files = reading.label_files([src], ".json", "BDD100K's JSON")
     for path in files:
@@ -119,14 +124,13 @@ def _points(part: dict) -> np.ndarray:
 def _paired(edges: list[np.ndarray], reach: float) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Edges in pairs, nearest first, if they are at most ``reach`` pixels apart; the others alone, as they are."""
     resampled = np.array([_resampled(points) for points in edges])  # (N, EDGE_POINTS, 2)
+    centres = cKDTree(resampled.mean(axis=1))  # no two edges are nearer to each other than their centres
     near = []
-    for i, first in enumerate(resampled):
-        same, turned = (
-            np.linalg.norm(resampled[:i] - points, axis=2).mean(axis=1) for points in (first, first[::-1])
-        )  # (i,) each
-        least = np.minimum(same, turned)
-        nearest = np.argsort(least, kind="stable")[:MOST_PARTNERS].tolist()
-        near += [(least[j], i, j, turned[j] < same[j]) for j in nearest if least[j] <= reach]
+    for i, (first, centre) in enumerate(zip(resampled, centres.data, strict=True)):
+        _, found = centres.query(centre, k=MOST_PARTNERS + 1, distance_upper_bound=np.nextafter(reach, np.inf))
+        for j in found[found < i].tolist():
+            same, turned = (np.linalg.norm(resampled[j] - p, axis=1).mean() for p in (first, first[::-1]))
+            near += [(min(same, turned), i, j, turned < same)] if min(same, turned) <= reach else []
     pairs, free = [], set(range(len(edges)))
     for _, i, j, is_turned in sorted(near, key=lambda entry: entry[0]):
         if {i, j} <= free:

@@ -24,6 +24,7 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
     """One ``Labelled`` an image. A database on disk sorts the annotations by image, in constant memory.
 
     Raises:
+        FileNotFoundError: no label file.
         ValueError: several JSON files, one that is no whole COCO file, or run-length masks without pycocotools.
     """
     files = reading.label_files([src], ".json", "COCO's JSON")

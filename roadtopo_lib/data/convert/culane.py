@@ -23,7 +23,12 @@ LISTED = re.compile(r"\s*/*(.+?\.(jpe?g|png))(\s|$)", re.IGNORECASE)
 
 
 def read_culane(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
-    """One ``Labelled`` for each image of the lists, or for each label file."""
+    """One ``Labelled`` for each image of the lists, or for each label file.
+
+    Raises:
+        FileNotFoundError: neither lists nor label files.
+        ValueError: a class table without lanes.
+    """
     class_id, root = names.lane_class, src.parent if src.is_file() else src
     for file, split in _images(src, root, images or root):
         name, dropped = reading.sample_name(file), Counter()

@@ -26,7 +26,11 @@ LARGEST = 1e9  # pixels that a circle or a mask may lie away
 
 
 def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
-    """One ``Labelled`` a file; JSON files of results that this library has written are none."""
+    """One ``Labelled`` a file; JSON files of results that this library has written are none.
+
+    Raises:
+        FileNotFoundError: no label file.
+    """
     files, root = reading.label_files([src], ".json", "LabelMe's JSON", deep=True), src if src.is_dir() else src.parent
     one_folder = len({path.parent for path in files}) == 1
     for path in files:
@@ -37,7 +41,7 @@ def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> It
             if "shapes" not in values and ("lane_count" in values or "lanes" in values):
                 continue  # a result of ``infer``
             labels, file = list(values["shapes"]), str(values.get("imagePath") or f"{path.stem}.jpg")
-            size = (int(values["imageHeight"]), int(values["imageWidth"])) if values.get("imageHeight") else None
+            size = tuple(int(values.get(side) or 0) for side in ("imageHeight", "imageWidth"))
         except (OSError, *DAMAGED):
             yield Labelled.unreadable(name, reading.UNREADABLE)
             continue
@@ -53,7 +57,7 @@ def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> It
             except (OSError, *DAMAGED) as error:
                 dropped[str(error) if isinstance(error, _Dropped) else "a damaged shape"] += 1
         recording = reading.recording_of(relative, one_folder)
-        yield Labelled(name, image, recording, shapes, None, dropped, size, upright=True)
+        yield Labelled(name, image, recording, shapes, None, dropped, size if all(size) else None, upright=True)
 
 
 class _Dropped(ValueError):

@@ -7,10 +7,11 @@ constant memory, and going on where an earlier run stopped.
 
 import hashlib
 import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data import SPLITS
+from roadtopo_lib.data.checks import in_order
 from roadtopo_lib.data.convert.drawing import Shape, draw_masks
 from roadtopo_lib.data.convert.reading import OUTSIDE, REPORT, UNREADABLE, Labelled
 from roadtopo_lib.data.images import (
@@ -31,9 +33,9 @@ from roadtopo_lib.data.images import (
     write_image,
 )
 from roadtopo_lib.data.samples import sample_files, write_sample
-from roadtopo_lib.files import write_atomic, write_json
+from roadtopo_lib.files import clear_unfinished, write_atomic, write_json
 from roadtopo_lib.labels import CLASSES, LINE_WIDTH, ClassTable
-from roadtopo_lib.processes import start_worker, worker_count
+from roadtopo_lib.processes import locked, start_worker, worker_count
 from roadtopo_lib.viz import contact_sheet, overlay_labels
 
 SHEET_SAMPLES, SHEET_COLUMNS, SHEET_SIZE = 16, 4, (225, 400)
@@ -143,9 +145,19 @@ def write_labelled(records: Iterable[Labelled], dst: str | Path, options: Option
         options: see ``Options``.
 
     Raises:
+        FileExistsError: another conversion writes to ``dst``.
         OSError: ``dst`` cannot be written to.
+        RuntimeError: several workers, and a main script without main guard.
+        ValueError: what ``records`` raises where nothing can be read.
     """
-    dst, report, first = Path(dst), Report(), []
+    with locked(dst, "a conversion"):
+        return _written(records, Path(dst), options)
+
+
+def _written(records: Iterable[Labelled], dst: Path, options: Options) -> Report:
+    for folder in (dst, *dst.glob("*/*")):
+        clear_unfinished(folder)
+    report, first = Report(), []
     with progress_bar(
         desc=f"samples → {dst}", unit="image", total=options.limit, disable=None if options.progress else True
     ) as bar:
@@ -210,22 +222,17 @@ def _results(
     tasks: Iterator[tuple[Labelled, str]], dst: Path, options: Options
 ) -> Iterator[tuple[tuple[str, str], Counter, bool]]:
     """What ``_convert_one`` returns, in order, with a few tasks waiting for each process."""
-    workers = worker_count(options.workers)
+    workers, convert = worker_count(options.workers), partial(_convert_one, dst=dst, options=options)
     if workers == 1:
-        yield from (_convert_one(*task, dst, options) for task in tasks)
+        yield from map(convert, tasks)
         return
-    waiting: deque[Future] = deque()
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
-        for task in tasks:
-            waiting.append(pool.submit(_convert_one, *task, dst, options))
-            if len(waiting) >= workers * WAITING_PER_WORKER:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_order(pool, convert, tasks, workers * WAITING_PER_WORKER)
 
 
-def _convert_one(record: Labelled, split: str, dst: Path, options: Options) -> tuple[tuple[str, str], Counter, bool]:
+def _convert_one(task: tuple[Labelled, str], dst: Path, options: Options) -> tuple[tuple[str, str], Counter, bool]:
     """Writes one sample; returns its place, what was dropped, and whether it is there now."""
+    record, split = task
     place, files, dropped = (split, record.name), sample_files(dst / split, record.name), Counter(record.dropped)
     try:
         content = _content(record.image)
