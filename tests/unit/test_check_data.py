@@ -501,7 +501,7 @@ def test_lines_as_wide_as_a_cell_and_short_pieces_of_them_are_not_called_thin(ro
 
 def test_lines_are_measured_in_cells_of_the_network_that_sees_them(root):
     assert findings(root) == {}
-    assert set(findings(root, TINY.replace(image_size=(48, 128)))) == {
+    assert set(findings(root, TINY.replace(image_size=(32, 96)))) == {
         ("thin_lines", WARNING, "train"), ("thin_lines", WARNING, "val"),
     }  # fmt: skip
 
