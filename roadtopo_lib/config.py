@@ -12,15 +12,16 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, create_model
 
-from roadtopo_lib.files import parse_yaml, write_atomic
+from roadtopo_lib.files import check_file, write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES, ClassTable, table_for
+from roadtopo_lib.plain_yaml import MAX_TEXT, parse_yaml
 
 ACTIVATIONS = ("gelu", "relu")
 BACKBONES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 AMP_MODES = ("auto", "off", "fp16", "bf16")
 CLUSTERING_METHODS = ("fast", "meanshift", "dbscan")
 STRIDE = 32  # of the encoder's last stage, in pixels: the sides of the network's input are multiples of it
-MAX_CROP_TOP = 0.9
+MAX_CROP_TOP, MAX_SIDE, MAX_DIM = 0.9, 4096, 1024
 
 CLASS_WEIGHT_METHODS = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
 
@@ -45,10 +46,10 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Whole = Annotated[int, Field(ge=0, lt=2**31)]
 ClassCount = Annotated[int | None, Field(ge=2, le=IGNORE_INDEX, description=f"a whole number from 2 to {IGNORE_INDEX}")]
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False, description="two numbers, each at least 0 and below 1")]
-Side = Annotated[int, Field(gt=0, multiple_of=STRIDE)]
+Side = Annotated[int, Field(gt=0, le=MAX_SIDE, multiple_of=STRIDE)]
 Size = Annotated[
     tuple[Side, Side],
-    Field(strict=False, description=f"two multiples of {STRIDE}, the stride of the encoder's last stage"),
+    Field(strict=False, description=f"two multiples of {STRIDE}, the encoder's last stride, up to {MAX_SIDE}"),
 ]
 # YAML's off and no are False, none and ~ are None: a setting that knows one of them takes the other for it.
 OR_FALSE, OR_NONE, OR_OFF = (BeforeValidator(lambda value, other=x: value or other) for x in (False, None, "off"))
@@ -110,7 +111,7 @@ class LaneSegmentationConfig:
     backbone: Literal[BACKBONES] = "b5"
     pretrained: Source = True  # True: the hub's Cityscapes weights; text: another hub id or a folder; False: random
     num_classes: ClassCount = None  # None: as many as ``classes`` has, and without these the guide's six
-    embedding_dim: Count = 32  # length of a pixel's embedding
+    embedding_dim: Annotated[int, Field(ge=1, le=MAX_DIM)] = 32  # length of a pixel's embedding
     normalize_embeddings: bool = False  # project embeddings onto the unit sphere, where the margins must fit
     activation: Literal[ACTIVATIONS] = "gelu"  # of the encoder, for random weights; others bring their own
     model: Kind = "segformer"  # kind of model
@@ -152,7 +153,7 @@ class LaneSegmentationConfig:
     flip_probability: Share = 0.5  # of a horizontal flip
     color_jitter: Share = 0.3  # strength of brightness, contrast, saturation (this) and hue (a tenth of it) changes
     repeat_threshold: Share = 0.0  # classes in fewer than this share of the images are drawn more often; 0: all alike
-    num_workers: Whole = 0  # processes that load data; 0 loads in the main process
+    num_workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that load data; 0 loads in the main process
     seed: Whole = 0  # the one integer from which every random draw follows
 
     # The post-processing
@@ -270,8 +271,7 @@ def check_margins_on_sphere(delta_dist: float, instances: int, embedding_dim: in
 def read_settings(path: str | Path) -> dict:
     """The settings that a YAML file gives, not checked yet; errors as for ``LaneSegmentationConfig.from_yaml``."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such config file, expected a YAML file")
+    check_file(path, "config file", "a YAML file", MAX_TEXT)
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -295,5 +295,5 @@ def _one_line(error: ValidationError, values: dict) -> str:
         name = fault["loc"][0]
         expected = _Checked.model_fields[name].description or fault["msg"].removeprefix("Input should be ")
         reason = fault.get("ctx", {}).get("error")  # a class table says what is wrong with it
-        faults[name] = f"{name}: {reason}" if reason else f"{name} is {values[name]!r}, expected {expected}"
+        faults[name] = f"{name}: {reason}" if reason else f"{name} is {values[name]!r:.200}, expected {expected}"
     return "; ".join(faults.values())

@@ -6,12 +6,12 @@ anything, unlike a pickle, which ``torch.load`` would run.
 
 import json
 import os
-import re
+import stat
 import time
 import unicodedata
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,10 +32,40 @@ make different files.
 _PICKLE_SIGNATURES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
+def check_file(path: str | Path, kind: str = "file", expected: str = "a file", most: int | None = None) -> None:
+    """Refuses what is no regular file, before it is opened: a pipe waits for ever, and a device may have no end.
+
+    Args:
+        path: of a file that somebody else has written; a link to a file is one.
+        kind: what is missing if there is nothing, for the error.
+        expected: for the error.
+        most: bytes that the file may have.
+
+    Raises:
+        FileNotFoundError: nothing of that name.
+        ValueError: a folder, pipe, socket or device, or a larger file.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can be called so
+        raise FileNotFoundError(f"{path}: no such {kind}, expected {expected}") from None
+    if not stat.S_ISREG(status.st_mode):
+        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise ValueError(f"{path}: this is {found}, expected {expected}")
+    if most is not None and status.st_size > most:
+        raise ValueError(f"{path}: has {status.st_size} bytes, expected at most {most}")
+
+
+def lies_in(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a file lies in one of some folders, links followed."""
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
+
+
 def list_files(folder: str | Path, *endings: str, deep: bool = False) -> list[Path]:
     """Files whose names end so, sorted by name; every listing of a folder goes through here.
 
-    Hidden files, and with ``deep`` all that lies in hidden folders, are left out: macOS puts ``._a.jpg`` beside a.jpg.
+    Pipes and devices are no files, links that lead nowhere are. Hidden files, and with ``deep`` all that lies in hidden
+    folders, are left out: macOS puts ``._a.jpg`` beside a.jpg.
 
     Args:
         folder: where to look.
@@ -43,7 +73,8 @@ def list_files(folder: str | Path, *endings: str, deep: bool = False) -> list[Pa
         deep: look into subfolders, too, also into those that are links.
     """
     paths = _below(Path(folder), set()) if deep else Path(folder).iterdir()
-    found = [p for p in paths if p.name[0] != "." and p.name.lower().endswith(endings) and not p.is_dir()]
+    named = (path for path in paths if path.name[0] != "." and path.name.lower().endswith(endings))
+    found = [path for path in named if path.is_file() or not path.exists()]  # no pipe, no device; a broken link is told
     return sorted(found, key=lambda path: plain_name(str(path)))
 
 
@@ -56,57 +87,6 @@ def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
             yield from _below(path, seen)
         else:
             yield path
-
-
-def parse_yaml(text: str, as_text: bool = False) -> object:
-    """The values of a YAML text, a key that stands twice being an error.
-
-    YAML 1.1 with the numbers of 1.2: ``1e-3`` and ``1e1`` are numbers, ``010`` is ten, a date or ``1:30`` is text.
-    ``yes``, ``no``, ``on`` and ``off`` are true or false, and ``none`` is null.
-
-    Args:
-        text: one document.
-        as_text: numbers, ``off``, ``none`` and the like stay the words that they are.
-
-    Raises:
-        yaml.YAMLError: not valid YAML.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {}  # noqa: RUF012  YAML 1.1 takes 010 for eight and 1:30 for ninety
-
-        def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-            node = super().compose_mapping_node(anchor)
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for place, key in enumerate(keys):
-                if key in keys[:place]:
-                    raise yaml.composer.ComposerError(None, None, f"the key {key!r} stands twice", node.start_mark)
-            return node
-
-    def whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-        return int(node.value, 0 if node.value.lstrip("+-")[:2].lower() in ("0x", "0o", "0b") else 10)
-
-    def number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-        value = float(re.sub(r"\.(?=[a-z])", "", node.value, flags=re.IGNORECASE))  # .inf, .nan
-        return int(value) if "e" in node.value.lower() and value.is_integer() else value
-
-    digits = "[0-9]+(_[0-9]+)*"
-    scalars = {
-        "null": "~|null|none|",
-        "bool": "yes|no|on|off|true|false",
-        "int": f"[-+]?(0x[0-9a-f]+|0o[0-7]+|0b[01]+|{digits})",
-        "float": rf"[-+]?({digits}\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan",
-        "merge": "<<",
-    }
-    for name, pattern in scalars.items() if not as_text else ():
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"({pattern})$", re.IGNORECASE), None)
-    Loader.add_constructor("tag:yaml.org,2002:int", whole)
-    Loader.add_constructor("tag:yaml.org,2002:float", number)
-    try:
-        return yaml.load(text, Loader)
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:  # !!int "x", or brackets by the thousand
-        raise yaml.YAMLError(str(error)) from None
 
 
 def plain_name(name: str) -> str:
@@ -266,8 +246,7 @@ def load_weights(path: str | Path, finite: bool = True) -> WeightsFile:
     import safetensors
 
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file, expected a .safetensors file written by this library")
+    check_file(path, "model file", "a .safetensors file written by this library")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
@@ -292,8 +271,11 @@ def load_weights(path: str | Path, finite: bool = True) -> WeightsFile:
         kind, config, info = (values[name] for name in ("kind", "config", "info"))
         if not (isinstance(kind, str) and isinstance(config, dict) and isinstance(info, dict)):
             raise TypeError
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError):
+    except (KeyError, TypeError, RecursionError, ValueError):  # ValueError: no JSON, or thousands of digits
         raise ValueError(f"{path}: the model's settings in the file header are missing or damaged") from None
+    narrow = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.element_size() < 2]
+    if narrow:
+        raise ValueError(f"{path}: {narrow[0]} is of type {tensors[narrow[0]].dtype}, expected 16 bits at least")
     damaged = [name for name in tensors if finite and not tensors[name].isfinite().all()]
     if damaged:
         found = f"{len(damaged)} of {len(tensors)} tensors, {damaged[0]} first"

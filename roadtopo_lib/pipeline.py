@@ -15,6 +15,7 @@ from roadtopo_lib.dataset import image_to_tensor, rows_cut
 from roadtopo_lib.labels import BACKGROUND
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, class_logits, load_with_info, upsample_to
 from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
+from roadtopo_lib.strips import upsampled_strips
 
 SECOND_VIEW_SCALE = 1.35  # chosen by lane F1 on scenes that no score here uses; see ``LaneSegmenter``
 
@@ -163,13 +164,13 @@ class LaneSegmenter:
         """
         height, width = size[0] - first_row, size[1]
         # Interpolated as logits, like in training: a thin line between two cells would lose to both sides otherwise.
-        logits = upsample_to(outputs["logits"], (height, width))[0]  # (C, H − first_row, W)
-        if not logits.isfinite().all():
+        if not outputs["logits"].isfinite().all():
             raise ValueError("the network's logits are not finite: its weights or its input are damaged")
-        semantic = np.full(size, BACKGROUND, dtype=np.int64)
-        semantic[first_row:] = logits.max(dim=0).indices.cpu().numpy()  # argmax takes seven times as long on a CPU
-        confidence = np.zeros(size, dtype=np.float32)
-        confidence[first_row:] = logits.softmax(dim=0)[list(self.classes.lane_ids)].sum(dim=0).cpu().numpy()
+        semantic, confidence = np.full(size, BACKGROUND, dtype=np.int64), np.zeros(size, dtype=np.float32)
+        for top, logits in upsampled_strips(outputs["logits"], (height, width)):  # (C, rows, W)
+            rows = slice(first_row + top, first_row + top + logits.shape[1])
+            semantic[rows] = logits.max(dim=0).indices.cpu().numpy()  # argmax takes seven times as long on a CPU
+            confidence[rows] = logits.softmax(dim=0)[list(self.classes.lane_ids)].sum(dim=0).cpu().numpy()
         embeddings = outputs["embeddings"]  # (1, D, h, w), read at lane pixels only
         # A small image is enlarged for the network; a quarter of that may still be larger than the image.
         covered = (min(embeddings.shape[2], height), min(embeddings.shape[3], width))
@@ -185,6 +186,7 @@ class LaneSegmenter:
     def _resized(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
         """(H, W, 3) → (1, 3, h, w): the area of the training images times scale², the aspect given, multiples of 32."""
         height, width = image.shape[:2]
-        scale *= np.sqrt(np.prod(self.config.image_size) / (height * width))
-        size = tuple(STRIDE * max(1, round(scale * side / STRIDE)) for side in (width, height))
+        area = scale**2 * np.prod(self.config.image_size)
+        sides = (min(np.sqrt(area / (height * width)) * side, area / STRIDE) for side in (width, height))
+        size = tuple(STRIDE * max(1, round(side / STRIDE)) for side in sides)
         return image_to_tensor(cv2.resize(image, size, interpolation=cv2.INTER_AREA))[None].to(self.device)

@@ -22,7 +22,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
-from roadtopo_lib.config import ACTIVATIONS, STRIDE, LaneSegmentationConfig
+from roadtopo_lib.config import ACTIVATIONS, MAX_DIM, STRIDE, LaneSegmentationConfig
 from roadtopo_lib.hub import ask_hub, hub_settings
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 from roadtopo_lib.models import StoredModel, upsample_to
@@ -101,8 +101,9 @@ class SegFormerModel(StoredModel):
             raise ValueError(f"backbone is {backbone!r}, expected one of {tuple(ARCHITECTURES)}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")
-        if num_classes < 2 or embedding_dim < 1:
-            raise ValueError(f"expected num_classes >= 2 and embedding_dim >= 1, got {num_classes} and {embedding_dim}")
+        if not (2 <= num_classes <= IGNORE_INDEX and 1 <= embedding_dim <= MAX_DIM):
+            expected = f"num_classes 2 to {IGNORE_INDEX} and embedding_dim 1 to {MAX_DIM}"
+            raise ValueError(f"expected {expected}, got {num_classes} and {embedding_dim}")
         self.backbone = backbone
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim

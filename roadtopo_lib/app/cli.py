@@ -81,9 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     train = _task(commands, "train", "train a model", common)
     train.add_argument("--config", required=True, help="YAML file, or a preset: tiny, own-data, finetune, b0 .. b5")
     train.add_argument("--init", metavar="MODEL", help="begin with the weights of this .safetensors file of a run")
-    train.add_argument("--data", required=True, type=Path, help="folder with train/ and val/")
+    train.add_argument("--data", required=True, type=_path, help="folder with train/ and val/")
     train.add_argument("--epochs", type=int, help="instead of the config's")
-    train.add_argument("--output", type=Path, default=Path("runs/lane"), help="folder of the run (default %(default)s)")
+    train.add_argument("--output", type=_path, default=Path("runs/lane"), help="of the run (default %(default)s)")
     train.add_argument("--seed", type=int, help="instead of the config's")
     train.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already in the output folder")
@@ -94,28 +94,28 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = _task(commands, "evaluate", "score a model on labelled images", common)
-    evaluate.add_argument("--model", required=True, type=Path, help="a .safetensors file of a run")
-    evaluate.add_argument("--data", required=True, type=Path, help="data folder, or one of its splits")
+    evaluate.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
+    evaluate.add_argument("--data", required=True, type=_path, help="data folder, or one of its splits")
     evaluate.add_argument("--split", help="train, val or test (default: the split that --data names; test; val)")
     evaluate.add_argument("--baselines", action="store_true", help="score the two baselines on the same images")
     evaluate.add_argument(
         "--metrics", default="semantic,instance", help="some of semantic,instance,culane,tusimple (default %(default)s)"
     )
-    evaluate.add_argument("--output", type=Path, help="write the scores to this JSON file")
+    evaluate.add_argument("--output", type=_path, help="write the scores to this JSON file")
     evaluate.add_argument("--device")
     evaluate.set_defaults(run=_evaluate)
 
     infer = _task(commands, "infer", "separate lanes in images or a video", common)
-    infer.add_argument("--model", required=True, type=Path, help="a .safetensors file of a run")
-    infer.add_argument("--input", required=True, type=Path, help="an image, a folder of images, or a video")
-    infer.add_argument("--output", required=True, type=Path, help="a picture (for one image) or a folder")
+    infer.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
+    infer.add_argument("--input", required=True, type=_path, help="an image, a folder of images, or a video")
+    infer.add_argument("--output", required=True, type=_path, help="a picture (for one image) or a folder")
     infer.add_argument("--visualize", action="store_true", help="also paint the lanes over the image")
     infer.add_argument(
         "--format",
         choices=("json", "tusimple", "culane", "labelme"),
         help="write what other tools read, also for subfolders",
     )
-    infer.add_argument("--h-samples", type=Path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
+    infer.add_argument("--h-samples", type=_path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
     infer.add_argument(
         "--resume", action="store_true", help="leave out what has complete results of this model; not with --format"
     )
@@ -125,8 +125,8 @@ def build_parser() -> argparse.ArgumentParser:
     horizon = commands.add_parser(
         "horizon", help="find the horizon, and the crop_top for a config", parents=[common], allow_abbrev=False
     )
-    horizon.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    horizon.add_argument("--model", type=Path, help="a .safetensors file of a run, which finds the lanes")
+    horizon.add_argument("images", nargs="+", type=_path, metavar="IMAGE", help="an image, or a folder of images")
+    horizon.add_argument("--model", type=_path, help="a .safetensors file of a run, which finds the lanes")
     horizon.add_argument(
         "--lines", nargs="+", type=_line, metavar="x1,y1,x2,y2", help="lanes drawn by hand, in place of a model"
     )
@@ -134,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     horizon.set_defaults(run=_horizon)
 
     synth = commands.add_parser("synth", help="render a labelled data set", parents=[common], allow_abbrev=False)
-    synth.add_argument("--out", required=True, type=Path, help="folder to write")
+    synth.add_argument("--out", required=True, type=_path, help="folder to write")
     for split in SPLITS:
         synth.add_argument(f"--{split}", type=int, default=0, metavar="N", help=f"scenes in {split}/")
     synth.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="pixels (default 256x512)")
@@ -148,9 +148,9 @@ def build_parser() -> argparse.ArgumentParser:
         "convert", help="turn label files of another format into a data set", parents=[common], allow_abbrev=False
     )
     convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
-    convert.add_argument("src", type=Path, help="label file or folder")
-    convert.add_argument("dst", type=Path, help="folder of the data set")
-    convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels")
+    convert.add_argument("src", type=_path, help="label file or folder")
+    convert.add_argument("dst", type=_path, help="folder of the data set")
+    convert.add_argument("--images", type=_path, help="folder of the images, if not beside the labels")
     convert.add_argument(
         "--split", choices=SPLITS, help="split of all images (default: what the format says, or train)"
     )
@@ -158,20 +158,20 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--line-width", type=float, help="of lanes: pixels from 1 on, a share of the width below 1")
     convert.add_argument("--limit", type=int, help="stop after that many images")
     convert.add_argument("--workers", type=int, help="processes (default: all cores)")
-    convert.add_argument("--classes", type=Path, help="YAML: their names to ours, or a class table of your own")
+    convert.add_argument("--classes", type=_path, help="YAML: their names to ours, or a class table of your own")
     convert.set_defaults(run=_convert)
 
     check = commands.add_parser(
         "check-data", help="find everything that is wrong with a data set", parents=[common], allow_abbrev=False
     )
-    check.add_argument("root", type=Path, help="data folder, or one of its splits")
-    check.add_argument("--json", type=Path, help="write the report to this file, too")
+    check.add_argument("root", type=_path, help="data folder, or one of its splits")
+    check.add_argument("--json", type=_path, help="write the report to this file, too")
     check.add_argument("--fix", action="store_true", help="set unusable samples aside, in ROOT/_set_aside")
     check.add_argument("--undo", action="store_true", help="put back what the last --fix changed, and check nothing")
     check.add_argument("--split", help="look at this split only")
     settings = check.add_mutually_exclusive_group()
     settings.add_argument("--config", default="tiny", help="class table and image size (default: the preset tiny)")
-    settings.add_argument("--model", type=Path, help="the same, as a .safetensors file of a run was trained with")
+    settings.add_argument("--model", type=_path, help="the same, as a .safetensors file of a run was trained with")
     check.set_defaults(run=_check_data)
 
     doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
@@ -363,10 +363,16 @@ def _device(arguments: argparse.Namespace):
         return None
     try:
         device = torch.device(arguments.device)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" exists, but holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {arguments.device}: not available ({str(error).splitlines()[0]})") from None
     return device
+
+
+def _path(text: str) -> Path:
+    if not text.strip("\0") or "\0" in text:
+        raise argparse.ArgumentTypeError("an empty name, expected a file or folder")
+    return Path(text)
 
 
 def _line(text: str) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ import numpy as np
 from roadtopo_lib.app.survey import Survey
 from roadtopo_lib.data.images import picture_format, stored_semantic_mask, write_image
 from roadtopo_lib.data.samples import FOLDERS, locate_split
-from roadtopo_lib.files import list_files, plain_name, write_json
+from roadtopo_lib.files import lies_in, list_files, plain_name, write_json
 from roadtopo_lib.labels import IGNORE_INDEX, ClassTable
 
 FOLDER, LOG = "_set_aside", "log.json"
@@ -100,8 +100,12 @@ def undo(root: Path) -> list[str]:
         raise FileNotFoundError(f"{root / FOLDER}: nothing was set aside, expected a numbered folder with {LOG}")
     last = max(runs, key=lambda run: int(run.name))
     done, left = [], []
-    for entry in json.loads((last / LOG).read_text(encoding="utf-8"))["done"]:
-        file, kept = root / entry["file"], root / entry["kept"]
+    try:
+        entries = json.loads((last / LOG).read_text(encoding="utf-8"))["done"]
+        moves = [(entry, _inside(root, entry["file"]), _inside(root, entry["kept"])) for entry in entries]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{last / LOG}: damaged ({error}), expected files of {root}") from None
+    for entry, file, kept in moves:
         if not kept.exists():
             continue  # the run was interrupted before
         if file.exists() and "rewritten" not in entry:
@@ -119,6 +123,13 @@ def undo(root: Path) -> list[str]:
             if not any(folder.iterdir()):
                 folder.rmdir()
     return done
+
+
+def _inside(root: Path, name: str) -> Path:
+    """A file of the data set; ValueError for a name that leads out."""
+    if ".." in Path(name).parts or not lies_in((root / name).parent, [root]):
+        raise ValueError(f"{name} leads out of the data set")
+    return root / name
 
 
 def _runs(root: Path) -> list[Path]:

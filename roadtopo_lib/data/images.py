@@ -16,14 +16,17 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from roadtopo_lib.files import list_files, write_atomic
+from roadtopo_lib.files import check_file, list_files, write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 MASK_SUFFIXES = (".png",)
 
-LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+"""Pillow's names of the formats that are decoded; others bring parsers, or programs, of their own."""
+
+LOSSY = ("JPEG", "MPO", "WEBP")
 """Pillow's names of the formats that may change pixels."""
 
 GREY_16_BIT = ("I;16", "I;16B", "I")
@@ -76,7 +79,7 @@ def pixels_of(picture: Image.Image) -> tuple[np.ndarray, int]:
         # Pillow scales 16-bit colours to 8 bits, but of 16-bit grey it would make white wherever it exceeds 255.
         grey = np.rint(np.asarray(picture) / (65535 / 255)).clip(0, 255).astype(np.uint8)
         return np.stack([grey] * 3, axis=2), _orientation(picture)
-    return np.asarray(picture.convert("RGB")), _orientation(picture)
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")), _orientation(picture)
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -267,8 +270,7 @@ def list_images(folder: str | Path, deep: bool = False) -> list[Path]:
 
 def _open(path: str | Path) -> Image.Image:
     """Opens and fully decodes an image file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_file(path, expected="a JPEG or PNG")
     try:
         picture = decoded(path)
     except UnidentifiedImageError:
@@ -285,15 +287,37 @@ def _open(path: str | Path) -> Image.Image:
 def decoded(source: str | Path | bytes) -> Image.Image:
     """A picture from a file or its content. What Pillow raises of metadata alone is no error: they are left out."""
     try:
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        picture.load()
+        return _whole(source)
+    except Image.DecompressionBombError:
+        raise
     except Exception as error:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         try:
-            picture = Image.open(io.BytesIO(_without_metadata(content)))
-            picture.load()
+            return _whole(_without_metadata(content))
         except Exception:
             raise error from None
+
+
+def _whole(source: str | Path | bytes) -> Image.Image:
+    """A decoded picture; ValueError for a PNG whose stream ends too early: to Pillow, pixels that are not there are 0.
+
+    Where the last row is zero, or the last may stand elsewhere, the file is decoded once more, onto ones.
+    """
+
+    def decode(ground: int) -> Image.Image:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        if ground:
+            picture.im = Image.new(picture.mode, picture.size, ground).im
+        picture.load()
+        return picture
+
+    def last(picture: Image.Image, rows: int) -> Image.Image:
+        return picture.crop((0, max(0, picture.height - rows), *picture.size))
+
+    picture = decode(0)
+    in_doubt = picture.info.get("interlace") or last(picture, 1).getbbox(alpha_only=False) is None
+    if picture.format == "PNG" and in_doubt and last(picture, 2).tobytes() != last(decode(1), 2).tobytes():
+        raise ValueError("it ends before its last row")
     return picture
 
 
@@ -323,6 +347,7 @@ def is_picture(path: str | Path) -> bool:
 def picture_format(path: str | Path) -> str | None:
     """Pillow's name of the format in which a file begins, whatever its ending says; ``None``: no picture."""
     try:
+        check_file(path)
         with Image.open(path) as picture:
             return picture.format
     except Exception:  # see ``_open``
@@ -371,11 +396,5 @@ def _unscaled(picture: Image.Image, path: str | Path) -> np.ndarray:
 
 
 def _describe(picture: Image.Image) -> str:
-    names = {
-        "P": "a palette image",
-        "RGBA": "RGBA (with alpha)",
-        "RGB": "RGB",
-        "F": "float pixels",
-        "1": "1-bit pixels",
-    }
+    names = {"P": "a palette", "RGBA": "RGBA (with alpha)", "RGB": "RGB", "F": "float pixels", "1": "1-bit pixels"}
     return names.get(picture.mode, f"pixel format {picture.mode}")

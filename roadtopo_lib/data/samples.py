@@ -38,6 +38,9 @@ JPEG_QUALITY = 92
 BINARY = "holds 0 and 255 only, and 255 means unlabelled: no pixel is labelled as a lane"
 """What is wrong with a binary mask; a model would learn nothing from it, and score an mIoU of 1."""
 
+MOST_INSTANCES = 2048
+"""Ids in one mask. The push term compares all pairs: 8,192 ids take gigabytes, and are a picture that is no mask."""
+
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Image (H, W, 3) uint8 RGB, semantic mask (H, W) uint8, instance mask (H, W) uint16."""
 
@@ -150,8 +153,11 @@ def check_instances(
         classes: the class table.
 
     Raises:
-        ValueError: names the ids and their classes.
+        ValueError: names the ids and their classes; or more than ``MOST_INSTANCES``.
     """
+    count = np.count_nonzero(np.unique(instance)) if instance.max(initial=0) > MOST_INSTANCES else 0
+    if count > MOST_INSTANCES:
+        raise ValueError(f"{name}: {count} instances, expected at most {MOST_INSTANCES}")
     bearing = np.isin(semantic, classes.instance_ids) & (instance != NO_INSTANCE)
     pairs = np.unique(instance[bearing].astype(np.int64) * 256 + semantic[bearing])  # one number a pair: id, class
     ids, counts = np.unique(pairs // 256, return_counts=True)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.labels import NUM_CLASSES
+from roadtopo_lib.config import MAX_DIM, LaneSegmentationConfig
+from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 from roadtopo_lib.losses.criterion import LaneCriterion
 from roadtopo_lib.models import StoredModel, upsample_to
 from roadtopo_lib.segformer import IMAGENET_MEAN, IMAGENET_STD, initialize
@@ -61,10 +61,11 @@ class UNet(StoredModel):
         if norm not in NORMS or upsampling not in UPSAMPLINGS:
             found, expected = f"norm {norm!r} and upsampling {upsampling!r}", f"{tuple(NORMS)} and {UPSAMPLINGS}"
             raise ValueError(f"{found} found, expected one of {expected}")
-        if num_classes < 1 or embedding_dim < 0:
-            raise ValueError(f"expected num_classes >= 1 and embedding_dim >= 0, got {num_classes} and {embedding_dim}")
-        if len(widths) < 2 or any(width < 8 or width % 8 for width in widths):
-            raise ValueError(f"widths is {tuple(widths)}, expected two or more multiples of 8")
+        if not (1 <= num_classes <= IGNORE_INDEX and 0 <= embedding_dim <= MAX_DIM):
+            expected = f"num_classes 1 to {IGNORE_INDEX} and embedding_dim 0 to {MAX_DIM}"
+            raise ValueError(f"expected {expected}, got {num_classes} and {embedding_dim}")
+        if not 2 <= len(widths) <= 10 or any(width < 8 or width % 8 for width in widths):
+            raise ValueError(f"widths is {tuple(widths)}, expected two to ten multiples of 8")
         self.num_classes = max(2, num_classes)
         self.embedding_dim = embedding_dim
         self._settings = {

@@ -22,7 +22,7 @@ from roadtopo_lib.scenes.vehicles import draw_vehicle, sample_vehicles
 from roadtopo_lib.scenes.weather import Light, sample_light
 
 PRESETS = ("day", "all")
-MIN_SIZE = 32  # pixels
+MIN_SIZE, MAX_SIZE = 32, 8192  # pixels
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Scene:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return (H, W) as integers, or raise ValueError if one is below 32."""
+    """Return (H, W) as integers, or raise ValueError if one is below 32 or above 8192."""
     h, w = (int(v) for v in size)
-    if h < MIN_SIZE or w < MIN_SIZE:
-        raise ValueError(f"size is (height, width), each at least {MIN_SIZE}, got {tuple(size)}")
+    if not (MIN_SIZE <= h <= MAX_SIZE and MIN_SIZE <= w <= MAX_SIZE):
+        raise ValueError(f"size is (height, width), each {MIN_SIZE} to {MAX_SIZE}, got {tuple(size)}")
     return h, w
 
 

@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,11 +24,15 @@ from roadtopo_lib import __version__
 from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.samples import FOLDERS, sample_files, write_sample
-from roadtopo_lib.files import clear_unfinished, list_files, write_atomic
+from roadtopo_lib.files import check_file, clear_unfinished, list_files, naming, write_atomic
 from roadtopo_lib.processes import check_main_guard, locked, start_worker
 from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
 
 META, JOURNAL = "meta.json", "meta.partial.jsonl"
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What values that are no record raise, or text that is no JSON."""
+MOST_SCENES = 1_000_000
+"""Of a split, at most."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,16 @@ def _render_missing(out: Path, tasks: list[_Task], records: dict[str, dict], wor
     missing = [t for t in tasks if f"{t.split}/{t.name}" not in records or not _complete(t)]
     finished = len(tasks) - len(missing)
     with (
-        open(out / JOURNAL, "a", encoding="utf-8") as journal,
+        open(out / JOURNAL, "ab", buffering=0) as journal,
         progress_bar(total=len(tasks), initial=finished, desc=f"scenes → {out}", unit="scene",
                      disable=None if progress else True) as bar,
     ):  # fmt: skip
         try:
             for record in _run(missing, workers):
-                journal.write(json.dumps(record) + "\n")
-                journal.flush()
+                line = f"{json.dumps(record)}\n".encode()
+                with naming(out / JOURNAL):
+                    while line:  # a disk that is nearly full takes a part
+                        line = line[journal.write(line) :]
                 records[f"{record['split']}/{record['name']}"] = record
                 finished += 1
                 bar.update()
@@ -130,10 +137,10 @@ def _check(counts: dict[str, int], seed: int, preset: str, workers: int | None) 
     for split, count in counts.items():
         if split not in SPLITS:
             raise ValueError(f"counts has keys of {SPLITS}, got {split!r}")
-        if isinstance(count, bool) or int(count) != count or count < 0:
-            raise ValueError(f"counts[{split!r}] is a whole number of at least 0, got {count!r}")
-    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
-        raise ValueError(f"seed is a whole number of at least 0, got {seed!r}")
+        if isinstance(count, bool) or int(count) != count or not 0 <= count <= MOST_SCENES:
+            raise ValueError(f"counts[{split!r}] is a whole number from 0 to {MOST_SCENES}, got {count!r}")
+    if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**63:
+        raise ValueError(f"seed is a whole number from 0 to 2⁶³ − 1, got {seed!r}")
     if preset not in PRESETS:
         raise ValueError(f"preset is one of {PRESETS}, got {preset!r}")
     if workers is not None and workers < 1:
@@ -144,6 +151,7 @@ def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
     """Make the folders, or check that what lies there belongs to these settings; return the finished records."""
     records: dict[str, dict] = {}
     if (out / META).exists():
+        check_file(out / META)
         records = _read(out, settings, counts)
     elif any((out / split / "images").is_dir() and list_files(out / split / "images", "") for split in SPLITS):
         raise ValueError(f"{out} holds images but no {META}: expected an empty folder or one that synth has written")
@@ -161,19 +169,18 @@ def _read(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
     """Records of an earlier run; ValueError if it was another data set."""
     try:
         meta = json.loads((out / META).read_text(encoding="utf-8"))
-        records = {f"{r['split']}/{r['name']}": r for r in meta["images"]}
-    except (ValueError, TypeError, KeyError):  # no text or JSON; a list, a number, other keys
+        records = {_key(record): record for record in meta["images"]}
+    except DAMAGED:
         raise ValueError(f"{out / META}: not a list of scenes, expected an empty folder or one of synth's") from None
     found = {key: meta.get(key) for key in settings}
     if found != settings:
         raise ValueError(f"{out} was written with other settings: found {found}, expected {settings}")
     if (out / JOURNAL).exists():
-        for line in (out / JOURNAL).read_text(encoding="utf-8").splitlines():
-            try:
+        check_file(out / JOURNAL)
+        for line in (out / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(*DAMAGED):  # the run was broken off in the middle of a line: that image is done again
                 record = json.loads(line)
-            except json.JSONDecodeError:  # the run was broken off in the middle of a line: that image is done again
-                continue
-            records[f"{record['split']}/{record['name']}"] = record
+                records[_key(record)] = record
     for split in SPLITS:
         held = sum(record["split"] == split for record in records.values())
         if held > counts.get(split, 0):
@@ -181,6 +188,13 @@ def _read(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
                 f"{out} already holds {held} {split} images, more than the {counts.get(split, 0)} asked for"
             )
     return records
+
+
+def _key(record: dict) -> str:
+    """Which image a record is of; raises one of ``DAMAGED`` for what is no record."""
+    if record.keys() != {"split", "name", "seed", "camera", "attributes"} or record["split"] not in SPLITS:
+        raise ValueError(f"no record of an image: {record}")
+    return f"{record['split']}/{record['name']}"
 
 
 def _meta(settings: dict, counts: dict[str, int], records: dict[str, dict]) -> str:

@@ -49,7 +49,7 @@ def test_a_file_holds_only_what_differs(tmp_path):
 
 
 NUMBER, FINITE, WHOLE = "a valid number", "a finite number", "a valid integer"
-SIZE = "two multiples of 32, the stride of the encoder's last stage"
+SIZE = "two multiples of 32, the encoder's last stride, up to 4096"
 BETAS = "two numbers, each at least 0 and below 1"
 
 

@@ -102,7 +102,7 @@ def test_what_is_dropped_is_counted_by_reason_in_both_reports(tusimple_root, tmp
         "a lane without a point": 1,
         "the image is missing": 1,
         "the image cannot be read": 1,
-        "an image outside of the data set": 1,
+        "an image outside of the data set; --images names another folder": 1,
         "the image is named more than once": 1,
     }
     assert dict(report.dropped) == expected

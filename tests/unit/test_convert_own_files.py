@@ -99,14 +99,14 @@ NO_TUSIMPLE = [
 
 def test_a_damaged_line_of_tusimple_costs_nothing_but_itself(tmp_path):
     picture(tmp_path / "in" / "a.jpg")
-    names, missing = ["", "/", "..", "a\0b.jpg", "x" * 5000 + ".jpg"], [".", "b\ud800.jpg", "b.jpg"]
+    names, missing = ["", "/", "..", "a\0b.jpg", "x" * 5000 + ".jpg", "b\ud800.jpg"], [".", "b.jpg"]
     empty = [json.dumps({"raw_file": name, "lanes": [], "h_samples": []}) for name in (*names, *missing)]
     text = "\r\n".join([*NO_TUSIMPLE, *empty, frame("a.jpg", 30, 90)])
     (tmp_path / "in" / "label_data.json").write_bytes(b"\xef\xbb\xbf" + text.encode("utf-8", "surrogateescape"))
     report = convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE)
     assert report.dropped == {
         "a line that is no TuSimple label": len(NO_TUSIMPLE),
-        "an image outside of the data set": len(names),
+        "an image outside of the data set; --images names another folder": len(names),
         "the image is missing": len(missing),
     }
     assert report.written == 1
@@ -252,12 +252,18 @@ def test_the_name_of_a_sample_is_never_empty_hidden_or_too_long(path, name):
     assert sample_name("a\ud800.jpg") == "a"
 
 
-def test_clips_may_be_links_to_where_the_images_lie(tmp_path):
-    picture(tmp_path / "disk" / "1" / "20.jpg")
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "clips").symlink_to(tmp_path / "disk")
-    (tmp_path / "in" / "labels.json").write_text(frame("clips/1/20.jpg", 60))
-    assert convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE).written == 1
+def test_links_are_followed_inside_the_data_set_and_out_of_it_only_into_the_folder_of_images(tmp_path):
+    for disk in ("in/disk", "disk"):
+        picture(tmp_path / disk / "clips" / "1" / "20.jpg")
+    labels = tmp_path / "in" / "labels.json"
+    labels.write_text(frame("clips/1/20.jpg", 60))
+    (tmp_path / "in" / "clips").symlink_to(tmp_path / "in" / "disk" / "clips")
+    assert convert_tusimple(labels, tmp_path / "inside", **HERE).written == 1
+    (tmp_path / "in" / "clips").unlink()
+    (tmp_path / "in" / "clips").symlink_to(tmp_path / "disk" / "clips")
+    report = convert_tusimple(labels, tmp_path / "outside", **HERE)
+    assert report.dropped == {"an image outside of the data set; --images names another folder": 1}
+    assert convert_tusimple(labels, tmp_path / "named", images=tmp_path / "disk", **HERE).written == 1
 
 
 @pytest.mark.parametrize("form", ["labelme", "culane"])
@@ -291,11 +297,14 @@ def test_labelme_files_find_images_beside_elsewhere_and_by_their_bare_name(tmp_p
     picture(tmp_path / "labels" / "b.jpg")
     labelme(tmp_path / "labels" / "a.json", shape("lane", STRAIGHT), image="../photos/a.jpg")
     labelme(tmp_path / "labels" / "b.json", shape("lane", STRAIGHT), image="C:\\Users\\me\\b.jpg")
-    assert convert_labelme(tmp_path / "labels", tmp_path / "one", **HERE).written == 2
+    report = convert_labelme(tmp_path / "labels", tmp_path / "one", **HERE)
+    assert report.dropped == {"an image outside of the data set; --images names another folder": 1}
+    assert convert_labelme(tmp_path, tmp_path / "all", **HERE).written == 2
     (tmp_path / "labels" / "b.jpg").rename(tmp_path / "photos" / "b.jpg")
     report = convert_labelme(tmp_path / "labels", tmp_path / "two", images=tmp_path / "photos", **HERE)
     assert (report.written, dict(report.dropped)) == (2, {})
-    assert convert_labelme(tmp_path / "labels" / "a.json", tmp_path / "three", **HERE).written == 1
+    one = convert_labelme(tmp_path / "labels" / "a.json", tmp_path / "three", images=tmp_path / "photos", **HERE)
+    assert one.written == 1
 
 
 def test_lists_of_culane_name_images_with_blanks_and_lose_none_without_a_word(tmp_path):
@@ -321,7 +330,7 @@ def test_lists_of_culane_name_images_with_blanks_and_lose_none_without_a_word(tm
         "a line that is no CULane lane": 4,
         "a lane of a single point": 1,
         "a label file that is missing or cannot be read": 1,
-        "an image outside of the data set": 2,
+        "an image outside of the data set; --images names another folder": 2,
         "the image is named more than once": 1,
     }
     assert sample(tmp_path / "out", "my drive_a b")[2].max() == 2
@@ -507,7 +516,7 @@ def test_more_lanes_than_ids_are_refused_and_thousands_are_drawn(tmp_path):
         )
         report = convert_tusimple(tmp_path / "x.json", tmp_path / f"{count}", line_width=1, **HERE)
         assert report.written == written
-    assert report.dropped == {"70000 lanes and crossings, expected at most 65535": 1}
+    assert report.dropped == {"70000 lanes and crossings, expected at most 2048": 1}
     assert sample(tmp_path / "1300", "a")[2].max() == 1300
 
 

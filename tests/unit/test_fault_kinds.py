@@ -33,11 +33,12 @@ from roadtopo_lib.data.images import (
 )
 from roadtopo_lib.data.samples import list_samples, read_sample, sample_files
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
-from roadtopo_lib.files import list_files, parse_yaml
+from roadtopo_lib.files import list_files
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import infer_to_files, is_video, read_video
 from roadtopo_lib.labels import CROSSWALK, IGNORE_INDEX, LANE_MARKING, ROAD
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.plain_yaml import parse_yaml
 from roadtopo_lib.postprocess import clustering
 from roadtopo_lib.scenes import write_dataset
 

@@ -16,6 +16,7 @@ from roadtopo_lib.data.convert import reading
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.reading import Labelled
 from roadtopo_lib.data.images import IMAGE_SUFFIXES
+from roadtopo_lib.files import check_file
 
 ENDING = ".lines.txt"
 LISTED = re.compile(r"\s*/*(.+?\.(jpe?g|png))(\s|$)", re.IGNORECASE)
@@ -32,14 +33,16 @@ def read_culane(src: Path, names: ClassNames, images: Path | None = None) -> Ite
     class_id, root = names.lane_class, src.parent if src.is_file() else src
     for file, split in _images(src, root, images or root):
         name, dropped = reading.sample_name(file), Counter()
+        image = reading.locate([images or root], file)
         label = reading.locate([root], re.sub(r"\.\w+$", ENDING, file))
         try:
-            text = label.read_text(encoding="utf-8-sig", errors="replace") if label else ""
-        except OSError:  # no lane at all would be a label, too
-            yield Labelled.unreadable(name, "a label file that is missing or cannot be read")
+            check_file(label or root)  # without one, it would lie outside
+            text = label.read_text(encoding="utf-8-sig", errors="replace")
+        except (OSError, ValueError):  # no lane at all would be a label, too
+            reason = "a label file that is missing or cannot be read" if image else reading.OUTSIDE
+            yield Labelled.unreadable(name, reason)
             continue
         shapes = reading.lines_of(_lanes_of(text, dropped), class_id, dropped)
-        image = reading.locate([images or root], file)
         yield Labelled(name, image, reading.recording_of(file), shapes, split, dropped)
 
 

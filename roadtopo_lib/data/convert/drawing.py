@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from roadtopo_lib.data.images import turned, turned_points
+from roadtopo_lib.data.samples import MOST_INSTANCES
 from roadtopo_lib.labels import BACKGROUND, CLASSES, NO_INSTANCE, ClassTable
 
 REFERENCE_ROW = 0.9
@@ -85,7 +86,7 @@ def draw_masks(
         outside of the image or under others.
 
     Raises:
-        ValueError: more instances than an id of 16 bits can tell apart.
+        ValueError: more instances than ``MOST_INSTANCES``.
     """
     semantic, instance = np.full(size, BACKGROUND, np.uint8), np.full(size, NO_INSTANCE, np.uint16)
     # OpenCV draws a thick line one pixel wider than asked.
@@ -100,8 +101,8 @@ def draw_masks(
     lanes = sorted(by_role["lane"].values(), key=lambda lane: _x_at_reference(_points_of(lane), size[0]))
     crossings = sorted(by_role["crosswalk"].values(), key=lambda crossing: -_points_of(crossing)[:, 1].mean())
     instances = [*lanes, *crossings]
-    if len(instances) > np.iinfo(np.uint16).max:
-        raise ValueError(f"{len(instances)} lanes and crossings, expected at most 65535")
+    if len(instances) > MOST_INSTANCES:
+        raise ValueError(f"{len(instances)} lanes and crossings, expected at most {MOST_INSTANCES}")
     for number, members in enumerate(instances, start=1):
         for shape in members:
             shape.draw(semantic, shape.class_id, thickness)

@@ -6,7 +6,6 @@ Coordinates are (x, y) in pixels of the original image, pixel centres at whole n
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from roadtopo_lib import __version__
+from roadtopo_lib.files import check_file, lies_in
 
 ENDINGS = {"json": ".json", "tusimple": "tusimple.json", "culane": ".lines.txt", "labelme": ".json"}
 """Of a format's file for each image; TuSimple has one file for all."""
@@ -104,8 +104,7 @@ def read_h_samples(path: Path, root: Path) -> dict[Path, tuple[str, list[float]]
         FileNotFoundError: no such file.
         ValueError: a line that is no label, or that names an image outside of ``root``; no line at all.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected TuSimple's labels")
+    check_file(path, expected="TuSimple's labels")
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if line.strip():
@@ -114,8 +113,8 @@ def read_h_samples(path: Path, root: Path) -> dict[Path, tuple[str, list[float]]
                 raw_file, rows = str(values["raw_file"]), [row + 0 for row in values["h_samples"]]
             except (ValueError, KeyError, TypeError):
                 raise ValueError(f"{path}: line {number} is no label of TuSimple") from None
-            name = os.path.normpath(raw_file.replace("\\", "/").lstrip("/"))
-            if not rows or name.split(os.sep)[0] in (".", ".."):
+            name = raw_file.replace("\\", "/").lstrip("/")
+            if not rows or not lies_in(root / name, [root]):
                 raise ValueError(f"{path}: line {number} names no row, or {raw_file}, which is not in {root}")
             found[root / name] = (raw_file, rows)
     if not found:

@@ -6,7 +6,6 @@ shows an image as its EXIF orientation turns it; points and size are those of wh
 """
 
 import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from roadtopo_lib.data.convert import reading
 from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
+from roadtopo_lib.data.images import decoded
 
 CIRCLE_POINTS = 64
 LARGEST = 1e9  # pixels that a circle or a mask may lie away
@@ -45,9 +44,11 @@ def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> It
         except (OSError, *DAMAGED):
             yield Labelled.unreadable(name, reading.UNREADABLE)
             continue
-        image = reading.locate([images or path.parent], file, anywhere=True)
+        image = reading.locate([images or path.parent], file, [images or root])
         if image is None or not image.is_file():  # moved, perhaps: what is it called?
-            image = reading.locate([images or path.parent], file.replace("\\", "/").rpartition("/")[2])
+            bare = file.replace("\\", "/").rpartition("/")[2]
+            moved = reading.locate([images or path.parent], bare, [images or root])
+            image = moved if moved and moved.is_file() else image
         if values.get("imageData") and not (image and image.is_file()):
             with suppress(*DAMAGED):
                 image = base64.b64decode(values["imageData"])
@@ -95,8 +96,7 @@ def _shape(label: dict, names: ClassNames) -> list[Shape]:
 
 def _placed_mask(label: dict, points: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """The mask of a shape of type mask, and its upper left corner (x, y)."""
-    with Image.open(io.BytesIO(base64.b64decode(label["mask"]))) as held:
-        mask = np.asarray(held.convert("L")) > 0
+    mask = np.asarray(decoded(base64.b64decode(label["mask"])).convert("L")) > 0
     if not mask.any():
         raise _Dropped("a mask without a pixel")
     x, y = np.floor(np.clip(points.min(axis=0), -LARGEST, LARGEST)).astype(int).tolist()

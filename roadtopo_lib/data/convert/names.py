@@ -5,8 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from roadtopo_lib.files import parse_yaml, plain_name
+from roadtopo_lib.files import check_file, plain_name
 from roadtopo_lib.labels import CLASSES, ClassTable
+from roadtopo_lib.plain_yaml import MAX_TEXT, parse_yaml
 
 SYNONYMS = {
     "lane": "lane_marking", "lane line": "lane_marking", "lane mark": "lane_marking", "line": "lane_marking",
@@ -33,8 +34,7 @@ def read_classes(path: str | Path) -> dict:
         ValueError: neither a list nor a mapping of names, or a table with a wrong row; names the file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected a class table or a mapping of names in YAML")
+    check_file(path, expected="a class table or a mapping of names in YAML", most=MAX_TEXT)
     try:
         text = path.read_text(encoding="utf-8")
         values = parse_yaml(text)

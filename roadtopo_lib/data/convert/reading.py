@@ -14,13 +14,13 @@ from typing import TextIO
 import numpy as np
 
 from roadtopo_lib.data.convert.drawing import Shape
-from roadtopo_lib.files import find_file, list_files, plain_name
+from roadtopo_lib.files import find_file, lies_in, list_files, plain_name
 
 REPORT = "convert_report"
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 """What a label raises that is not as its format says."""
 NO_POINT, ONE_POINT = "a lane without a point", "a lane of a single point"
-OUTSIDE = "an image outside of the data set"
+OUTSIDE = "an image outside of the data set; --images names another folder"
 UNREADABLE = "a label file that cannot be read"
 NEIGHBOURS = 10
 """Consecutive numbers that count as one recording where names of images are all that is known."""
@@ -75,27 +75,28 @@ def label_files(places: list[Path], ending: str, expected: str, deep: bool = Fal
     return files
 
 
-def locate(roots: list[Path], name: str, anywhere: bool = False) -> Path | None:
+def locate(roots: list[Path], name: str, within: list[Path] | None = None) -> Path | None:
     """The file that a label names, with slashes or backslashes and in whatever Unicode form, in one of some folders.
 
     Args:
         roots: the folders, tried in order.
         name: relative to a folder; a leading slash does not matter.
-        anywhere: the name may lead out of the folder. Links always may: they are the user's own.
+        within: the file must lie in one of these folders, links followed; default: the first of ``roots``.
 
     Returns:
-        The file, which may be missing; ``None`` if the name leads out or no file can be called so.
+        The file, which may be missing; ``None`` if name or link leads out or no file can be called so.
     """
-    place = None
+    place, within = None, within or roots[:1]
     for root, spelling in itertools.product(roots, (name.replace("\\", "/"), name)):
-        path = Path(os.path.normpath(root / spelling.lstrip("/")))
-        inside = anywhere or path.is_relative_to(os.path.normpath(root))
+        path = Path(os.path.abspath(root / spelling.lstrip("/")))
+        inside = any(path.is_relative_to(os.path.abspath(folder)) for folder in within)
         if inside and spelling.strip("/") and "\0" not in spelling:
             with suppress(OSError):  # the name is too long
                 found = find_file(path)
-                if found.is_file():
+                inside = lies_in(found, within)
+                if inside and found.is_file():
                     return found
-                place = place or found
+                place = place or (found if inside else None)
     return place
 
 

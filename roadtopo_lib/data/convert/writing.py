@@ -33,7 +33,7 @@ from roadtopo_lib.data.images import (
     write_image,
 )
 from roadtopo_lib.data.samples import sample_files, write_sample
-from roadtopo_lib.files import clear_unfinished, write_atomic, write_json
+from roadtopo_lib.files import check_file, clear_unfinished, write_atomic, write_json
 from roadtopo_lib.labels import CLASSES, LINE_WIDTH, ClassTable
 from roadtopo_lib.processes import locked, start_worker, worker_count
 from roadtopo_lib.viz import contact_sheet, overlay_labels
@@ -264,8 +264,11 @@ def _convert_one(task: tuple[Labelled, str], dst: Path, options: Options) -> tup
 def _content(image: Path | bytes) -> bytes:
     """What the image file holds; ValueError with the reason for the report."""
     try:
-        return image if isinstance(image, bytes) else image.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no file can be called so
+        if isinstance(image, bytes):
+            return image
+        check_file(image)
+        return image.read_bytes()
+    except (OSError, ValueError) as error:
         raise ValueError(DAMAGED_IMAGE if isinstance(error, PermissionError) else MISSING_IMAGE) from None
 
 

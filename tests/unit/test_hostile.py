@@ -1,0 +1,373 @@
+"""Files of strangers: what is absurd, or no file, is refused by name, and nothing outside of a data set is read."""
+
+import io
+import json
+import os
+import resource
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+from roadtopo_lib.app.cli import main
+from roadtopo_lib.app.set_aside import undo
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.data.convert import convert_bdd100k, convert_coco, convert_culane, convert_labelme, convert_tusimple
+from roadtopo_lib.data.convert.export import read_h_samples
+from roadtopo_lib.data.images import decoded, picture_format, read_image, read_instance_mask
+from roadtopo_lib.data.samples import MOST_INSTANCES, check_instances
+from roadtopo_lib.electives.unet import UNet
+from roadtopo_lib.files import check_file, list_files, load_weights
+from roadtopo_lib.models import load, upsample_to
+from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.plain_yaml import MAX_DEPTH, MAX_NODES, parse_yaml
+from roadtopo_lib.scenes.render import check_size
+from roadtopo_lib.segformer import SegFormerModel
+from roadtopo_lib.strips import upsampled_strips
+
+HERE = {"workers": 1, "progress": False}
+PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+READERS = [check_file, read_image, read_instance_mask, load_weights, LaneSegmentationConfig.from_yaml]
+OUTSIDE = "an image outside of the data set; --images names another folder"
+CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128))
+
+
+def picture(path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(path, **options)
+
+
+# --- No file ----------------------------------------------------------------------------------------------------------
+
+
+@PIPES
+@pytest.mark.parametrize("read", READERS)
+def test_pipes_devices_and_folders_are_refused_by_name_and_not_opened(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, found in ((tmp_path / "pipe.png", "a pipe"), ("/dev/zero", "a pipe"), (tmp_path, "a folder")):
+        with pytest.raises(ValueError, match=f"{path}: this is {found}.*, expected a"):
+            read(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.png: no such .*, expected a"):
+        read(tmp_path / "none.png")
+
+
+@PIPES
+def test_a_pipe_in_a_folder_is_not_listed_and_a_link_that_leads_nowhere_is(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nowhere")
+    picture(tmp_path / "c.png")
+    assert [path.name for path in list_files(tmp_path, ".png")] == ["b.png", "c.png"]
+    assert picture_format(tmp_path / "a.png") is None
+
+
+@PIPES
+@pytest.mark.parametrize("convert", [convert_labelme, convert_tusimple, convert_culane, convert_bdd100k, convert_coco])
+def test_a_pipe_that_a_label_names_is_an_image_that_is_missing(tmp_path, convert):
+    label(tmp_path, convert, "a.jpg")
+    os.mkfifo(tmp_path / "a.jpg")
+    report = convert(tmp_path, tmp_path / "out", **HERE)
+    assert (report.written, dict(report.dropped)) == (0, {"the image is missing": 1})
+
+
+def label(root, convert, name):
+    """A label file of a format that names one image."""
+    root.mkdir(parents=True, exist_ok=True)
+    if convert is convert_labelme:
+        (root / "labels.json").write_text(json.dumps({"shapes": [], "imagePath": name}))
+    elif convert is convert_tusimple:
+        (root / "labels.json").write_text(json.dumps({"raw_file": name, "lanes": [], "h_samples": []}))
+    elif convert is convert_culane:
+        (root / "list").mkdir(exist_ok=True)
+        (root / "list" / "train.txt").write_text(name)
+        lines = root / name.replace(".jpg", ".lines.txt")
+        if ".." not in name and not lines.exists():
+            lines.write_text("")
+    elif convert is convert_bdd100k:
+        (root / "labels.json").write_text(json.dumps([{"name": name, "labels": []}]))
+    else:
+        content = {"images": [{"id": 1, "file_name": name}], "annotations": [], "categories": []}
+        (root / "labels.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("way", ["dots", "link", "linked folder"])
+@pytest.mark.parametrize("convert", [convert_labelme, convert_tusimple, convert_culane, convert_bdd100k, convert_coco])
+def test_no_label_reads_an_image_outside_of_the_data_set(tmp_path, convert, way):
+    picture(tmp_path / "secret" / "a.jpg")
+    (tmp_path / "secret" / "a.lines.txt").write_text("")
+    root = tmp_path / "in"
+    name = {"dots": "../secret/a.jpg", "link": "a.jpg", "linked folder": "clips/a.jpg"}[way]
+    root.mkdir()
+    if way == "link":
+        (root / "a.jpg").symlink_to(tmp_path / "secret" / "a.jpg")
+    elif way == "linked folder":
+        (root / "clips").symlink_to(tmp_path / "secret")
+    label(root, convert, name)
+    report = convert(root, tmp_path / "out", **HERE)
+    assert (report.written, dict(report.dropped)) == (0, {OUTSIDE: 1})
+
+
+def test_a_label_file_of_culane_behind_a_link_that_leads_out_is_not_read_as_no_lane(tmp_path):
+    picture(tmp_path / "in" / "a.jpg")
+    (tmp_path / "secret.txt").write_text("1 2 3 4")
+    (tmp_path / "in" / "a.lines.txt").symlink_to(tmp_path / "secret.txt")
+    label(tmp_path / "in", convert_culane, "a.jpg")
+    report = convert_culane(tmp_path / "in", tmp_path / "out", **HERE)
+    assert (report.written, dict(report.dropped)) == (0, {"a label file that is missing or cannot be read": 1})
+
+
+def test_rows_of_tusimple_name_no_image_outside_of_the_folder(tmp_path):
+    picture(tmp_path / "secret.jpg")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").symlink_to(tmp_path / "secret.jpg")
+    for name in ("a.jpg", "../secret.jpg"):
+        (tmp_path / "gt.json").write_text(json.dumps({"raw_file": name, "h_samples": [1]}))
+        with pytest.raises(ValueError, match=f"line 1 names no row, or {name}, which is not in"):
+            read_h_samples(tmp_path / "gt.json", tmp_path / "in")
+
+
+@pytest.mark.parametrize("entry", [{"file": "../b", "kept": "a"}, {"file": "b", "kept": "../a"}, {"file": "b"}, 3])
+def test_a_log_that_names_files_outside_moves_nothing(tmp_path, entry):
+    log = tmp_path / "in" / "_set_aside" / "1" / "log.json"
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({"done": [entry]}))
+    (tmp_path / "a").write_text("")
+    (tmp_path / "in" / "a").write_text("")
+    with pytest.raises(ValueError, match=r"log\.json: damaged"):
+        undo(tmp_path / "in")
+    assert (tmp_path / "a").exists()
+    assert (tmp_path / "in" / "a").exists()
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+def chunk(name, data):
+    return struct.pack(">L", len(data)) + name + data + struct.pack(">L", zlib.crc32(name + data))
+
+
+def png(rows, height=10, width=8, level=0):
+    """A grey PNG whose stream ends after some rows."""
+    head = struct.pack(">LLBBBBB", width, height, 8, 0, 0, 0, 0)
+    stream = zlib.compress((b"\0" + bytes([level] * width)) * rows)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("level", [0, 7])
+@pytest.mark.parametrize("rows", [1, 5, 9])
+def test_a_png_whose_stream_lacks_rows_is_damaged(tmp_path, rows, level):
+    (tmp_path / "a.png").write_bytes(png(rows, level=level))
+    for read in (read_image, read_instance_mask):
+        with pytest.raises(ValueError, match=r"a\.png: damaged or truncated image \(it ends before its last row\)"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_a_whole_png_whose_last_rows_are_zero_is_read(mode):
+    content = io.BytesIO()
+    Image.new(mode, (9, 7)).save(content, "PNG")
+    assert decoded(content.getvalue()).size == (9, 7)
+    assert decoded(png(10, level=0)).size == (8, 10)
+
+
+@pytest.mark.parametrize("form", ["DDS", "PPM", "TGA", "ICO", "EPS"])
+def test_formats_that_nobody_photographs_in_are_not_decoded_whatever_they_are_called(tmp_path, form):
+    picture(tmp_path / "a.png", format=form)
+    with pytest.raises(ValueError, match=r"a\.png: not an image that can be read, expected a JPEG or PNG"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1, 1 << 20, 1 << 20))
+    with pytest.raises(ValueError, match=r"a\.png: too large to be read safely"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_mask_of_thousands_of_instances_is_refused_with_their_number():
+    ids = np.arange(1, MOST_INSTANCES + 1, dtype=np.uint16)[None]
+    check_instances(np.zeros_like(ids, np.uint8), ids, "mask.png")
+    many = np.arange(10_000, 10_001 + MOST_INSTANCES, dtype=np.uint16)[None]
+    with pytest.raises(ValueError, match=f"mask.png: {MOST_INSTANCES + 1} instances, expected at most"):
+        check_instances(np.zeros_like(many, np.uint8), many, "mask.png")
+
+
+# --- Settings and models ----------------------------------------------------------------------------------------------
+
+
+DOUBLED = "\n".join(f"- &a{k} [*a{k - 1}, *a{k - 1}]" for k in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: " + "[" * MAX_DEPTH + "]" * MAX_DEPTH, f"more than {MAX_DEPTH} levels"),
+        ("[" * 100_000, f"more than {MAX_DEPTH} levels"),
+        ("[" + "1," * MAX_NODES + "]", f"more than {MAX_NODES} values"),
+        (f"- &a0 [x, x]\n{DOUBLED}", f"more than {MAX_NODES} values"),
+        ("a: &a [*a]", "an alias within what it stands for"),
+        ("a: &a {<<: *a}", "an alias within what it stands for"),
+        ("a: !!timestamp x", "a value that is not of its tag"),
+        ("a: !!bool x", "a value that is not of its tag"),
+    ],
+)
+def test_yaml_without_measure_is_refused_in_a_short_line(text, found):
+    with pytest.raises(yaml.YAMLError, match=found) as refusal:
+        parse_yaml(text)
+    assert len(str(refusal.value)) < 200
+
+
+def test_aliases_stand_for_what_they_name():
+    deep = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
+    assert parse_yaml("a: &a {b: [1, 2]}\nc: *a\nd: {<<: *a, e: 3}")["d"] == {"b": [1, 2], "e": 3}
+    assert parse_yaml(f"a: {deep}")["a"] is not None
+
+
+def test_a_config_file_of_megabytes_is_refused_by_its_size_and_a_long_value_in_a_short_line(tmp_path):
+    path = tmp_path / "lane.yaml"
+    path.write_text("lr: " + "x" * 1_000_000)
+    with pytest.raises(ValueError, match=r"lane\.yaml: has 1000004 bytes, expected at most 262144"):
+        LaneSegmentationConfig.from_yaml(path)
+    path.write_text("lr: " + "x" * 100_000)
+    with pytest.raises(ValueError, match=r"lr is 'xxx.*, expected a valid number") as refusal:
+        LaneSegmentationConfig.from_yaml(path)
+    assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("image_size", (10**9, 32)), ("embedding_dim", 10**8), ("num_workers", 2**31 - 1)]
+)
+def test_sizes_that_no_memory_holds_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*, expected"):
+        LaneSegmentationConfig(**{name: value})
+
+
+HUGE = [
+    (SegFormerModel, {"num_classes": 5_000_000}),
+    (SegFormerModel, {"num_classes": 10**30}),
+    (SegFormerModel, {"embedding_dim": 10**8}),
+    (SegFormerModel, {"backbone": "b5"}),
+    (SegFormerModel, {"backbone": ["tiny"]}),
+    (UNet, {"widths": [80_000, 80_000]}),
+    (UNet, {"widths": [8] * 100_000}),
+    (UNet, {"widths": 5}),
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+@pytest.mark.parametrize(("kind", "changes"), HUGE)
+def test_absurd_sizes_in_a_model_file_are_refused_before_memory_is_taken(tmp_path, kind, changes):
+    arguments = {"widths": (8, 16)} if kind is UNet else {"backbone": "tiny", "pretrained": False}
+    model = kind(**arguments)
+    header = json.dumps({"kind": kind.kind, "config": model.settings() | changes, "info": {}})
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "m.safetensors", {"roadtopo_lib": header})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"m\.safetensors: weights do not fit the settings in the file"):
+        load(tmp_path / "m.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "KiB"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_eight_bits_are_refused_by_type(tmp_path, dtype):
+    header = json.dumps({"kind": "segformer", "config": {}, "info": {}})
+    safetensors.torch.save_file({"a": torch.zeros(2).to(dtype)}, tmp_path / "m.safetensors", {"roadtopo_lib": header})
+    with pytest.raises(ValueError, match=r"m\.safetensors: a is of type torch\.float8.*, expected 16 bits at least"):
+        load_weights(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000 + "]" * 100_000])
+def test_settings_that_no_parser_can_hold_are_damaged(tmp_path, value):
+    header = '{"kind": "segformer", "info": {}, "config": ' + value + "}"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"roadtopo_lib": header})
+    with pytest.raises(ValueError, match=r"m\.safetensors: the model's settings .* missing or damaged"):
+        load_weights(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}},
+        {name: {"dtype": "F32", "shape": [100], "data_offsets": [0, 400]} for name in "ab"},
+        {"a": {"dtype": "F32", "shape": [10**18, 10**18], "data_offsets": [0, 400]}},
+    ],
+)
+@pytest.mark.parametrize("length", [None, 1 << 40])
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path, tensors, length):
+    content = json.dumps(tensors).encode()
+    head = struct.pack("<Q", length or len(content)) + content
+    (tmp_path / "m.safetensors").write_bytes(head + bytes(400))
+    with pytest.raises(ValueError, match=r"m\.safetensors: truncated or not a safetensors file"):
+        load_weights(tmp_path / "m.safetensors")
+
+
+# --- Large images -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(37, 53), (8, 64), (5, 4), (16, 16)])
+def test_strips_of_a_map_equal_the_map(monkeypatch, size):
+    x = torch.randn(1, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    whole = upsample_to(x, size)[0]
+    assert torch.equal(next(upsampled_strips(x, size))[1], whole)
+    monkeypatch.setattr("roadtopo_lib.strips.MOST_VALUES", 3 * size[1] * 3)
+    tops, strips = zip(*upsampled_strips(x, size), strict=True)
+    assert tops == tuple(range(0, size[0], 3))
+    torch.testing.assert_close(torch.cat(strips, dim=1), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (20, 3000), (64, 128)])
+def test_the_network_sees_no_more_pixels_of_a_sliver_than_of_any_image(size):
+    model = SegFormerModel("tiny", pretrained=False)
+    view = LaneSegmenter(model, CONFIG, "cpu").make_views(np.zeros((*size, 3), np.uint8))[1]
+    assert np.prod(view.pixels.shape[2:]) <= 3 * np.prod(CONFIG.image_size)
+
+
+# --- The command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("synth --out OUT --train 1 --size 1000000x1000000", "each 32 to 8192"),
+        ("synth --out OUT --train 1000000000000 --size 64x96", "from 0 to 1000000"),
+        ("synth --out OUT --train 1 --size 64x96 --seed 18446744073709551616", "seed is a whole number from 0"),
+        ("evaluate lane --model m --data . --device meta", "--device meta: not available"),
+    ],
+)
+def test_an_absurd_option_is_one_line_and_code_2(tmp_path, monkeypatch, capsys, line, found):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert found in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_name_is_not_the_working_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.jpg")
+    with pytest.raises(SystemExit, match="2"):
+        main(["infer", "lane", "--model", "m", "--input", "", "--output", "out"])
+    assert "--input: an empty name, expected a file or folder" in capsys.readouterr().err
+
+
+def test_a_scene_of_any_size_that_is_accepted_can_be_asked_for():
+    assert check_size((32, 8192)) == (32, 8192)
+    for size in ((31, 64), (64, 8193)):
+        with pytest.raises(ValueError, match="each 32 to 8192"):
+            check_size(size)
+
+
+SYNTH = ["synth", "--train", "2", "--size", "64x96", "--workers", "1", "--out"]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"split": "train"}', '{"split": [], "name": 1}', "[" * 100_000, "\udcff"])
+def test_a_line_of_the_journal_that_is_no_record_is_left_out(tmp_path, text):
+    assert main([*SYNTH, str(tmp_path)]) == 0
+    meta = (tmp_path / "meta.json").read_bytes()
+    (tmp_path / "meta.partial.jsonl").write_text(f"{text}\n", errors="surrogateescape")
+    assert main([*SYNTH, str(tmp_path)]) == 0
+    assert (tmp_path / "meta.json").read_bytes() == meta
