@@ -253,11 +253,11 @@ def test_the_name_of_a_sample_is_never_empty_hidden_or_too_long(path, name):
 
 
 def test_links_are_followed_inside_the_data_set_and_out_of_it_only_into_the_folder_of_images(tmp_path):
-    for disk in ("in/disk", "disk"):
-        picture(tmp_path / disk / "clips" / "1" / "20.jpg")
+    for disk in ("in/disk/pictures", "disk/clips"):
+        picture(tmp_path / disk / "1" / "20.jpg")
     labels = tmp_path / "in" / "labels.json"
     labels.write_text(frame("clips/1/20.jpg", 60))
-    (tmp_path / "in" / "clips").symlink_to(tmp_path / "in" / "disk" / "clips")
+    (tmp_path / "in" / "clips").symlink_to(tmp_path / "in" / "disk" / "pictures")
     assert convert_tusimple(labels, tmp_path / "inside", **HERE).written == 1
     (tmp_path / "in" / "clips").unlink()
     (tmp_path / "in" / "clips").symlink_to(tmp_path / "disk" / "clips")
@@ -268,12 +268,12 @@ def test_links_are_followed_inside_the_data_set_and_out_of_it_only_into_the_fold
 
 @pytest.mark.parametrize("form", ["labelme", "culane"])
 def test_folders_of_labels_may_be_links_that_lead_round_in_a_circle(tmp_path, form):
-    for folder in ("in/a", "elsewhere/deeper"):
+    for folder in ("in/a", "in/disk/deeper"):
         picture(tmp_path / folder / "x.jpg")
         labelme(tmp_path / folder / "x.json", shape("lane", STRAIGHT))
         (tmp_path / folder / "x.lines.txt").write_text("64 71 64 20 \n")
-    os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "b")
-    os.symlink(tmp_path / "in", tmp_path / "elsewhere" / "deeper" / "back")
+    os.symlink(tmp_path / "in" / "disk", tmp_path / "in" / "b")
+    os.symlink(tmp_path / "in", tmp_path / "in" / "disk" / "deeper" / "back")
     os.symlink(tmp_path / "in" / "a", tmp_path / "in" / "z")
     report = FORMATS[form](tmp_path / "in", tmp_path / "out", **HERE)
     assert (report.read, report.written, report.dropped) == (2, 2, {})

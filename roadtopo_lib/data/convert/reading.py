@@ -91,7 +91,7 @@ def locate(roots: list[Path], name: str, within: list[Path] | None = None) -> Pa
         path = Path(os.path.abspath(root / spelling.lstrip("/")))
         inside = any(path.is_relative_to(os.path.abspath(folder)) for folder in within)
         if inside and spelling.strip("/") and "\0" not in spelling:
-            with suppress(OSError):  # the name is too long
+            with suppress(OSError, UnicodeError):  # no file can be called so
                 found = find_file(path)
                 inside = lies_in(found, within)
                 if inside and found.is_file():
