@@ -261,7 +261,8 @@ def test_labelme_images_may_lie_in_the_label_file_and_old_files_name_no_size(tmp
     assert (report.read, report.written) == (5, 1)
     assert sample(tmp_path / "out", "old")[2].max() == 1
     assert dict(report.dropped) == {
-        "the image is missing": 2,
+        "the image is missing": 1,
+        "an image outside of the data set; --images names another folder": 1,
         "the image has another size than its labels": 1,
         "a label file that cannot be read": 1,
     }
