@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     train = _task(commands, "train", "train a model", common)
-    train.add_argument("--config", required=True, help="YAML file, or a preset: tiny, own-data, finetune, b0 .. b5")
+    train.add_argument("--config", required=True, help="YAML file, or a preset, such as tiny, unet or own-data")
     train.add_argument("--init", metavar="MODEL", help="begin with the weights of this .safetensors file of a run")
     train.add_argument("--data", required=True, type=Path, help="folder with train/ and val/")
     train.add_argument("--epochs", type=int, help="instead of the config's")
