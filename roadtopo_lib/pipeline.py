@@ -44,7 +44,7 @@ class LaneSegmenter:
         tta: bool = True,
     ) -> None:  # fmt: skip
         check_classes(model, config)
-        if model.embedding_dim < 1:
+        if getattr(model, "embedding_dim", None) == 0:
             raise ValueError("the model has no embeddings (embedding_dim 0), expected some: they separate the lanes")
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()

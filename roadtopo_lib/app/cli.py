@@ -119,6 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument(
         "--resume", action="store_true", help="leave out what has complete results of this model; not with --format"
     )
+    infer.add_argument("--tile", type=int, metavar="PIXELS", help="see the image in tiles, at its own resolution")
+    infer.add_argument("--overlap", type=int, default=64, help="pixels that tiles share (default %(default)s)")
     infer.add_argument("--device")
     infer.set_defaults(run=_infer)
 
@@ -268,10 +270,14 @@ def _decimals(value: float | None) -> str:
 
 
 def _infer(arguments: argparse.Namespace) -> int:
+    from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
     from roadtopo_lib.inference.files import infer_to_files
     from roadtopo_lib.pipeline import LaneSegmenter
 
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+    if arguments.tile is not None:
+        tiles = arguments.tile, arguments.overlap
+        segmenter = TiledSegmenter(segmenter.model, segmenter.config, segmenter.device, *tiles)
     faults: list[str] = []
 
     def on_fault(text: str) -> None:
@@ -281,9 +287,10 @@ def _infer(arguments: argparse.Namespace) -> int:
     options = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
     if arguments.resume:
         options["newer_than"] = arguments.model.stat().st_mtime
-    made = 0
+    places, made = (segmenter, arguments.input, arguments.output), 0
+    is_array = arguments.input.suffix.lower() == ".npy"
     try:
-        for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, on_fault=on_fault, **options):
+        for path, lanes in segment_file(*places) if is_array else infer_to_files(*places, on_fault=on_fault, **options):
             made += 1
             say(f"{path}  {lanes} lanes")
     except KeyboardInterrupt:
