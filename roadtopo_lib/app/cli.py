@@ -176,7 +176,9 @@ def build_parser() -> argparse.ArgumentParser:
     settings.add_argument("--model", type=Path, help="the same, as a .safetensors file of a run was trained with")
     check.set_defaults(run=_check_data)
 
-    doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
+    doctor = commands.add_parser("doctor", help="check this installation, or a model with data", parents=[common])
+    doctor.add_argument("--model", type=Path, help="a .safetensors file of a run, to be tried on --data")
+    doctor.add_argument("--data", type=Path, help="data folder, or one of its splits")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -358,7 +360,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.app import doctor
 
-    return doctor.main()
+    return doctor.main(arguments.model, arguments.data)
 
 
 def _device(arguments: argparse.Namespace):
