@@ -78,9 +78,11 @@ RATES = {
     "muon_lr": 0.02,  # without Muon mIoU is 0.08 lower
     "repeat_threshold": 0.5,  # few images show a crosswalk
 }
+MANY = {"epochs": 4, "crop_scale": 1.0, "color_jitter": 0.0}  # many images, few epochs: mirrored
 STEPS = {"steps_per_epoch": 50}  # epochs of as many steps, however few the images
 PRESETS: dict[str, dict] = {
-    "tiny": TINY | RATES | {"epochs": 4, "crop_scale": 1.0, "color_jitter": 0.0},  # many images, few epochs: mirrored
+    "tiny": TINY | RATES | MANY,
+    **{kind: TINY | RATES | MANY | {"model": kind} for kind in ("unet", "resunet")},
     "own-data": TINY | RATES | STEPS | {"epochs": 12},  # few images of one's own, from random weights
     "finetune": RATES | STEPS | {"epochs": 6, "lr": 1e-3, "muon_lr": 2e-3},  # the same, from a trained model
     **{size: {"backbone": size} for size in BACKBONES[1:]},
@@ -94,9 +96,9 @@ class LaneSegmentationConfig:
     """All settings of the lane model, its training and its post-processing, a line each: range, default, meaning.
 
     The defaults are the guide's, but for ``normalize_embeddings``: its margins do not fit on a sphere.
-    ``LaneSegmentationConfig.preset("tiny")`` is the small model that trains from scratch on a CPU in minutes;
-    ``preset("own-data")`` and ``preset("finetune")`` train it on few images, from random and from trained weights;
-    ``preset("b0")`` .. ``preset("b5")`` fine-tune the hub's Cityscapes weights.
+    ``LaneSegmentationConfig.preset("tiny")`` is the small model that trains from scratch on a CPU in minutes,
+    ``"unet"`` and ``"resunet"`` are of its size; ``"own-data"`` and ``"finetune"`` train it on few images, from random
+    and from trained weights; ``"b0"`` .. ``"b5"`` fine-tune the hub's Cityscapes weights.
 
     Raises:
         ValueError: one line that names every wrong setting, its value and what is expected; also

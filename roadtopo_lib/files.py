@@ -131,7 +131,7 @@ def write_atomic(path: str | Path, content: bytes | str, durable: bool = True) -
         OSError: the file cannot be written, for example ``PermissionError`` or a full disk; names ``path`` and the
             reason.
     """
-    with _temporary_beside(Path(path)) as temporary:
+    with temporary_beside(Path(path)) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         if durable:
             with temporary.open("rb+") as file:
@@ -142,7 +142,7 @@ def write_atomic(path: str | Path, content: bytes | str, durable: bool = True) -
 
 
 @contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
+def temporary_beside(path: Path) -> Iterator[Path]:
     """A new empty file in the folder of ``path``, removed at the end."""
     temporary = path.with_name(f".{uuid.uuid4().hex}{UNFINISHED}")
     with naming(path):
@@ -204,7 +204,7 @@ def check_writable(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: this is a folder, expected the name of a file")
-    with _temporary_beside(path):
+    with temporary_beside(path):
         pass
 
 

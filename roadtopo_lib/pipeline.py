@@ -45,6 +45,8 @@ class LaneSegmenter:
         tta: bool = True,
     ) -> None:  # fmt: skip
         check_classes(model, config)
+        if getattr(model, "embedding_dim", None) == 0:
+            raise ValueError("the model has no embeddings (embedding_dim 0), expected some: they separate the lanes")
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.config = config
@@ -176,12 +178,8 @@ class LaneSegmenter:
         covered = (min(embeddings.shape[2], height), min(embeddings.shape[3], width))
         if embeddings.shape[2:] != covered:
             embeddings = upsample_to(embeddings, covered)  # downwards, at the centres of the image's pixels
-        return {
-            "semantic_pred": semantic,
-            "embeddings": embeddings[0].cpu().numpy(),
-            "first_row": first_row,
-            "confidence": confidence,
-        }
+        maps = {"semantic_pred": semantic, "confidence": confidence}
+        return maps | {"embeddings": embeddings[0].cpu().numpy(), "first_row": first_row}
 
     def _resized(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
         """(H, W, 3) → (1, 3, h, w): the area of the training images times scale², the aspect given, multiples of 32."""

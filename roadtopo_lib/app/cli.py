@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     train = _task(commands, "train", "train a model", common)
-    train.add_argument("--config", required=True, help="YAML file, or a preset: tiny, own-data, finetune, b0 .. b5")
+    train.add_argument("--config", required=True, help="YAML file, or a preset, such as tiny, unet or own-data")
     train.add_argument("--init", metavar="MODEL", help="begin with the weights of this .safetensors file of a run")
     train.add_argument("--data", required=True, type=_path, help="folder with train/ and val/")
     train.add_argument("--epochs", type=int, help="instead of the config's")
@@ -119,6 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument(
         "--resume", action="store_true", help="leave out what has complete results of this model; not with --format"
     )
+    infer.add_argument("--tile", type=int, metavar="PIXELS", help="see the image in tiles, at its own resolution")
+    infer.add_argument("--overlap", type=int, default=64, help="pixels that tiles share (default %(default)s)")
     infer.add_argument("--device")
     infer.set_defaults(run=_infer)
 
@@ -139,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         synth.add_argument(f"--{split}", type=int, default=0, metavar="N", help=f"scenes in {split}/")
     synth.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="pixels (default 256x512)")
     synth.add_argument("--seed", type=int, default=0)
-    synth.add_argument("--preset", choices=("day", "all"), default="all", help="kinds of scenes (default %(default)s)")
+    synth.add_argument("--preset", choices=("day", "all", "aerial"), default="all", help="kinds of scenes (all)")
     synth.add_argument("--amodal", action="store_true", help="labels run on through gaps and behind vehicles")
     synth.add_argument("--workers", type=int, help="processes (default: all cores)")
     synth.set_defaults(run=_synth)
@@ -174,7 +176,9 @@ def build_parser() -> argparse.ArgumentParser:
     settings.add_argument("--model", type=_path, help="the same, as a .safetensors file of a run was trained with")
     check.set_defaults(run=_check_data)
 
-    doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
+    doctor = commands.add_parser("doctor", help="check this installation, or a model with data", parents=[common])
+    doctor.add_argument("--model", type=Path, help="a .safetensors file of a run, to be tried on --data")
+    doctor.add_argument("--data", type=Path, help="data folder, or one of its splits")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -269,10 +273,14 @@ def _decimals(value: float | None) -> str:
 
 
 def _infer(arguments: argparse.Namespace) -> int:
+    from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
     from roadtopo_lib.inference.files import infer_to_files
     from roadtopo_lib.pipeline import LaneSegmenter
 
     segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+    if arguments.tile is not None:
+        tiles = arguments.tile, arguments.overlap
+        segmenter = TiledSegmenter(segmenter.model, segmenter.config, segmenter.device, *tiles)
     faults: list[str] = []
 
     def on_fault(text: str) -> None:
@@ -282,9 +290,10 @@ def _infer(arguments: argparse.Namespace) -> int:
     options = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
     if arguments.resume:
         options["newer_than"] = arguments.model.stat().st_mtime
-    made = 0
+    places, made = (segmenter, arguments.input, arguments.output), 0
+    is_array = arguments.input.suffix.lower() == ".npy"
     try:
-        for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, on_fault=on_fault, **options):
+        for path, lanes in segment_file(*places) if is_array else infer_to_files(*places, on_fault=on_fault, **options):
             made += 1
             say(f"{path}  {lanes} lanes")
     except KeyboardInterrupt:
@@ -352,7 +361,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.app import doctor
 
-    return doctor.main()
+    return doctor.main(arguments.model, arguments.data)
 
 
 def _device(arguments: argparse.Namespace):

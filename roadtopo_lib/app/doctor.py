@@ -239,11 +239,21 @@ def one_line(error: Exception) -> str:
 CHECKS = (check_python, check_packages, check_device, check_memory, check_disk, check_hub)
 
 
-def main() -> int:
-    """Print the report; returns the exit code, 0 if everything that is needed is there, else 1."""
+def main(model: Path | None = None, data: Path | None = None) -> int:
+    """Print the report; returns the exit code, 0 if everything that is needed is there, else 1.
+
+    Args:
+        model, data: both or neither; whether this model file fits this data folder, see ``fit_check``.
+    """
+    if (model is None) != (data is None):
+        raise ValueError("--model and --data belong together: give both or neither")
     say(f"Road Topology {__version__} on {platform.platform()}")
     failures = 0
-    for check in CHECKS:
+    checks = [*CHECKS]
+    if model is not None:
+        checks.append(lambda: importlib.import_module("roadtopo_lib.app.fit_check").check_fit(model, data))
+        checks[-1].__name__ = "check_fit"
+    for check in checks:
         try:
             for line in check():
                 say(line)

@@ -11,6 +11,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import say
 from roadtopo_lib.data.checks import check_every_file
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.electives.unet import DeepSupervision
 from roadtopo_lib.files import clear_unfinished
 from roadtopo_lib.losses import LaneCriterion, class_weights
 from roadtopo_lib.processes import locked
@@ -113,6 +114,8 @@ def _train(
     if has_roles and not with_ids and config.instance_weight > 0:
         say(f"road-topology: {NO_IDS}: road-topology check-data {data}", error=True)
     criterion = LaneCriterion.from_config(config, weights)
+    if len(getattr(model, "auxiliary_heads", ())):
+        criterion = DeepSupervision(criterion)
     trainer = LaneSegmentationTrainer(model, config, criterion, device=device, recorders=(folder, *recorders))
     loaders = build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False)
     trainer.fit(*loaders, resume=state)

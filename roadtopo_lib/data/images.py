@@ -23,15 +23,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 MASK_SUFFIXES = (".png",)
 
+# Pillow's names of the formats that are decoded: others bring parsers, or programs, of their own.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-"""Pillow's names of the formats that are decoded; others bring parsers, or programs, of their own."""
-
-LOSSY = ("JPEG", "MPO", "WEBP")
-"""Pillow's names of the formats that may change pixels."""
-
-GREY_16_BIT = ("I;16", "I;16B", "I")
-"""Pillow's names for 16-bit grey; older versions open it as 32-bit "I"."""
-
+LOSSY = ("JPEG", "MPO", "WEBP")  # of these, those that may change pixels
+GREY_16_BIT = ("I;16", "I;16B", "I")  # older versions open 16-bit grey as 32-bit "I"
 ORIENTATION = 0x0112
 """EXIF's tag that says how a viewer turns the picture: 1 not at all, 2 to 8 mirrored, turned or both."""
 
@@ -41,11 +36,8 @@ BACKWARDS = (2, 3, 6, 7), (3, 4, 7, 8)
 MARK = b"Software\0roadtopo_lib"
 """Stands in the head of a picture that shows results: no listing takes it for a photograph."""
 
-APPLICATION = (*range(0xE0, 0xF0), 0xFE)
-"""Markers of a JPEG's segments that belong to applications, and of comments."""
-
-NOTE = b"Comment\0"
-"""Stands before a note."""
+APPLICATION = (*range(0xE0, 0xF0), 0xFE)  # markers of a JPEG's segments that belong to applications, and of comments
+NOTE = b"Comment\0"  # stands before a note
 
 
 class DamagedFileError(ValueError):

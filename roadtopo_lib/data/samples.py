@@ -29,12 +29,8 @@ from roadtopo_lib.data.images import (
 from roadtopo_lib.files import list_files, plain_name
 from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, NO_INSTANCE, ClassTable
 
-FOLDERS = ("images", "semantic_masks", "instance_masks")
-"""The three folders of a split."""
-
-JPEG_QUALITY = 92
-"""Of the images that ``write_sample`` writes."""
-
+FOLDERS = ("images", "semantic_masks", "instance_masks")  # the three folders of a split
+JPEG_QUALITY = 92  # of the images that ``write_sample`` writes
 BINARY = "holds 0 and 255 only, and 255 means unlabelled: no pixel is labelled as a lane"
 """What is wrong with a binary mask; a model would learn nothing from it, and score an mIoU of 1."""
 

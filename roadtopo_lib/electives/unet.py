@@ -19,7 +19,7 @@ from roadtopo_lib.config import MAX_DIM, LaneSegmentationConfig
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 from roadtopo_lib.losses.criterion import LaneCriterion
 from roadtopo_lib.models import StoredModel, upsample_to
-from roadtopo_lib.segformer import IMAGENET_MEAN, IMAGENET_STD, initialize
+from roadtopo_lib.segformer import IMAGENET_MEAN, IMAGENET_STD, MIN_EMBEDDING_NORM, initialize
 
 NORMS = {
     "batch": nn.BatchNorm2d,
@@ -40,6 +40,7 @@ class UNet(StoredModel):
         widths: channels of each resolution, the finest first, multiples of 8.
         norm: ``"batch"``, ``"group"`` (8 groups) or ``"instance"``; the last two do not depend on the batch.
         upsampling: ``"transposed"`` convolution, or ``"bilinear"`` interpolation before a 1×1 convolution.
+        normalize_embeddings: project embeddings onto the unit sphere.
         deep_supervision: in training mode the coarser decoder maps give logits, too; see ``DeepSupervision``.
 
     Raises:
@@ -56,6 +57,7 @@ class UNet(StoredModel):
         norm: str = "batch",
         upsampling: str = "transposed",
         deep_supervision: bool = False,
+        normalize_embeddings: bool = False,
     ) -> None:
         super().__init__()
         if norm not in NORMS or upsampling not in UPSAMPLINGS:
@@ -68,9 +70,11 @@ class UNet(StoredModel):
             raise ValueError(f"widths is {tuple(widths)}, expected two to ten multiples of 8")
         self.num_classes = max(2, num_classes)
         self.embedding_dim = embedding_dim
+        self.normalize_embeddings = normalize_embeddings
         self._settings = {
             "num_classes": num_classes, "embedding_dim": embedding_dim, "widths": list(widths), "norm": norm,
             "upsampling": upsampling, "deep_supervision": deep_supervision,
+            "normalize_embeddings": normalize_embeddings,
         }  # fmt: skip
         pairs = list(itertools.pairwise(widths))  # (finer, coarser)
         self.encoder = nn.ModuleList(self.block(a, b, norm) for a, b in ((3, widths[0]), *pairs))
@@ -126,6 +130,8 @@ class UNet(StoredModel):
                 auxiliary.append(upsample_to(self.auxiliary_heads[number](x), padded)[:, :, :height, :width])
         x = x[:, :, :height, :width]
         embeddings = x[:, :0] if self.embedding_head is None else self.embedding_head(x)
+        if self.normalize_embeddings:
+            embeddings = F.normalize(embeddings, dim=1, eps=MIN_EMBEDDING_NORM)
         outputs = {"logits": self.semantic_head(x), "embeddings": embeddings}
         return outputs | ({"auxiliary": auxiliary} if auxiliary else {})
 
@@ -150,12 +156,16 @@ class UNet(StoredModel):
     def from_config(cls, config: LaneSegmentationConfig) -> "UNet":
         """A new model with the config's classes and embeddings; ``pretrained`` must be off.
 
+        Norm, widths and upsampling are those of this class: with others, save a model and begin with its file
+        (``road-topology train lane --init FILE``).
+
         Raises:
             ValueError: ``pretrained`` is on: there are no published weights.
         """
         if config.pretrained is not False:
             raise ValueError(f"pretrained is {config.pretrained!r}, expected false: no weights of {cls.kind} exist")
-        return cls(config.num_classes, config.embedding_dim)
+        names = ("num_classes", "embedding_dim", "normalize_embeddings")
+        return cls(**{name: getattr(config, name) for name in names})
 
 
 class ResUNet(UNet):

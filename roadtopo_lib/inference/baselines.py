@@ -16,38 +16,17 @@ import torch
 from roadtopo_lib.labels import BACKGROUND, CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, LANE_MARKING
 from roadtopo_lib.postprocess import LaneResult, as_class_mask, class_mask, collect_instances, fit_lane_curve, x_at_row
 
-WORKING_WIDTH = 640
-"""Width in pixels to which the classical finder scales every image; the lengths below are in these pixels."""
-
-SKY_SHARE = 0.45
-"""The upper part of the image, where no road is expected."""
-
-CONTRAST = 12.0
-"""Grey levels by which paint is brighter than the asphalt on both of its sides."""
-
-WIDTH_PER_ROW = 0.06
-"""Assumed width of a marking in columns per row below the horizon: 0.12 m painted, seen from 2 m above the road."""
-
-MIN_SLOPE = 0.2
-"""Rows per column: flatter segments are stop lines and shadows."""
-
-MAX_SEGMENTS = 150
-"""Segments that vote; the cost of voting grows with the third power of this."""
-
-VANISHING_TOLERANCE = 10.0
-"""Distance from the vanishing point at which a segment still points to it."""
-
-LANE_GAP = 0.25
-"""Lines whose directions differ by less, in columns per row below the vanishing point, are one lane."""
-
-MIN_COVER = 0.15
-"""Share of its rows on which a lane must show paint."""
-
-FAR_END = 0.1
-"""Lanes are drawn up to this share of the way from the vanishing point to the bottom of the image."""
-
-DRAWN_WIDTH = 0.01
-"""Width of a drawn lane as a share of the image width."""
+WORKING_WIDTH = 640  # pixels to which the classical finder scales every image; the lengths below are in these
+SKY_SHARE = 0.45  # the upper part of the image, where no road is expected
+CONTRAST = 12.0  # grey levels by which paint is brighter than the asphalt on both of its sides
+WIDTH_PER_ROW = 0.06  # of a marking, in columns per row below the horizon: 0.12 m, seen from 2 m above the road
+MIN_SLOPE = 0.2  # rows per column: flatter segments are stop lines and shadows
+MAX_SEGMENTS = 150  # segments that vote; the cost of voting grows with the third power of this
+VANISHING_TOLERANCE = 10.0  # distance from the vanishing point at which a segment still points to it
+LANE_GAP = 0.25  # lines whose directions differ by less, in columns per row below the vanishing point, are one lane
+MIN_COVER = 0.15  # share of its rows on which a lane must show paint
+FAR_END = 0.1  # lanes are drawn up to this share of the way from the vanishing point to the bottom of the image
+DRAWN_WIDTH = 0.01  # of a drawn lane, as a share of the image width
 
 
 def connected_components(

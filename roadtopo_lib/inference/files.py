@@ -26,9 +26,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 """Always videos; a file of another ending is one if it is no picture and the reader can open it."""
 
-MAX_GAP = 1000
-"""Undecodable frames in a row after which a video has ended: how many it announces may be wrong or not known."""
-
+MAX_GAP = 1000  # undecodable frames in a row after which a video has ended: what it announces may be wrong
 UNWRITTEN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", *VIDEO_SUFFIXES)
 """Who names an output so wants a file of a kind that is not written here, and no folder of that name."""
 

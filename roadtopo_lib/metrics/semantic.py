@@ -130,8 +130,7 @@ class BoundaryIoU:
     Reference:
         B. Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021, eq. 2. The
         paper scores single masks; pooling over images is the usual step from IoU to the IoU of a data set. Ratios: the
-        authors' code, https://github.com/bowenc0221/boundary-iou-api, default of ``mask_to_boundary`` in
-        boundary_iou/utils/boundary_utils.py (0.02) and of both Cityscapes scripts in tools/ (0.005).
+        authors' code, https://github.com/bowenc0221/boundary-iou-api, ``mask_to_boundary`` and tools/.
     """
 
     def __init__(

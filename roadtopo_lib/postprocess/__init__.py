@@ -81,8 +81,7 @@ class LanePostProcessor:
         radius: clustering radius; None derives it from the margins.
         min_pixels: smaller instances are dropped; None means 0.1 % of the image's pixels.
         reference_row: fraction of the image height where lanes are ordered left to right, 0 = top, 1 = bottom.
-        road_model: fit the lanes' curves together where they share a road; off, each lane keeps the curve of its own
-            pixels.
+        road_model: fit the lanes' curves together where they share a road; off, each lane has the curve of its pixels.
         lane_class_ids: semantic classes whose pixels are separated into lanes.
         crosswalk_class_ids: semantic classes whose pixels are separated into crosswalks.
 
@@ -254,8 +253,7 @@ def class_mask(semantic_mask: np.ndarray, class_ids: Sequence[int]) -> np.ndarra
 
 def _split(pixels: np.ndarray, labels: np.ndarray, min_pixels: int) -> list[np.ndarray]:
     """Pixels of each label with at least ``min_pixels`` of them, in their original order."""
-    chosen = labels >= 0
-    pixels, labels = pixels[chosen], labels[chosen]
+    pixels, labels = pixels[labels >= 0], labels[labels >= 0]
     groups = np.split(pixels[np.argsort(labels, kind="stable")], np.cumsum(np.bincount(labels)))[:-1]
     return [group for group in groups if len(group) >= max(min_pixels, 1)]
 

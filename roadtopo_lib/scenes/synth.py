@@ -25,8 +25,13 @@ from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.samples import FOLDERS, sample_files, write_sample
 from roadtopo_lib.files import check_file, clear_unfinished, list_files, naming, write_atomic
+from roadtopo_lib.labels import BINARY_CLASSES
 from roadtopo_lib.processes import check_main_guard, locked, start_worker
+from roadtopo_lib.scenes.aerial import render_aerial
 from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
+
+KINDS = (*PRESETS, "aerial")
+"""What a data set shows: scenes of ``render_scene``'s presets, or of ``render_aerial``."""
 
 META, JOURNAL = "meta.json", "meta.partial.jsonl"
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -75,7 +80,7 @@ def write_dataset(
         counts: images per split, keys of train, val, test; a finished data set may be asked to grow, not to shrink.
         size: (H, W) in pixels.
         seed: non-negative integer that decides everything.
-        preset: "day" or "all", as for `render_scene`.
+        preset: "day" or "all", as for `render_scene`, or "aerial": roads from above, two classes.
         amodal: write the amodal labels instead of the visible ones.
         workers: processes; ``None`` takes one per CPU, 1 works in this process.
         progress: show a progress bar on stderr (on a terminal only).
@@ -141,8 +146,8 @@ def _check(counts: dict[str, int], seed: int, preset: str, workers: int | None) 
             raise ValueError(f"counts[{split!r}] is a whole number from 0 to {MOST_SCENES}, got {count!r}")
     if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**63:
         raise ValueError(f"seed is a whole number from 0 to 2⁶³ − 1, got {seed!r}")
-    if preset not in PRESETS:
-        raise ValueError(f"preset is one of {PRESETS}, got {preset!r}")
+    if preset not in KINDS:
+        raise ValueError(f"preset is one of {KINDS}, got {preset!r}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is at least 1 (or None for one per CPU), got {workers!r}")
 
@@ -238,6 +243,10 @@ def _start_worker() -> None:
 
 def _render(task: _Task) -> dict:
     """Render one image, write its files and return its record."""
+    if task.preset == "aerial":
+        view = render_aerial(task.seed, task.size)
+        write_sample(task.out / task.split, task.name, view.image, view.semantic, view.instance, BINARY_CLASSES)
+        return {"split": task.split, "name": task.name, "seed": task.seed, "attributes": view.attributes}
     scene = render_scene(task.seed, task.size, task.preset)
     semantic = scene.semantic_amodal if task.amodal else scene.semantic_visible
     instance = scene.instance_amodal if task.amodal else scene.instance_visible

@@ -31,7 +31,7 @@ def test_defaults_are_the_guides():
 
 
 def test_every_preset_is_valid_and_survives_yaml(tmp_path):
-    assert set(PRESETS) == {*BACKBONES, "own-data", "finetune"}
+    assert set(PRESETS) == {*BACKBONES, "own-data", "finetune", "unet", "resunet"}
     for name in PRESETS:
         config = LaneSegmentationConfig.preset(name)
         assert config.backbone == (name if name in BACKBONES else "tiny")

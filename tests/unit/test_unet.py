@@ -7,7 +7,9 @@ from test_contracts import CONFIG, data  # noqa: F401  a fixture
 from torch import nn
 
 from roadtopo_lib import models
+from roadtopo_lib.app.cli import main
 from roadtopo_lib.app.train import train_lane_model
+from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.electives.unet import DeepSupervision, ResUNet, UNet
@@ -205,3 +207,44 @@ def test_wrong_images_and_pretrained_weights_are_refused():
         UNet(widths=(8, 16))(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="pretrained is True"):
         UNet.from_config(CONFIG.replace(pretrained=True, model="unet"))
+
+
+@BOTH
+def test_its_preset_trains_and_infers_from_the_command_line(family, data, tmp_path, capsys):  # noqa: F811
+    config = LaneSegmentationConfig.preset(family.kind)
+    assert type(models.build(config)) is family
+    lines = f"epochs: 1\nsteps_per_epoch: 2\nimage_size: [64, 96]\ncrop_top: 0\nmodel: {family.kind}\n"
+    plain = {"backbone: tiny", "pretrained: false", "embedding_dim: 4", "lr: 3e-3", "muon_lr: 0.02"}
+    (tmp_path / "c.yaml").write_text(lines + "\n".join(plain))
+    run = tmp_path / "run"
+    assert main(f"train lane --config {tmp_path / 'c.yaml'} --data {data} --output {run} --device cpu".split()) == 0
+    model, photo = run / "best.safetensors", next((data / "val" / "images").iterdir())
+    out = tmp_path / "found.png"
+    assert main(f"infer lane --model {model} --input {photo} --output {out} --device cpu".split()) == 0
+    assert out.is_file()
+
+
+def test_a_file_with_other_widths_and_norm_begins_a_run_which_supervises_the_coarser_maps(data, tmp_path):  # noqa: F811
+    start = tmp_path / "start.safetensors"
+    UNet(6, 8, (8, 16, 24), "group", "bilinear", deep_supervision=True).save(start)
+    config = CONFIG.replace(model="unet", pretrained=str(start), epochs=2, lr=5e-3, muon_lr=0.02)
+    trainer = train_lane_model(config, data, tmp_path / "run", device="cpu")
+    assert "auxiliary" in trainer.train_metrics
+    before, after = models.load(start), models.load(tmp_path / "run" / "best.safetensors")
+    assert after.settings() == before.settings()
+    pairs = zip(before.auxiliary_heads, after.auxiliary_heads, strict=True)
+    assert all(not torch.equal(a.weight, b.weight) for a, b in pairs)
+
+
+@BOTH
+def test_normalized_embeddings_have_length_one_as_the_config_asks(family):
+    config = CONFIG.replace(model=family.kind, normalize_embeddings=True, delta_dist=0.7, delta_var=0.2)
+    model = models.build(config)
+    assert model.settings()["normalize_embeddings"]
+    lengths = model(images(1))["embeddings"].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+
+
+def test_a_model_without_embeddings_is_refused_by_the_segmenter():
+    with pytest.raises(ValueError, match="no embeddings"):
+        LaneSegmenter(UNet(2, 0, (8, 16)), CONFIG.replace(model="unet", num_classes=2), "cpu")

@@ -1,0 +1,92 @@
+"""Large images in overlapping tiles: class probabilities without seams.
+
+Near its border a tile lacks context, so it counts less there: tiles are averaged with a smooth window. Tiles begin at
+multiples of the networks' stride, where pooling groups the pixels as it does in the whole image. So a convolutional
+network differs from the whole image only within its receptive field of a tile's border; normalisation over the image
+(group, instance) and attention see one tile only, and differ everywhere.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from roadtopo_lib.config import STRIDE
+from roadtopo_lib.models import LaneModel, class_logits
+
+
+def tiled_predict(model: LaneModel, image: Tensor, tile: int = 512, overlap: int = 64) -> Tensor:
+    """Class probabilities of an image of any size, also smaller than a tile.
+
+    Args:
+        model: in evaluation mode.
+        image: (3, H, W) float in [0, 1], on the model's device.
+        tile: side of a tile in pixels, a multiple of ``config.STRIDE``.
+        overlap: pixels that neighbouring tiles share at least, 0..tile − ``config.STRIDE``.
+
+    Returns:
+        (C, H, W) float32 probabilities, C at least 2: the tiles' softmax, averaged.
+
+    Raises:
+        ValueError: an argument out of range, or a model in training mode.
+    """
+    if getattr(model, "training", False):
+        raise ValueError("the model is in training mode, expected evaluation mode: call model.eval()")
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or image.numel() == 0:
+        raise ValueError(f"image must be float (3, H, W), got {image.dtype} {tuple(image.shape)}")
+
+    def run(top: int, left: int) -> Tensor:
+        return tile_outputs(model, image[:, top : top + tile, left : left + tile])["probabilities"]
+
+    with torch.inference_mode():
+        return torch.cat([rows for _, rows in blend(run, tuple(image.shape[1:]), tile, overlap)], dim=1)
+
+
+def blend(
+    run: Callable[[int, int], Tensor], size: tuple[int, int], tile: int, overlap: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Averages what ``run`` (top, left) gives for each tile, (C, h, w), and yields rows: the first's number, (C, n, W).
+
+    Rows come as soon as no tile adds to them: memory grows with the image's width, but not with its height.
+    """
+    rows, columns = (tile_starts(length, tile, overlap) for length in size)
+    ramp = torch.arange(1, tile + 1).minimum(torch.arange(tile, 0, -1)) / (overlap + 1)
+    ramp = torch.sin(math.pi / 2 * ramp.clamp(max=1)) ** 2  # (tile,), positive
+    total = None
+    for top, below in zip(rows, [*rows[1:], size[0]], strict=True):
+        for left in columns:
+            values = run(top, left)  # (C, h, w), smaller than a tile at the image's end
+            height, width = values.shape[1:]
+            if total is None:  # the last channel sums the weights
+                total = values.new_zeros(len(values) + 1, min(tile, size[0]), size[1])
+            weight = (ramp[:height, None] * ramp[:width]).to(values)
+            total[:-1, :height, left : left + width] += weight * values
+            total[-1, :height, left : left + width] += weight
+        done = below - top
+        yield top, total[:-1, :done] / total[-1, :done]
+        total = torch.cat([total[:, done:], torch.zeros_like(total[:, :done])], dim=1)
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First pixels of the tiles along a side: evenly spread multiples of ``config.STRIDE``; the last may reach over.
+
+    Raises:
+        ValueError: tile or overlap out of range.
+    """
+    if tile < STRIDE or tile % STRIDE or not 0 <= overlap <= tile - STRIDE:
+        expected = f"a multiple of {STRIDE}, and an overlap from 0 to {STRIDE} less"
+        raise ValueError(f"tile is {tile} and overlap {overlap}, expected {expected}")
+    last, step = max(0, -(-(length - tile) // STRIDE)), (tile - overlap) // STRIDE  # in strides
+    count = -(-last // step)
+    return [STRIDE * (last * k // count) for k in range(count + 1)] if count else [0]
+
+
+def tile_outputs(model: LaneModel, pixels: Tensor) -> dict[str, Tensor]:
+    """``probabilities`` (C, h, w) of a tile (3, h, w), and ``embeddings`` (1, D, h', w') of the padded tile."""
+    height, width = pixels.shape[1:]
+    padded = F.pad(pixels[None], (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    outputs = model(padded, upsample=True)
+    logits = class_logits(outputs["logits"].float())[0, :, :height, :width]
+    return {"probabilities": logits.softmax(dim=0), "embeddings": outputs["embeddings"].float()}
