@@ -23,10 +23,10 @@ from roadtopo_lib.data.images import (
     stored_image,
     stored_instance_mask,
     stored_semantic_mask,
-    turned,
 )
 from roadtopo_lib.data.samples import BINARY, aligned, check_instances, check_sizes, has_binary_ids
 from roadtopo_lib.data.sampling import random_window, rows_cut
+from roadtopo_lib.decoding import turned
 from roadtopo_lib.labels import IGNORE_INDEX, NO_INSTANCE, ClassTable
 
 READERS = (stored_image, partial(stored_semantic_mask, num_classes=256), stored_instance_mask)

@@ -5,7 +5,6 @@ Pillow decodes the files: it names a file's pixel format and refuses a truncated
 OpenCV encodes the files.
 """
 
-import io
 import struct
 import warnings
 import zlib
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from roadtopo_lib.decoding import decoded, orientation_of, turned
 from roadtopo_lib.files import check_file, list_files, write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 
@@ -23,20 +23,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 MASK_SUFFIXES = (".png",)
 
-# Pillow's names of the formats that are decoded: others bring parsers, or programs, of their own.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-LOSSY = ("JPEG", "MPO", "WEBP")  # of these, those that may change pixels
+# Pillow's names.
+LOSSY = ("JPEG", "MPO", "WEBP")  # formats that may change pixels
 GREY_16_BIT = ("I;16", "I;16B", "I")  # older versions open 16-bit grey as 32-bit "I"
-ORIENTATION = 0x0112
-"""EXIF's tag that says how a viewer turns the picture: 1 not at all, 2 to 8 mirrored, turned or both."""
-
-BACKWARDS = (2, 3, 6, 7), (3, 4, 7, 8)
-"""Orientations that reverse the columns, and those that reverse the rows, after rows and columns are exchanged."""
-
 MARK = b"Software\0roadtopo_lib"
 """Stands in the head of a picture that shows results: no listing takes it for a photograph."""
 
-APPLICATION = (*range(0xE0, 0xF0), 0xFE)  # markers of a JPEG's segments that belong to applications, and of comments
 NOTE = b"Comment\0"  # stands before a note
 
 
@@ -70,24 +62,8 @@ def pixels_of(picture: Image.Image) -> tuple[np.ndarray, int]:
     if picture.mode in GREY_16_BIT:
         # Pillow scales 16-bit colours to 8 bits, but of 16-bit grey it would make white wherever it exceeds 255.
         grey = np.rint(np.asarray(picture) / (65535 / 255)).clip(0, 255).astype(np.uint8)
-        return np.stack([grey] * 3, axis=2), _orientation(picture)
-    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")), _orientation(picture)
-
-
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, …) as a viewer shows it that heeds the orientation tag: (H, W, …), or from 5 on (W, H, …)."""
-    if orientation > 4:
-        pixels = pixels.swapaxes(0, 1)
-    columns, rows = (-1 if orientation in backwards else 1 for backwards in BACKWARDS)
-    return np.ascontiguousarray(pixels[::rows, ::columns])
-
-
-def turned_points(points: np.ndarray, orientation: int, size: tuple[int, int]) -> np.ndarray:
-    """(M, 2) points (x, y) of stored pixels of ``size`` (H, W): where ``turned`` moves the pixels to."""
-    if orientation > 4:
-        points, size = points[:, ::-1], size[::-1]
-    ends = np.array(size[::-1]) - 1  # the last column and row
-    return np.where([orientation in backwards for backwards in BACKWARDS], ends - points, points)
+        return np.stack([grey] * 3, axis=2), orientation_of(picture)
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")), orientation_of(picture)
 
 
 def read_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> np.ndarray:
@@ -115,7 +91,7 @@ def stored_semantic_mask(path: str | Path, num_classes: int = NUM_CLASSES) -> tu
         raise ValueError(f"{path}: semantic masks are single-channel 8-bit, found {_describe(picture)}")
     mask = _unscaled(picture, path)
     check_class_ids(mask, path, num_classes)
-    return mask, _orientation(picture)
+    return mask, orientation_of(picture)
 
 
 def check_class_ids(mask: np.ndarray, path: str | Path, num_classes: int = NUM_CLASSES) -> None:
@@ -151,11 +127,11 @@ def stored_instance_mask(path: str | Path) -> tuple[np.ndarray, int]:
         mask = _unscaled(picture, path)
         if mask.min(initial=0) < 0 or mask.max(initial=0) > np.iinfo(np.uint16).max:
             raise ValueError(f"{path}: instance ids {mask.min()}..{mask.max()} found, expected 0..65535")
-        return mask.astype(np.uint16), _orientation(picture)
+        return mask.astype(np.uint16), orientation_of(picture)
     if picture.mode == "RGB":
         if _bit_depth(path) == 16:  # Pillow would cut colours to 8 bits: several would become one
             raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB of 8 bits, found RGB of 16 bits")
-        return rgb_to_instance_ids(np.asarray(picture), path), _orientation(picture)
+        return rgb_to_instance_ids(np.asarray(picture), path), orientation_of(picture)
     raise ValueError(f"{path}: instance masks are grey (8 or 16 bit) or RGB, found {_describe(picture)}")
 
 
@@ -276,61 +252,6 @@ def _open(path: str | Path) -> Image.Image:
     return picture
 
 
-def decoded(source: str | Path | bytes) -> Image.Image:
-    """A picture from a file or its content. What Pillow raises of metadata alone is no error: they are left out."""
-    try:
-        return _whole(source)
-    except Image.DecompressionBombError:
-        raise
-    except Exception as error:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        try:
-            return _whole(_without_metadata(content))
-        except Exception:
-            raise error from None
-
-
-def _whole(source: str | Path | bytes) -> Image.Image:
-    """A decoded picture; ValueError for a PNG whose stream ends too early: to Pillow, pixels that are not there are 0.
-
-    Where the last row is zero, or the last may stand elsewhere, the file is decoded once more, onto ones.
-    """
-
-    def decode(ground: int) -> Image.Image:
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-        if ground:
-            picture.im = Image.new(picture.mode, picture.size, ground).im
-        picture.load()
-        return picture
-
-    def last(picture: Image.Image, rows: int) -> Image.Image:
-        return picture.crop((0, max(0, picture.height - rows), *picture.size))
-
-    picture = decode(0)
-    in_doubt = picture.info.get("interlace") or last(picture, 1).getbbox(alpha_only=False) is None
-    if picture.format == "PNG" and in_doubt and last(picture, 2).tobytes() != last(decode(1), 2).tobytes():
-        raise ValueError("it ends before its last row")
-    return picture
-
-
-def _without_metadata(content: bytes) -> bytes:
-    """A JPEG or PNG file without what describes the picture, its EXIF aside."""
-    is_png, at = content.startswith(b"\x89PNG"), 8 if content.startswith(b"\x89PNG") else 2
-    kept = [content[:at]]
-    while at + 8 < len(content):
-        if is_png:  # a chunk: length, name, data, checksum; names of those that a picture needs are in capitals
-            end, name = at + 12 + int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-            needed = name.isupper() or name == b"eXIf"
-        else:  # a segment: marker, length, data; the image begins with marker DA
-            end, name = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big"), content[at + 4 : at + 8]
-            if content[at + 1] == 0xDA:
-                break
-            needed = content[at + 1] not in APPLICATION or name == b"Exif" or (name == b"Adob" and end - at >= 16)
-        kept.append(content[at:end] if needed else b"")
-        at = end
-    return b"".join([*kept, content[at:]])
-
-
 def is_picture(path: str | Path) -> bool:
     """Whether a file begins as a picture does; it may be damaged further on."""
     return picture_format(path) is not None
@@ -354,15 +275,6 @@ def _open_mask(path: str | Path) -> Image.Image:
             f"{path}: this is a {picture.format} file, which invents ids where a mask has borders, expected a PNG"
         )
     return picture
-
-
-def _orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1..8; a tag that is none of these turns nothing, and damaged EXIF never stops a reader."""
-    try:
-        value = picture.getexif().get(ORIENTATION)
-    except Exception:  # Pillow lets pass whatever its parsers meet: struct.error, TypeError, SyntaxError and others
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def shows_results(path: Path) -> bool:

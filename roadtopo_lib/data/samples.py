@@ -23,9 +23,9 @@ from roadtopo_lib.data.images import (
     stored_image,
     stored_instance_mask,
     stored_semantic_mask,
-    turned,
     write_image,
 )
+from roadtopo_lib.decoding import turned
 from roadtopo_lib.files import list_files, plain_name
 from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, NO_INSTANCE, ClassTable
 

@@ -19,9 +19,10 @@ from roadtopo_lib.app.faults import View, line_width, picture_hashes
 from roadtopo_lib.app.survey import NEAR_BITS
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.data.images import ORIENTATION, write_image
+from roadtopo_lib.data.images import write_image
 from roadtopo_lib.data.samples import sample_files, write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
+from roadtopo_lib.decoding import ORIENTATION
 from roadtopo_lib.labels import (
     BACKGROUND,
     BINARY_CLASSES,

@@ -29,8 +29,9 @@ from roadtopo_lib.data.convert import (
 from roadtopo_lib.data.convert.bdd100k import _paired
 from roadtopo_lib.data.convert.drawing import Shape, draw_masks
 from roadtopo_lib.data.convert.reading import recording_of, sample_name
-from roadtopo_lib.data.images import note_of, turned, turned_points
+from roadtopo_lib.data.images import note_of
 from roadtopo_lib.data.samples import list_samples, read_sample, sample_files
+from roadtopo_lib.decoding import turned, turned_points
 from roadtopo_lib.files import UNFINISHED
 from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
 from roadtopo_lib.processes import LOCK, locked

@@ -22,17 +22,10 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import say
 from roadtopo_lib.data.checks import check_every_file, misplaced_instances
 from roadtopo_lib.data.convert.names import read_classes
-from roadtopo_lib.data.images import (
-    ORIENTATION,
-    list_images,
-    read_image,
-    read_instance_mask,
-    read_semantic_mask,
-    turned,
-    write_image,
-)
+from roadtopo_lib.data.images import list_images, read_image, read_instance_mask, read_semantic_mask, write_image
 from roadtopo_lib.data.samples import list_samples, read_sample, sample_files
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform
+from roadtopo_lib.decoding import ORIENTATION, turned
 from roadtopo_lib.files import list_files
 from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.inference.files import infer_to_files, is_video, read_video

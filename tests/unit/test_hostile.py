@@ -20,8 +20,9 @@ from roadtopo_lib.app.set_aside import undo
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.convert import convert_bdd100k, convert_coco, convert_culane, convert_labelme, convert_tusimple
 from roadtopo_lib.data.convert.export import read_h_samples
-from roadtopo_lib.data.images import decoded, picture_format, read_image, read_instance_mask
+from roadtopo_lib.data.images import picture_format, read_image, read_instance_mask
 from roadtopo_lib.data.samples import MOST_INSTANCES, check_instances
+from roadtopo_lib.decoding import decoded
 from roadtopo_lib.electives.unet import UNet
 from roadtopo_lib.files import check_file, list_files, load_weights
 from roadtopo_lib.models import load, upsample_to

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from roadtopo_lib.data.images import turned, turned_points
 from roadtopo_lib.data.samples import MOST_INSTANCES
+from roadtopo_lib.decoding import turned, turned_points
 from roadtopo_lib.labels import BACKGROUND, CLASSES, NO_INSTANCE, ClassTable
 
 REFERENCE_ROW = 0.9

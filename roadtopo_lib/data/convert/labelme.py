@@ -18,7 +18,7 @@ from roadtopo_lib.data.convert import reading
 from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
-from roadtopo_lib.data.images import decoded
+from roadtopo_lib.decoding import decoded
 
 CIRCLE_POINTS = 64
 LARGEST = 1e9  # pixels that a circle or a mask may lie away

@@ -23,16 +23,9 @@ from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.checks import in_order
 from roadtopo_lib.data.convert.drawing import Shape, draw_masks
 from roadtopo_lib.data.convert.reading import OUTSIDE, REPORT, UNREADABLE, Labelled
-from roadtopo_lib.data.images import (
-    decoded,
-    note_of,
-    pixels_of,
-    read_image,
-    read_semantic_mask,
-    turned,
-    write_image,
-)
+from roadtopo_lib.data.images import note_of, pixels_of, read_image, read_semantic_mask, write_image
 from roadtopo_lib.data.samples import sample_files, write_sample
+from roadtopo_lib.decoding import decoded, turned
 from roadtopo_lib.files import check_file, clear_unfinished, write_atomic, write_json
 from roadtopo_lib.labels import CLASSES, LINE_WIDTH, ClassTable
 from roadtopo_lib.processes import locked, start_worker, worker_count

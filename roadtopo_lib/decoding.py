@@ -1,0 +1,98 @@
+"""Pictures decoded with Pillow: damaged metadata stop no reading, pixels that are missing do; EXIF's orientation."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+"""Pillow's names of the formats that are decoded: others bring parsers, or programs, of their own."""
+
+ORIENTATION = 0x0112
+"""EXIF's tag that says how a viewer turns the picture: 1 not at all, 2 to 8 mirrored, turned or both."""
+
+BACKWARDS = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Orientations that reverse the columns, and those that reverse the rows, after rows and columns are exchanged."""
+
+APPLICATION = (*range(0xE0, 0xF0), 0xFE)  # markers of a JPEG's segments that belong to applications, and of comments
+
+
+def decoded(source: str | Path | bytes) -> Image.Image:
+    """A picture from a file or its content. What Pillow raises of metadata alone is no error: they are left out."""
+    try:
+        return _whole(source)
+    except Image.DecompressionBombError:
+        raise
+    except Exception as error:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        try:
+            return _whole(_without_metadata(content))
+        except Exception:
+            raise error from None
+
+
+def _whole(source: str | Path | bytes) -> Image.Image:
+    """A decoded picture; ValueError for a PNG whose stream ends too early: to Pillow, pixels that are not there are 0.
+
+    Where the last row is zero, or the last may stand elsewhere, the file is decoded once more, onto ones.
+    """
+
+    def decode(ground: int) -> Image.Image:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        if ground:
+            picture.im = Image.new(picture.mode, picture.size, ground).im
+        picture.load()
+        return picture
+
+    def last(picture: Image.Image, rows: int) -> Image.Image:
+        return picture.crop((0, max(0, picture.height - rows), *picture.size))
+
+    picture = decode(0)
+    in_doubt = picture.info.get("interlace") or last(picture, 1).getbbox(alpha_only=False) is None
+    if picture.format == "PNG" and in_doubt and last(picture, 2).tobytes() != last(decode(1), 2).tobytes():
+        raise ValueError("it ends before its last row")
+    return picture
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """A JPEG or PNG file without what describes the picture, its EXIF aside."""
+    is_png, at = content.startswith(b"\x89PNG"), 8 if content.startswith(b"\x89PNG") else 2
+    kept = [content[:at]]
+    while at + 8 < len(content):
+        if is_png:  # a chunk: length, name, data, checksum; names of those that a picture needs are in capitals
+            end, name = at + 12 + int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+            needed = name.isupper() or name == b"eXIf"
+        else:  # a segment: marker, length, data; the image begins with marker DA
+            end, name = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big"), content[at + 4 : at + 8]
+            if content[at + 1] == 0xDA:
+                break
+            needed = content[at + 1] not in APPLICATION or name == b"Exif" or (name == b"Adob" and end - at >= 16)
+        kept.append(content[at:end] if needed else b"")
+        at = end
+    return b"".join([*kept, content[at:]])
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """EXIF's orientation, 1..8; a tag that is none of these turns nothing, and damaged EXIF never stops a reader."""
+    try:
+        value = picture.getexif().get(ORIENTATION)
+    except Exception:  # Pillow lets pass whatever its parsers meet: struct.error, TypeError, SyntaxError and others
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, …) as a viewer shows it that heeds the orientation tag: (H, W, …), or from 5 on (W, H, …)."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    columns, rows = (-1 if orientation in backwards else 1 for backwards in BACKWARDS)
+    return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def turned_points(points: np.ndarray, orientation: int, size: tuple[int, int]) -> np.ndarray:
+    """(M, 2) points (x, y) of stored pixels of ``size`` (H, W): where ``turned`` moves the pixels to."""
+    if orientation > 4:
+        points, size = points[:, ::-1], size[::-1]
+    ends = np.array(size[::-1]) - 1  # the last column and row
+    return np.where([orientation in backwards for backwards in BACKWARDS], ends - points, points)
