@@ -269,10 +269,10 @@ def _decimals(value: float | None) -> str:
 
 
 def _infer(arguments: argparse.Namespace) -> int:
+    from roadtopo_lib.distributed import connected
     from roadtopo_lib.inference.files import infer_to_files
     from roadtopo_lib.pipeline import LaneSegmenter
 
-    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
     faults: list[str] = []
 
     def on_fault(text: str) -> None:
@@ -284,9 +284,13 @@ def _infer(arguments: argparse.Namespace) -> int:
         options["newer_than"] = arguments.model.stat().st_mtime
     made = 0
     try:
-        for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, on_fault=on_fault, **options):
-            made += 1
-            say(f"{path}  {lanes} lanes")
+        with connected():
+            segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+            for path, lanes in infer_to_files(
+                segmenter, arguments.input, arguments.output, on_fault=on_fault, **options
+            ):
+                made += 1
+                say(f"{path}  {lanes} lanes")
     except KeyboardInterrupt:
         told = f"results of {made} images are complete in {arguments.output}"
         told += "; --resume makes the others" if arguments.format is None else ""
