@@ -175,6 +175,9 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check_data)
 
     doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
+    doctor.add_argument(
+        "--determinism", action="store_true", help="only say which operations of a training step are not deterministic"
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -356,6 +359,12 @@ def _check_data(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.app import doctor
 
+    if arguments.determinism:
+        from roadtopo_lib.app.determinism import check_determinism
+
+        for line in check_determinism():
+            say(line)
+        return 0
     return doctor.main()
 
 
