@@ -289,9 +289,8 @@ def _infer(arguments: argparse.Namespace) -> int:
     try:
         with connected():
             segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
-            for path, lanes in infer_to_files(
-                segmenter, arguments.input, arguments.output, on_fault=on_fault, **options
-            ):
+            paths = arguments.input, arguments.output
+            for path, lanes in infer_to_files(segmenter, *paths, on_fault=on_fault, **options):
                 made += 1
                 say(f"{path}  {lanes} lanes")
     except KeyboardInterrupt:
