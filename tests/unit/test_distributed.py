@@ -84,7 +84,7 @@ def torchrun(processes, *command, wait=True, **options):
     job = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     if not wait:
         return job
-    out, err = job.communicate(timeout=120)
+    out, err = job.communicate(timeout=300)
     return job.returncode, out, err
 
 
