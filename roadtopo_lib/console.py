@@ -39,7 +39,7 @@ def say(text: object, error: bool = False) -> None:
         return  # closed before Python began
     try:
         try:
-            print(text, file=stream, flush=True)
+            print(f"{text}\n", end="", file=stream, flush=True)  # one write: lines of several processes stay whole
         except UnicodeEncodeError:
             encoding = stream.encoding or "ascii"
             print(str(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
