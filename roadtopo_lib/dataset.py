@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import list_samples, read_sample
-from roadtopo_lib.data.sampling import EpochSampler, OwnSampler, random_window, repeat_factors, rows_cut
-from roadtopo_lib.distributed import world_size
+from roadtopo_lib.data.sampling import EpochSampler, random_window, repeat_factors, rows_cut
+from roadtopo_lib.distributed import OwnSampler, world_size
 from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, ClassTable
 from roadtopo_lib.processes import check_main_guard, start_worker
 

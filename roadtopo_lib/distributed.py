@@ -5,14 +5,16 @@ images are what is averaged over. Process 0 alone writes and prints. In a single
 what it was given.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 TIMEOUT = timedelta(minutes=5)
 """A process waits that long for the others. One that dies ends all at once; this is for one that hangs."""
@@ -116,3 +118,45 @@ def parallel(model: nn.Module) -> nn.Module:
 def exchanging(network: nn.Module, now: bool) -> AbstractContextManager:
     """Inside, the backward pass of a ``parallel`` model averages gradients, or with ``now`` off adds them up."""
     return nullcontext() if now or world_size() == 1 else network.no_sync()
+
+
+class OwnSampler(Sampler[int | tuple[int, int] | None]):
+    """What one of several processes draws: of every batch its part, each sample in one process.
+
+    Args:
+        sampler: draws what all processes draw together.
+        batch_size: images of a batch, of all processes; a multiple of their number.
+
+    Attributes:
+        epoch: which epoch to draw.
+        first: how many of its own samples the next iteration leaves out.
+
+    Raises:
+        ValueError: ``batch_size`` is no multiple.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int) -> None:
+        if batch_size % world_size():
+            raise ValueError(f"batch_size is {batch_size}, expected a multiple of {world_size()}, one part a process")
+        self.sampler, self.batch_size = sampler, batch_size
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        own = len(range(rank(), len(self.sampler), world_size()))
+        return own + (len(self.sampler) % self.batch_size in range(1, rank() + 1))
+
+    def __iter__(self) -> Iterator[int | tuple[int, int] | None]:
+        first, self.first, self.sampler.epoch = self.first, 0, self.epoch
+        own = list(itertools.islice(self.sampler, rank(), None, world_size()))
+        # Of a last batch with fewer images than processes, some get none: all take part in every step none the less.
+        return iter([*own, *[None] * (len(self) - len(own))][first:])
+
+
+def images_in(batch: dict) -> int:
+    """How many images of a batch this process has; 0 where ``OwnSampler`` had none left for it."""
+    return 0 if batch.get("image_path") == [""] else len(batch["image"])
+
+
+def count_images(batches: Sequence[dict]) -> list[int]:
+    """How many images each batch has in all processes."""
+    return sum_over_processes(torch.tensor([images_in(batch) for batch in batches])).tolist()

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from roadtopo_lib import distributed
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import progress_bar
-from roadtopo_lib.data.sampling import batches_of_epoch, count_images, group_batches
-from roadtopo_lib.distributed import exchanging, highest, is_writer, parallel, rank, sum_over_processes
+from roadtopo_lib.data.sampling import batches_of_epoch, group_batches
 from roadtopo_lib.losses import Criterion, LaneCriterion, shares_of_step
 from roadtopo_lib.metrics import ConfusionMatrix
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, class_logits, upsample_to
@@ -60,11 +60,11 @@ class LaneSegmentationTrainer:
         self.device = choose_device(device)
         check_classes(model, self.config)
         self.model = model.to(self.device)
-        self.network = parallel(self.model)  # the model itself, unless ``torchrun`` started several processes
+        self.network = distributed.parallel(self.model)  # of a single process the model itself
         self.criterion = criterion or LaneCriterion.from_config(self.config)
         self.optimizer = optimizer or build_optimizer(model, self.config)
         self.recorders = tuple(recorders)
-        self.progress = progress and is_writer()
+        self.progress = progress and distributed.is_writer()
         self.amp = choose_amp(self.device, self.config.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp.use_scaler)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None  # ``fit`` makes it
@@ -140,11 +140,11 @@ class LaneSegmentationTrainer:
             groups = group_batches(batches_of_epoch(loader, epoch, self.state.batch), size)
             steps = math.ceil((len(loader) - self.state.batch) / size)
             for batches in self._bar(groups, f"epoch {epoch + 1}", "step", steps):
-                seed_generators(seed, epoch, self.state.batch, rank())  # dropout draws from these numbers alone
+                seed_generators(seed, epoch, self.state.batch, distributed.rank())  # all that dropout draws from
                 self.train_step(batches, self.meter)
                 self.state.batch += len(batches)
                 self._tell("between_steps", False)
-                self.signals.check(highest)
+                self.signals.check(distributed.highest)
         self.state.epoch, self.state.batch = epoch + 1, 0
         self.train_metrics = {**self.meter.means(), "grad_norm": self.meter.mean("grad_norm")}
         return self.train_metrics["loss"]
@@ -152,9 +152,9 @@ class LaneSegmentationTrainer:
     def train_step(self, batches: Sequence[dict], meter: Meter) -> None:
         """One optimiser step from one or several batches, each with its shares of the step, see ``Criterion``."""
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was stopped or interrupted, if there was one
-        losses, images = [], count_images(batches)
+        losses, images = [], distributed.count_images(batches)
         for batch, shares, count in zip(batches, shares_of_step(self.criterion, batches), images, strict=True):
-            with exchanging(self.network, now=batch is batches[-1]):
+            with distributed.exchanging(self.network, now=batch is batches[-1]):
                 objective, values, _ = self._forward(batch, shares)
                 self.scaler.scale(objective).backward()
             losses.append(values["loss"])
@@ -197,11 +197,11 @@ class LaneSegmentationTrainer:
         for batch in self._bar(loader, "validation", "batch"):
             _, values, outputs = self._forward(batch)
             _stop_if_not_finite("validation loss", values["loss"].item(), [batch])
-            meter.add(values, weight=count_images([batch])[0])
+            meter.add(values, weight=distributed.count_images([batch])[0])
             logits = class_logits(upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:]))
             confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
-            self.signals.check(highest)
-        confusion.matrix = sum_over_processes(torch.from_numpy(confusion.matrix)).numpy()
+            self.signals.check(distributed.highest)
+        confusion.matrix = distributed.sum_over_processes(torch.from_numpy(confusion.matrix)).numpy()
         self.val_metrics = {**meter.means(), "miou": confusion.miou()}
         return self.val_metrics["loss"]
 
@@ -236,7 +236,7 @@ class LaneSegmentationTrainer:
         self._tell("on_epoch", row)
 
     def _tell(self, event: str, *values: object) -> None:
-        for recorder in self.recorders if is_writer() else ():
+        for recorder in self.recorders if distributed.is_writer() else ():
             if hasattr(recorder, event):
                 getattr(recorder, event)(self, *values)
 

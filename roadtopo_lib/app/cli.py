@@ -6,6 +6,7 @@ Wrong input ends with exit code 2 and one line; ``--debug`` shows the traceback 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -175,9 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check_data)
 
     doctor = commands.add_parser("doctor", help="check this installation", parents=[common])
-    doctor.add_argument(
-        "--determinism", action="store_true", help="only say which operations of a training step are not deterministic"
-    )
+    doctor.add_argument("--determinism", action="store_true", help="say which operations are not deterministic here")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -282,21 +281,20 @@ def _infer(arguments: argparse.Namespace) -> int:
         faults.append(text)
         say(f"road-topology: {text}", error=True)
 
-    options = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
+    extra = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
     if arguments.resume:
-        options["newer_than"] = arguments.model.stat().st_mtime
+        extra["newer_than"] = arguments.model.stat().st_mtime
     made = 0
     try:
         with connected():
             segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
-            paths = arguments.input, arguments.output
-            for path, lanes in infer_to_files(segmenter, *paths, on_fault=on_fault, **options):
+            for path, lanes in infer_to_files(segmenter, arguments.input, arguments.output, on_fault=on_fault, **extra):
                 made += 1
                 say(f"{path}  {lanes} lanes")
     except KeyboardInterrupt:
-        told = f"results of {made} images are complete in {arguments.output}"
-        told += "; --resume makes the others" if arguments.format is None else ""
-        raise KeyboardInterrupt(f"interrupted; {told}") from None
+        rest = "; --resume makes the others" if arguments.format is None else ""
+        told = f"interrupted; results of {made} images are complete in {arguments.output}{rest}"
+        raise KeyboardInterrupt(told) from None
     return 1 if faults else 0
 
 
@@ -356,15 +354,8 @@ def _check_data(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from roadtopo_lib.app import doctor
-
-    if arguments.determinism:
-        from roadtopo_lib.app.determinism import check_determinism
-
-        for line in check_determinism():
-            say(line)
-        return 0
-    return doctor.main()
+    module = "determinism" if arguments.determinism else "doctor"
+    return import_module(f"roadtopo_lib.app.{module}").main()
 
 
 def _device(arguments: argparse.Namespace):

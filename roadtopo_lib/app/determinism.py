@@ -9,6 +9,7 @@ import torch
 from roadtopo_lib import models
 from roadtopo_lib.app.doctor import Check
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.console import say
 from roadtopo_lib.labels import CROSSWALK, LANE_MARKING, ROAD
 from roadtopo_lib.losses import LaneCriterion
 from roadtopo_lib.seeding import own_generators
@@ -75,3 +76,10 @@ def unstable_operations(step: Callable[[], object]) -> list[str]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     found = (re.match(r"(\S+).*(?:not have a deterministic|[Dd]eterministic behavior)", str(w.message)) for w in told)
     return sorted({match[1] for match in found if match})
+
+
+def main() -> int:
+    """Prints the lines; returns the exit code, 0: what is not deterministic is no fault of the installation."""
+    for line in check_determinism():
+        say(line)
+    return 0

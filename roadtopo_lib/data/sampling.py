@@ -2,14 +2,12 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Sampler
 
 from roadtopo_lib.data.images import read_semantic_mask
-from roadtopo_lib.distributed import rank, sum_over_processes, world_size
 from roadtopo_lib.labels import IGNORE_INDEX
 
 
@@ -64,38 +62,6 @@ class EpochSampler(Sampler[int | tuple[int, int]]):
             order = np.repeat(order, (self.repeats + rng.random(self.length)).astype(int))
         rng.shuffle(order)
         return order[: self.length].tolist()
-
-
-class OwnSampler(Sampler[int | tuple[int, int] | None]):
-    """What one of several processes draws: of every batch its part, each sample in one process.
-
-    Args:
-        sampler: draws what all processes draw together.
-        batch_size: images of a batch, of all processes; a multiple of their number.
-
-    Attributes:
-        epoch: which epoch to draw.
-        first: how many of its own samples the next iteration leaves out.
-
-    Raises:
-        ValueError: ``batch_size`` is no multiple.
-    """
-
-    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
-        if batch_size % world_size():
-            raise ValueError(f"batch_size is {batch_size}, expected a multiple of {world_size()}, one part a process")
-        self.sampler, self.batch_size = sampler, batch_size
-        self.epoch = self.first = 0
-
-    def __len__(self) -> int:
-        own = len(range(rank(), len(self.sampler), world_size()))
-        return own + (len(self.sampler) % self.batch_size in range(1, rank() + 1))
-
-    def __iter__(self) -> Iterator[int | tuple[int, int] | None]:
-        first, self.first, self.sampler.epoch = self.first, 0, self.epoch
-        own = list(itertools.islice(self.sampler, rank(), None, world_size()))
-        # Of a last batch with fewer images than processes, some get none: all take part in every step none the less.
-        return iter([*own, *[None] * (len(self) - len(own))][first:])
 
 
 def repeat_factors(dataset, threshold: float) -> np.ndarray:
@@ -180,13 +146,3 @@ def group_batches(loader: Iterable[dict], size: int) -> Iterator[list[dict]]:
             group = []
     if group:
         yield group
-
-
-def images_in(batch: dict) -> int:
-    """How many images of a batch this process has; 0 where ``OwnSampler`` had none left for it."""
-    return 0 if batch.get("image_path") == [""] else len(batch["image"])
-
-
-def count_images(batches: Sequence[dict]) -> list[int]:
-    """How many images each batch has in all processes."""
-    return sum_over_processes(torch.tensor([images_in(batch) for batch in batches])).tolist()

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.data.sampling import images_in
-from roadtopo_lib.distributed import mean_over_processes, sum_over_processes
+from roadtopo_lib.distributed import images_in, mean_over_processes, sum_over_processes
 from roadtopo_lib.labels import IGNORE_INDEX, NO_INSTANCE
 from roadtopo_lib.losses.discriminative import DiscriminativeLoss
 from roadtopo_lib.losses.region import CombinedLoss

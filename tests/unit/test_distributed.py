@@ -20,7 +20,7 @@ from roadtopo_lib import distributed
 from roadtopo_lib.app.cli import main as command_line
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import write_sample
-from roadtopo_lib.data.sampling import EpochSampler, OwnSampler
+from roadtopo_lib.data.sampling import EpochSampler
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import IGNORE_INDEX
@@ -162,14 +162,14 @@ def test_each_sample_is_seen_once_in_training_and_in_validation(measured):
 @pytest.mark.parametrize("processes", [2, 3, 4])
 @pytest.mark.parametrize("length", [1, 4, 9, 12, 13])
 def test_parts_make_up_the_batches_of_a_single_process(monkeypatch, processes, length):
-    monkeypatch.setattr("roadtopo_lib.data.sampling.world_size", lambda: processes)
+    monkeypatch.setattr("roadtopo_lib.distributed.world_size", lambda: processes)
     whole = EpochSampler(length, seed=3)
     whole.epoch = 2
     order, size = list(whole), 12 // processes
     parts = []
     for rank in range(processes):
-        monkeypatch.setattr("roadtopo_lib.data.sampling.rank", lambda rank=rank: rank)
-        own = OwnSampler(EpochSampler(length, seed=3), batch_size=12)
+        monkeypatch.setattr("roadtopo_lib.distributed.rank", lambda rank=rank: rank)
+        own = distributed.OwnSampler(EpochSampler(length, seed=3), batch_size=12)
         own.epoch = 2
         drawn = list(own)
         assert len(drawn) == len(own)
@@ -184,9 +184,9 @@ def test_parts_make_up_the_batches_of_a_single_process(monkeypatch, processes, l
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch):
-    monkeypatch.setattr("roadtopo_lib.data.sampling.world_size", lambda: 3)
+    monkeypatch.setattr("roadtopo_lib.distributed.world_size", lambda: 3)
     with pytest.raises(ValueError, match="batch_size is 4, expected a multiple of 3"):
-        OwnSampler(EpochSampler(5), batch_size=4)
+        distributed.OwnSampler(EpochSampler(5), batch_size=4)
 
 
 def train_command(data, output, *more):
