@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+_silent = False
+
 
 def open_streams() -> None:
     """Gives a program whose stdout or stderr was closed one that leads nowhere.
@@ -16,6 +18,13 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             _lead_nowhere(name)
+
+
+def be_silent() -> None:
+    """From now on this process shows no progress and prints to stderr only: of several processes, one speaks."""
+    global _silent
+    _silent = True
+    _lead_nowhere("stdout")
 
 
 def say(text: object, error: bool = False) -> None:
@@ -30,7 +39,7 @@ def say(text: object, error: bool = False) -> None:
         return  # closed before Python began
     try:
         try:
-            print(text, file=stream, flush=True)
+            print(f"{text}\n", end="", file=stream, flush=True)  # one write: lines of several processes stay whole
         except UnicodeEncodeError:
             encoding = stream.encoding or "ascii"
             print(str(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
@@ -46,7 +55,7 @@ def progress_bar(*arguments: object, **options: object) -> "tqdm":
     """
     from tqdm.auto import tqdm
 
-    return tqdm(*arguments, **options | ({"disable": True} if sys.stderr is None else {}))
+    return tqdm(*arguments, **options | ({"disable": True} if _silent or sys.stderr is None else {}))
 
 
 def _lead_nowhere(name: str) -> None:

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.data.samples import list_samples, read_sample
 from roadtopo_lib.data.sampling import EpochSampler, random_window, repeat_factors, rows_cut
-from roadtopo_lib.labels import CLASSES, ClassTable
+from roadtopo_lib.distributed import OwnSampler, world_size
+from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, ClassTable
 from roadtopo_lib.processes import check_main_guard, start_worker
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -119,8 +120,10 @@ class LaneInstanceDataset(Dataset):
         """Chooses the random draws of an epoch; the trainer calls it."""
         self._epoch.fill_(epoch)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict:
+    def __getitem__(self, index: int | tuple[int, int] | None) -> dict:
         """One sample, by its index or by (index, number that takes the epoch's place in the random draws).
+
+        ``None`` gives one without labels and without a path: it changes no loss and no score.
 
         Returns:
             ``image`` (3, H, W) float32 in [0, 1], ``semantic_mask`` (H, W) int64, ``instance_mask`` (H, W) int64,
@@ -129,6 +132,11 @@ class LaneInstanceDataset(Dataset):
         Raises:
             ValueError: see ``data.samples.read_sample``.
         """
+        if index is None:
+            sample = self[0] | {"image_path": ""}
+            sample["semantic_mask"].fill_(IGNORE_INDEX)
+            sample["instance_mask"].zero_()
+            return sample
         index, turn = index if isinstance(index, tuple) else (index, int(self._epoch))
         image, semantic, instance = self.read(index)
         if self.transform is not None:
@@ -148,20 +156,24 @@ class LaneInstanceDataset(Dataset):
 
 
 def build_loader(dataset: LaneInstanceDataset, config: LaneSegmentationConfig, shuffle: bool) -> DataLoader:
-    """Batches of a data set, in an order that depends on (config.seed, epoch) only.
+    """Batches of a data set, in an order that depends on (config.seed, epoch) only; of several processes, their parts.
 
     Args:
         dataset: its transform must give every sample the same size.
         config: batch_size, num_workers, seed, repeat_threshold, steps_per_epoch with accumulation_steps.
         shuffle: for training.
+
+    Raises:
+        ValueError: ``batch_size`` is no multiple of the number of processes.
     """
     check_main_guard(config.num_workers)
     draws = config.steps_per_epoch * config.batch_size * config.accumulation_steps or None if shuffle else None
     repeats = repeat_factors(dataset, config.repeat_threshold) if shuffle and config.repeat_threshold > 0 else None
+    sampler = EpochSampler(len(dataset), config.seed, shuffle, repeats, draws)
     return DataLoader(
         dataset,
-        batch_size=config.batch_size,
-        sampler=EpochSampler(len(dataset), config.seed, shuffle, repeats, draws),
+        batch_size=config.batch_size // world_size(),
+        sampler=sampler if world_size() == 1 else OwnSampler(sampler, config.batch_size),
         num_workers=config.num_workers,
         pin_memory=torch.cuda.is_available(),  # a copy to the GPU waits otherwise, non_blocking or not
         persistent_workers=config.num_workers > 0,

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -197,10 +197,15 @@ class StopSignals:
             self.check()
         self._received = None
 
-    def check(self) -> None:
-        """Raises ``Stopped`` if a signal has come."""
-        received, self._received = self._received, None
-        if received is not None:
+    def check(self, highest: Callable[[int], int] = int) -> None:
+        """Raises ``Stopped`` if a signal has come.
+
+        Args:
+            highest: of several processes that stop together, ``distributed.highest``; a signal to one is for all.
+        """
+        received, self._received = highest(self._received or 0), None
+        if received:
+            received = signal.Signals(received)
             stop = Stopped(f"stopped by {received.name}")
             stop.exit_code = 128 + received
             raise stop

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from roadtopo_lib import distributed
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.sampling import batches_of_epoch, group_batches
@@ -59,17 +60,17 @@ class LaneSegmentationTrainer:
         self.device = choose_device(device)
         check_classes(model, self.config)
         self.model = model.to(self.device)
+        self.network = distributed.parallel(self.model)  # of a single process the model itself
         self.criterion = criterion or LaneCriterion.from_config(self.config)
         self.optimizer = optimizer or build_optimizer(model, self.config)
         self.recorders = tuple(recorders)
-        self.progress = progress
+        self.progress = progress and distributed.is_writer()
         self.amp = choose_amp(self.device, self.config.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp.use_scaler)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None  # ``fit`` makes it
         self.state, self.meter = RunState(), Meter()
         self.signals = StopSignals()  # heard while ``fit`` runs
-        self.train_metrics: dict[str, float] = {}
-        self.val_metrics: dict[str, float] = {}
+        self.train_metrics, self.val_metrics = {}, {}
 
     @property
     def history(self) -> list[dict]:
@@ -139,11 +140,11 @@ class LaneSegmentationTrainer:
             groups = group_batches(batches_of_epoch(loader, epoch, self.state.batch), size)
             steps = math.ceil((len(loader) - self.state.batch) / size)
             for batches in self._bar(groups, f"epoch {epoch + 1}", "step", steps):
-                seed_generators(seed, epoch, self.state.batch)  # dropout draws from these numbers alone
+                seed_generators(seed, epoch, self.state.batch, distributed.rank())  # all that dropout draws from
                 self.train_step(batches, self.meter)
                 self.state.batch += len(batches)
                 self._tell("between_steps", False)
-                self.signals.check()
+                self.signals.check(distributed.highest)
         self.state.epoch, self.state.batch = epoch + 1, 0
         self.train_metrics = {**self.meter.means(), "grad_norm": self.meter.mean("grad_norm")}
         return self.train_metrics["loss"]
@@ -151,12 +152,13 @@ class LaneSegmentationTrainer:
     def train_step(self, batches: Sequence[dict], meter: Meter) -> None:
         """One optimiser step from one or several batches, each with its shares of the step, see ``Criterion``."""
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was stopped or interrupted, if there was one
-        losses = []
-        for batch, shares in zip(batches, shares_of_step(self.criterion, batches), strict=True):
-            objective, values, _ = self._forward(batch, shares)
-            self.scaler.scale(objective).backward()
+        losses, images = [], distributed.count_images(batches)
+        for batch, shares, count in zip(batches, shares_of_step(self.criterion, batches), images, strict=True):
+            with distributed.exchanging(self.network, now=batch is batches[-1]):
+                objective, values, _ = self._forward(batch, shares)
+                self.scaler.scale(objective).backward()
             losses.append(values["loss"])
-            meter.add(values, weight=len(batch["image"]))
+            meter.add(values, weight=count)
         self.scaler.unscale_(self.optimizer)  # clipping must see true gradients, not scaled ones
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         # All checks at once: reading a number makes the processor wait for the GPU, here once a step.
@@ -177,7 +179,7 @@ class LaneSegmentationTrainer:
         self.state.step += 1
         if self.scheduler is not None:
             self.scheduler.step()
-        loss = float(np.average(losses, weights=[len(batch["image"]) for batch in batches]))
+        loss = float(np.average(losses, weights=images))
         self._tell("on_step", {"loss": loss, "grad_norm": norm_found})
 
     @torch.no_grad()
@@ -195,10 +197,11 @@ class LaneSegmentationTrainer:
         for batch in self._bar(loader, "validation", "batch"):
             _, values, outputs = self._forward(batch)
             _stop_if_not_finite("validation loss", values["loss"].item(), [batch])
-            meter.add(values, weight=len(batch["image"]))
+            meter.add(values, weight=distributed.count_images([batch])[0])
             logits = class_logits(upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:]))
             confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
-            self.signals.check()
+            self.signals.check(distributed.highest)
+        confusion.matrix = distributed.sum_over_processes(torch.from_numpy(confusion.matrix)).numpy()
         self.val_metrics = {**meter.means(), "miou": confusion.miou()}
         return self.val_metrics["loss"]
 
@@ -210,7 +213,7 @@ class LaneSegmentationTrainer:
         """One batch through model and criterion: what to call ``backward`` on, scalars to record, the outputs."""
         on_device = {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
         with torch.autocast(self.device.type, dtype=self.amp.dtype, enabled=self.amp.enabled):
-            outputs = self.model(on_device["image"], upsample=False)
+            outputs = self.network(on_device["image"], upsample=False)
             objective, values = self.criterion(outputs, on_device, shares)
         return objective, values, outputs
 
@@ -233,7 +236,7 @@ class LaneSegmentationTrainer:
         self._tell("on_epoch", row)
 
     def _tell(self, event: str, *values: object) -> None:
-        for recorder in self.recorders:
+        for recorder in self.recorders if distributed.is_writer() else ():
             if hasattr(recorder, event):
                 getattr(recorder, event)(self, *values)
 
@@ -243,5 +246,5 @@ class LaneSegmentationTrainer:
 
 def _stop_if_not_finite(name: str, value: float, batches: Sequence[dict]) -> None:
     if not math.isfinite(value):
-        files = ", ".join(path for batch in batches for path in batch["image_path"])
+        files = ", ".join(path for batch in batches for path in batch["image_path"] if path)
         raise FloatingPointError(f"the {name} is {value} on the batch of {files}")

@@ -1,4 +1,4 @@
-"""The command line: parses arguments, calls the library, prints the results. It contains no logic.
+"""The command line: parses arguments and runs a command. It contains no logic.
 
 Wrong input ends with exit code 2 and one line; ``--debug`` shows the traceback instead.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from roadtopo_lib import __version__
+from roadtopo_lib.app import commands
 from roadtopo_lib.console import open_streams, say
 from roadtopo_lib.data import SPLITS
 
@@ -76,9 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--debug", **debug)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    train = _task(commands, "train", "train a model", common)
+    train = _task(subparsers, "train", "train a model", common)
     train.add_argument("--config", required=True, help="YAML file, or a preset, such as tiny, unet or own-data")
     train.add_argument("--init", metavar="MODEL", help="begin with the weights of this .safetensors file of a run")
     train.add_argument("--data", required=True, type=_path, help="folder with train/ and val/")
@@ -91,9 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--checkpoint-every", type=int, metavar="STEPS", help="also save after that many steps (default: each 10 min)"
     )
-    train.set_defaults(run=_train)
+    train.set_defaults(run=commands.train)
 
-    evaluate = _task(commands, "evaluate", "score a model on labelled images", common)
+    evaluate = _task(subparsers, "evaluate", "score a model on labelled images", common)
     evaluate.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
     evaluate.add_argument("--data", required=True, type=_path, help="data folder, or one of its splits")
     evaluate.add_argument("--split", help="train, val or test (default: the split that --data names; test; val)")
@@ -103,9 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--output", type=_path, help="write the scores to this JSON file")
     evaluate.add_argument("--device")
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=commands.evaluate)
 
-    infer = _task(commands, "infer", "separate lanes in images or a video", common)
+    infer = _task(subparsers, "infer", "separate lanes in images or a video", common)
     infer.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
     infer.add_argument("--input", required=True, type=_path, help="an image, a folder of images, or a video")
     infer.add_argument("--output", required=True, type=_path, help="a picture (for one image) or a folder")
@@ -122,9 +123,9 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--tile", type=int, metavar="PIXELS", help="see the image in tiles, at its own resolution")
     infer.add_argument("--overlap", type=int, default=64, help="pixels that tiles share (default %(default)s)")
     infer.add_argument("--device")
-    infer.set_defaults(run=_infer)
+    infer.set_defaults(run=commands.infer)
 
-    horizon = commands.add_parser(
+    horizon = subparsers.add_parser(
         "horizon", help="find the horizon, and the crop_top for a config", parents=[common], allow_abbrev=False
     )
     horizon.add_argument("images", nargs="+", type=_path, metavar="IMAGE", help="an image, or a folder of images")
@@ -133,9 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--lines", nargs="+", type=_line, metavar="x1,y1,x2,y2", help="lanes drawn by hand, in place of a model"
     )
     horizon.add_argument("--device")
-    horizon.set_defaults(run=_horizon)
+    horizon.set_defaults(run=commands.horizon)
 
-    synth = commands.add_parser("synth", help="render a labelled data set", parents=[common], allow_abbrev=False)
+    synth = subparsers.add_parser("synth", help="render a labelled data set", parents=[common], allow_abbrev=False)
     synth.add_argument("--out", required=True, type=_path, help="folder to write")
     for split in SPLITS:
         synth.add_argument(f"--{split}", type=int, default=0, metavar="N", help=f"scenes in {split}/")
@@ -144,9 +145,9 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--preset", choices=("day", "all", "aerial"), default="all", help="kinds of scenes (all)")
     synth.add_argument("--amodal", action="store_true", help="labels run on through gaps and behind vehicles")
     synth.add_argument("--workers", type=int, help="processes (default: all cores)")
-    synth.set_defaults(run=_synth)
+    synth.set_defaults(run=commands.synth)
 
-    convert = commands.add_parser(
+    convert = subparsers.add_parser(
         "convert", help="turn label files of another format into a data set", parents=[common], allow_abbrev=False
     )
     convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
@@ -161,9 +162,9 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--limit", type=int, help="stop after that many images")
     convert.add_argument("--workers", type=int, help="processes (default: all cores)")
     convert.add_argument("--classes", type=_path, help="YAML: their names to ours, or a class table of your own")
-    convert.set_defaults(run=_convert)
+    convert.set_defaults(run=commands.convert)
 
-    check = commands.add_parser(
+    check = subparsers.add_parser(
         "check-data", help="find everything that is wrong with a data set", parents=[common], allow_abbrev=False
     )
     check.add_argument("root", type=_path, help="data folder, or one of its splits")
@@ -174,208 +175,20 @@ def build_parser() -> argparse.ArgumentParser:
     settings = check.add_mutually_exclusive_group()
     settings.add_argument("--config", default="tiny", help="class table and image size (default: the preset tiny)")
     settings.add_argument("--model", type=_path, help="the same, as a .safetensors file of a run was trained with")
-    check.set_defaults(run=_check_data)
+    check.set_defaults(run=commands.check_data)
 
-    doctor = commands.add_parser("doctor", help="check this installation, or a model with data", parents=[common])
+    doctor = subparsers.add_parser("doctor", help="check this installation, or a model with data", parents=[common])
     doctor.add_argument("--model", type=Path, help="a .safetensors file of a run, to be tried on --data")
     doctor.add_argument("--data", type=Path, help="data folder, or one of its splits")
-    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--determinism", action="store_true", help="say which operations are not deterministic here")
+    doctor.set_defaults(run=commands.doctor)
     return parser
 
 
-def _task(commands: argparse._SubParsersAction, name: str, text: str, common: argparse.ArgumentParser):
+def _task(subparsers: argparse._SubParsersAction, name: str, text: str, common: argparse.ArgumentParser):
     """``road-topology NAME lane``: the task has its own level, as other road-topology tasks may follow."""
-    tasks = commands.add_parser(name, help=text).add_subparsers(title="tasks", metavar="TASK", required=True)
+    tasks = subparsers.add_parser(name, help=text).add_subparsers(title="tasks", metavar="TASK", required=True)
     return tasks.add_parser("lane", help=f"{text}: lanes and crosswalks", parents=[common], allow_abbrev=False)
-
-
-# The rooms are imported where they are used: `--help` and `doctor` answer at once, even where torch is missing.
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    from roadtopo_lib.app.initial import load_run_config
-    from roadtopo_lib.app.train import train_lane_model
-    from roadtopo_lib.training.recorders import PrintEpochs
-
-    changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
-    run = arguments.output if arguments.resume else None
-    config = load_run_config(arguments.config, arguments.init, run).replace(**changes)
-    trainer = train_lane_model(
-        config,
-        arguments.data,
-        arguments.output,
-        device=_device(arguments),
-        overwrite=arguments.overwrite,
-        recorders=[PrintEpochs()],
-        resume=arguments.resume,
-        checkpoint_every=arguments.checkpoint_every,
-    )
-    say(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from roadtopo_lib.data.samples import locate_split
-    from roadtopo_lib.dataset import LaneInstanceDataset
-    from roadtopo_lib.files import check_writable, write_json
-    from roadtopo_lib.inference.evaluation import evaluate
-    from roadtopo_lib.pipeline import LaneSegmenter
-
-    root, split = locate_split(arguments.data, arguments.split)
-    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
-    dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
-    if arguments.output is not None:
-        check_writable(arguments.output)
-    metrics = [name.strip() for name in arguments.metrics.split(",")]
-    scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True, metrics=metrics)
-    if arguments.output is not None:
-        write_json(arguments.output, scores)
-    if split == "val" and arguments.split is None and root == arguments.data:
-        say(f"no test split in {root}: scores of val, which has chosen the epoch")
-    print_scores(scores)
-    if arguments.output is not None:
-        say(f"scores: {arguments.output}")
-
-
-def print_scores(scores: dict) -> None:
-    """The scores as a small table, those that are there."""
-    if "miou" in scores:
-        miou, accuracy = (_decimals(scores[name]) for name in ("miou", "pixel_accuracy"))
-        say(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
-        for name, iou in scores["class_iou"].items():
-            say(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
-        bands = ", ".join(str(band) for band in scores["boundary_band_px"])
-        say(f"  {'':14s} boundary: {scores['boundary_ratio']} of the diagonal, {bands} px")
-    else:
-        say(f"{scores['images']} images")
-    rows = {"model": scores, **scores.get("baselines", {})}
-    if "lane_f1" in scores:
-        _print_rows(
-            rows, "lane F1   precision   recall   instance F1", "lane_f1 lane_precision lane_recall instance_f1"
-        )
-    for name, title in (("culane", "CULane F1   precision   recall"), ("tusimple", "TuSimple accuracy   FP   FN")):
-        if name in scores:
-            part = {method: row[name] for method, row in rows.items()}
-            _print_rows(part, title, "f1 precision recall" if name == "culane" else "accuracy fp fn")
-
-
-def _print_rows(rows: dict[str, dict], title: str, names: str) -> None:
-    """A line for each method, each number at the right end of its title."""
-    say(f"  {'':14s} {title}")
-    widths = [len(word) for word in title.split("   ")]
-    for method, row in rows.items():
-        values = [f"{row[name]:{width}.3f}" for name, width in zip(names.split(), widths, strict=True)]
-        say(f"  {method:14s} {'   '.join(values)}")
-
-
-def _decimals(value: float | None) -> str:
-    """Three decimals, or a dash for what could not be measured."""
-    return "  –  " if value is None else f"{value:.3f}"
-
-
-def _infer(arguments: argparse.Namespace) -> int:
-    from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
-    from roadtopo_lib.inference.files import infer_to_files
-    from roadtopo_lib.pipeline import LaneSegmenter
-
-    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
-    if arguments.tile is not None:
-        tiles = arguments.tile, arguments.overlap
-        segmenter = TiledSegmenter(segmenter.model, segmenter.config, segmenter.device, *tiles)
-    faults: list[str] = []
-
-    def on_fault(text: str) -> None:
-        faults.append(text)
-        say(f"road-topology: {text}", error=True)
-
-    options = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
-    if arguments.resume:
-        options["newer_than"] = arguments.model.stat().st_mtime
-    places, made = (segmenter, arguments.input, arguments.output), 0
-    is_array = arguments.input.suffix.lower() == ".npy"
-    try:
-        for path, lanes in segment_file(*places) if is_array else infer_to_files(*places, on_fault=on_fault, **options):
-            made += 1
-            say(f"{path}  {lanes} lanes")
-    except KeyboardInterrupt:
-        told = f"results of {made} images are complete in {arguments.output}"
-        told += "; --resume makes the others" if arguments.format is None else ""
-        raise KeyboardInterrupt(f"interrupted; {told}") from None
-    return 1 if faults else 0
-
-
-def _horizon(arguments: argparse.Namespace) -> int:
-    from roadtopo_lib.app.horizon import report_horizon
-
-    return report_horizon(arguments.images, arguments.model, arguments.lines, _device(arguments))
-
-
-def _synth(arguments: argparse.Namespace) -> None:
-    from roadtopo_lib.scenes import write_dataset
-
-    counts = {split: getattr(arguments, split) for split in SPLITS}
-    if not any(counts.values()):
-        raise ValueError("nothing to render: give at least one of --train, --val, --test")
-    write_dataset(
-        arguments.out,
-        counts,
-        size=arguments.size,
-        seed=arguments.seed,
-        preset=arguments.preset,
-        amodal=arguments.amodal,
-        workers=arguments.workers,
-    )
-    say(f"{sum(counts.values())} scenes in {arguments.out}")
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    from roadtopo_lib.data.convert import FORMATS
-    from roadtopo_lib.data.convert.names import read_classes
-
-    names = ("images", "split", "val_share", "line_width", "limit", "workers")
-    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if arguments.classes is not None:
-        options |= read_classes(arguments.classes)
-    report = FORMATS[arguments.format](arguments.src, arguments.dst, **options)
-    say(report)
-    return 1 if report.damaged else 0
-
-
-def _check_data(arguments: argparse.Namespace) -> int:
-    from roadtopo_lib.app.check_data import check_data
-    from roadtopo_lib.app.set_aside import undo
-    from roadtopo_lib.config import load_config
-
-    if arguments.undo:
-        for line in undo(arguments.root):
-            say(line)
-        return 0
-    if arguments.model is not None:
-        from roadtopo_lib.pipeline import LaneSegmenter
-
-        config = LaneSegmenter.from_checkpoint(arguments.model, "cpu").config
-    else:
-        config = load_config(arguments.config)
-    return check_data(arguments.root, config, arguments.split, arguments.json, arguments.fix)
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from roadtopo_lib.app import doctor
-
-    return doctor.main(arguments.model, arguments.data)
-
-
-def _device(arguments: argparse.Namespace):
-    """The torch device asked for; one clear line if it does not exist."""
-    import torch
-
-    if arguments.device is None:
-        return None
-    try:
-        device = torch.device(arguments.device)
-        torch.zeros(1, device=device).item()  # "meta" exists, but holds no numbers
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {arguments.device}: not available ({str(error).splitlines()[0]})") from None
-    return device
 
 
 def _path(text: str) -> Path:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from roadtopo_lib.app.cli import EXPECTED_ERRORS, Parser, one_line, print_scores
+from roadtopo_lib.app.cli import EXPECTED_ERRORS, Parser, one_line
+from roadtopo_lib.app.commands import print_scores
 from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import open_streams, say

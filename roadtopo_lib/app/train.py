@@ -1,16 +1,17 @@
 """A whole training run, from a data folder to a run folder: what ``road-topology train lane`` does."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from roadtopo_lib.app.initial import initial_model
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.console import say
+from roadtopo_lib.console import be_silent, say
 from roadtopo_lib.data.checks import check_every_file
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
+from roadtopo_lib.distributed import connected, from_writer, is_writer
 from roadtopo_lib.electives.unet import DeepSupervision
 from roadtopo_lib.files import clear_unfinished
 from roadtopo_lib.losses import LaneCriterion, class_weights
@@ -40,6 +41,8 @@ def train_lane_model(
 
     All files of both splits are read once before training. An earlier run stays whole until this one writes for the
     first time. A run that is interrupted, or killed, goes on with ``resume``, and ends as if nothing had happened.
+    Processes that ``torchrun`` has started train one model together, and the first of them writes, see
+    docs/several_processes.md.
 
     Args:
         config: all settings; ``config.seed`` decides the initial weights too, or those of new layers where
@@ -62,7 +65,7 @@ def train_lane_model(
         FileNotFoundError, ValueError: wrong data, in any file of ``train`` or ``val``, or data that would train
             nothing; see ``LaneInstanceDataset`` and ``check_every_file``.
         ValueError: with ``resume``, other settings or data than the run began with, or no whole state.
-        OSError: ``output`` cannot be written to.
+        OSError: ``output`` cannot be written to; another process of the training has ended.
         FloatingPointError: see ``LaneSegmentationTrainer.fit``.
         KeyboardInterrupt: Ctrl-C, or ``Stopped`` after SIGINT and SIGTERM; says what was saved.
     """
@@ -71,7 +74,8 @@ def train_lane_model(
     if overwrite and Path(output).resolve() in Path(str(config.pretrained)).resolve().parents:
         raise ValueError(f"{config.pretrained}: lies in the run that is to be replaced; use another folder, or copy it")
     folder = RunFolder(output, checkpoint_every)
-    with locked(output, "a training"):
+
+    def begin() -> RunState:
         clear_unfinished(output)
         if not overwrite and not resume and folder.earlier():
             held = f"already holds a run ({folder.earlier()[0].name})"
@@ -80,6 +84,12 @@ def train_lane_model(
         state.check_settings(config)
         if state.step:
             say(f"going on: {folder.kept()}")
+        return state
+
+    with connected(), locked(output, "a training") if is_writer() else nullcontext():
+        if not is_writer():
+            be_silent()
+        state = from_writer(begin)
         try:
             return _train(config, Path(data), device, folder, recorders, state)
         except KeyboardInterrupt as stop:
@@ -111,7 +121,7 @@ def _train(
         with_ids = check_every_file(train_set)
         check_every_file(val_set)
     has_roles = bool(train_set.classes.instance_ids)
-    if has_roles and not with_ids and config.instance_weight > 0:
+    if is_writer() and has_roles and not with_ids and config.instance_weight > 0:
         say(f"road-topology: {NO_IDS}: road-topology check-data {data}", error=True)
     criterion = LaneCriterion.from_config(config, weights)
     if len(getattr(model, "auxiliary_heads", ())):

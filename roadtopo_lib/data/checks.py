@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
+import torch
 
 from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.samples import BINARY, has_binary_ids
+from roadtopo_lib.distributed import rank, sum_over_processes, world_size
 from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, NO_INSTANCE, ClassTable
 
 MAX_READERS = 4
@@ -18,6 +20,8 @@ MAX_READERS = 4
 def check_every_file(dataset) -> bool:
     """Reads all files of a data set, so that a damaged one is found now and not hours later.
 
+    Of several processes each reads its part, and all know what all have found.
+
     Returns:
         Whether an instance has an id.
 
@@ -26,14 +30,14 @@ def check_every_file(dataset) -> bool:
             255 although the class table has lanes; nothing is labelled; a training set without a lane or crosswalk.
     """
 
-    def check(index: int) -> tuple[np.ndarray, bool]:
+    def check(index: int) -> np.ndarray:
         _, semantic, instance = dataset.read(index)
-        return np.bincount(semantic.ravel(), minlength=256), bool(instance.any())
+        return np.append(np.bincount(semantic.ravel(), minlength=256), instance.any())
 
-    pixels, with_ids = np.zeros(256, np.int64), False
-    for found, has_ids in in_threads(check, range(len(dataset)), f"checking {dataset.split}"):
-        pixels += found
-        with_ids |= has_ids
+    own = range(rank(), len(dataset), world_size())
+    counts = sum(in_threads(check, own, f"checking {dataset.split}"), start=np.zeros(257, np.int64))
+    *pixels, with_ids = sum_over_processes(torch.from_numpy(counts)).numpy()
+    pixels = np.array(pixels)
     folder, lacking = dataset.semantic_paths[0].parent, lacking_labels(pixels, dataset.classes)
     if lacking == "nothing_labelled":
         raise ValueError(f"{folder}: every pixel is {IGNORE_INDEX}, unlabelled: there is nothing to learn or to score")
@@ -41,7 +45,7 @@ def check_every_file(dataset) -> bool:
     if lacking and dataset.split == "train":
         expected = f"some of classes {list(dataset.classes.instance_ids)}"
         raise ValueError(f"{folder}: no pixel of a lane or crosswalk, expected {expected}")
-    return with_ids
+    return bool(with_ids)
 
 
 def lacking_labels(pixels: np.ndarray, classes: ClassTable) -> str:

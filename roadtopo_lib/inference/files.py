@@ -1,6 +1,7 @@
 """Lanes found in image files, folders and videos, written to files."""
 
 import hashlib
+import itertools
 import json
 import os
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, read_images, write_image
+from roadtopo_lib.distributed import rank, world_size
 from roadtopo_lib.files import clear_unfinished, write_atomic, write_json
 from roadtopo_lib.inference.records import find
 from roadtopo_lib.metrics.lanes import TUSIMPLE_MAX_RUN_TIME_MS
@@ -57,7 +59,7 @@ def infer_to_files(
 
     For each image NAME or frame: ``NAME_instances.png`` (16-bit ids: lanes 1..N left to right, then crosswalks),
     ``NAME.json`` (counts, centres, polylines in pixels) and with ``visualize`` ``NAME_overlay.png``. No image that is
-    read is ever written over.
+    read is ever written over. Of several processes, see ``distributed.connected``, each makes its part of the images.
 
     Args:
         segmenter: the model.
@@ -97,6 +99,8 @@ def infer_to_files(
         if not visualize and output.suffix.lower() != ".png":
             raise ValueError(f"{output}: instance ids would not survive JPEG, expected a name ending in .png")
         _spare_inputs([source], [output, output.with_suffix(".json")])
+        if rank() > 0:
+            return
         image = read_image(source)
         result = segmenter(image)
         picture = overlay(image, result) if visualize else all_instances(result).astype(np.uint16)
@@ -133,6 +137,8 @@ def _infer_to_format(
     """``infer_to_files`` with a format."""
     if form not in export.ENDINGS:
         raise ValueError(f"format is {form!r}, expected one of {', '.join(export.ENDINGS)}")
+    if form == "tusimple" and world_size() > 1:
+        raise ValueError("the format tusimple is one file of all images: use one process")
     if h_samples is not None and (form != "tusimple" or not source.is_dir()):
         raise ValueError(f"{h_samples}: rows are for the format tusimple and a folder of images")
     if output.suffix.lower() in (*IMAGE_SUFFIXES, *UNWRITTEN_SUFFIXES, ".json", ".txt") and not output.is_dir():
@@ -263,16 +269,20 @@ def _named_files(source: Path, deep: bool = False) -> list[tuple[str, Path]]:
 
 
 def _read_frames(source: Path, files: list[tuple[str, Path]], on_fault: Callable[[str], object]) -> Iterator[Frame]:
-    """Frames of a video, or the images of ``_named_files``; of a folder, one that cannot be read is left out."""
+    """Frames of a video, or the images of ``_named_files``; of a folder, one that cannot be read is left out.
+
+    Of several processes each gets every so many-th; all decode a video.
+    """
     if is_video(source):
-        for number, image in _numbered_frames(source, on_fault):
+        frames = _numbered_frames(source, on_fault if rank() == 0 else str)
+        for number, image in itertools.islice(frames, rank(), None, world_size()):
             yield Frame(f"{source.stem}_frame_{number:06d}", source, number, image)
         return
+    own = files[rank() :: world_size()]
     if not source.is_dir():
-        ((name, file),) = files
-        yield Frame(name, file, None, read_image(file))
+        yield from (Frame(name, file, None, read_image(file)) for name, file in own)
         return
-    names = {file: name for name, file in files}
+    names = {file: name for name, file in own}
     for file, image in read_images(names, on_fault):
         yield Frame(names[file], file, None, image)
 

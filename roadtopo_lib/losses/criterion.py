@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.distributed import images_in, mean_over_processes, sum_over_processes
 from roadtopo_lib.labels import IGNORE_INDEX, NO_INSTANCE
 from roadtopo_lib.losses.discriminative import DiscriminativeLoss
 from roadtopo_lib.losses.region import CombinedLoss
@@ -115,16 +116,18 @@ class MeanOverImages:
     def __call__(self, outputs: dict, batch: dict, shares: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Criterion``."""
         loss, parts = self.function(outputs, batch)
+        images = torch.tensor(images_in(batch), device=loss.device)
+        loss, parts = mean_over_processes(loss, images), {k: mean_over_processes(v, images) for k, v in parts.items()}
         return loss if shares is None else loss * shares.item(), {**parts, "loss": loss.detach()}
 
     def counts(self, batch: dict) -> Tensor:
         """(1,): the images."""
-        return torch.tensor([float(len(batch["image"]))])
+        return torch.tensor([float(images_in(batch))])
 
 
 def shares_of_step(criterion: Criterion, batches: Sequence[dict]) -> list[Tensor | None]:
     """Each batch's shares (K,) of an optimiser step; ``None`` for a batch that is alone in its step."""
     if len(batches) == 1:
         return [None]
-    counts = torch.stack([criterion.counts(batch) for batch in batches])  # (batches, K)
+    counts = sum_over_processes(torch.stack([criterion.counts(batch) for batch in batches]))  # (batches, K)
     return list(counts / counts.sum(dim=0).clamp(min=torch.finfo(counts.dtype).tiny))

@@ -11,6 +11,7 @@ the batch, K number of instances in the image that has the most.
 import torch
 from torch import Tensor, nn
 
+from roadtopo_lib.distributed import mean_over_processes
 from roadtopo_lib.labels import NO_INSTANCE
 
 
@@ -41,13 +42,9 @@ class DiscriminativeLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        delta_var: float = 0.5,
-        delta_dist: float = 1.5,
-        alpha: float = 1.0,
-        beta: float = 1.0,
+        self, delta_var: float = 0.5, delta_dist: float = 1.5, alpha: float = 1.0, beta: float = 1.0,
         gamma: float = 0.001,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         settings = {"delta_var": delta_var, "delta_dist": delta_dist, "alpha": alpha, "beta": beta, "gamma": gamma}
         for name, value in settings.items():
@@ -92,10 +89,9 @@ class DiscriminativeLoss(nn.Module):
         # Without an instance, a pair or an image the sum is zero: 0 / 1 avoids 0 / 0.
         count = instances.clamp(min=1)
         pairs = (instances * (instances - 1)).clamp(min=1)
-        images = (instances > 0).sum().clamp(min=1)
-        variance = (pull / count).sum() / images
-        distance = (push / pairs).sum() / images
-        regularization = (norms / count).sum() / images
+        images = (instances > 0).sum()
+        terms = torch.stack([(pull / count).sum(), (push / pairs).sum(), (norms / count).sum()]) / images.clamp(min=1)
+        variance, distance, regularization = mean_over_processes(terms, images)
 
         loss = self.alpha * variance + self.beta * distance + self.gamma * regularization
         parts = {"variance": variance, "distance": distance, "regularization": regularization}

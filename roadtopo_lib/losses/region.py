@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roadtopo_lib.distributed import mean_over_processes, pooled
 from roadtopo_lib.labels import IGNORE_INDEX
 
 
@@ -36,13 +37,9 @@ class _OverlapLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        ignore_index: int | None = IGNORE_INDEX,
-        smooth: float = 1.0,
-        per_image: bool = False,
-        class_weights: Tensor | Sequence[float] | None = None,
-        from_logits: bool = True,
-    ) -> None:
+        self, ignore_index: int | None = IGNORE_INDEX, smooth: float = 1.0, per_image: bool = False,
+        class_weights: Tensor | Sequence[float] | None = None, from_logits: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         _require_at_least_zero(smooth=smooth)
         self.ignore_index = ignore_index
@@ -87,7 +84,7 @@ class _OverlapLoss(nn.Module):
         counts = torch.stack([hits, predicted, truth])  # (3, B, C)
         if binary and self.class_weights is None:
             counts = counts[:, :, 1:]
-        hits, predicted, truth = counts if self.per_image else counts.sum(dim=1)  # (B, C) or (C,) each
+        hits, predicted, truth = counts if self.per_image else pooled(counts.sum(dim=1))  # (B, C) or (C,) each
         present = (truth > 0).to(truth)
         weights = present if self.class_weights is None else present * self.class_weights.to(truth)
         return _mean_of_present(self._loss_per_class(hits, predicted, truth), weights)
@@ -124,14 +121,9 @@ class DiceLoss(_OverlapLoss):
     """
 
     def __init__(
-        self,
-        ignore_index: int | None = IGNORE_INDEX,
-        smooth: float = 1.0,
-        square_denominator: bool = False,
-        per_image: bool = False,
-        class_weights: Tensor | Sequence[float] | None = None,
-        from_logits: bool = True,
-    ) -> None:
+        self, ignore_index: int | None = IGNORE_INDEX, smooth: float = 1.0, square_denominator: bool = False,
+        per_image: bool = False, class_weights: Tensor | Sequence[float] | None = None, from_logits: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__(ignore_index, smooth, per_image, class_weights, from_logits)
         self.square_denominator = square_denominator
 
@@ -163,15 +155,9 @@ class TverskyLoss(_OverlapLoss):
     """
 
     def __init__(
-        self,
-        alpha: float = 0.3,
-        beta: float = 0.7,
-        smooth: float = 1.0,
-        ignore_index: int | None = IGNORE_INDEX,
-        per_image: bool = False,
-        class_weights: Tensor | Sequence[float] | None = None,
-        from_logits: bool = True,
-    ) -> None:
+        self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, ignore_index: int | None = IGNORE_INDEX,
+        per_image: bool = False, class_weights: Tensor | Sequence[float] | None = None, from_logits: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__(ignore_index, smooth, per_image, class_weights, from_logits)
         _require_at_least_zero(alpha=alpha, beta=beta)
         self.alpha = alpha
@@ -268,7 +254,7 @@ class FocalLoss(nn.Module):
         loss = _power(-torch.expm1(-cross_entropy), self.gamma) * cross_entropy  # 1 − p = 1 − exp(−CE)
         if self.class_weights is not None:
             loss = loss * self.class_weights.to(loss)[target]
-        return loss.sum() / _not_zero(valid.sum())
+        return mean_over_processes(loss.sum() / _not_zero(valid.sum()), valid.sum())
 
 
 class CombinedLoss(nn.Module):
@@ -289,15 +275,10 @@ class CombinedLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        ce_weight: float = 0.6,
-        dice_weight: float = 0.4,
-        smooth: float = 1.0,
-        ignore_index: int | None = IGNORE_INDEX,
-        class_weights: Tensor | Sequence[float] | None = None,
-        square_denominator: bool = False,
-        per_image: bool = False,
-    ) -> None:
+        self, ce_weight: float = 0.6, dice_weight: float = 0.4, smooth: float = 1.0,
+        ignore_index: int | None = IGNORE_INDEX, class_weights: Tensor | Sequence[float] | None = None,
+        square_denominator: bool = False, per_image: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         _require_at_least_zero(ce_weight=ce_weight, dice_weight=dice_weight)
         self.ce_weight = ce_weight
@@ -336,13 +317,15 @@ class CombinedLoss(nn.Module):
         if self.dice.class_weights is not None:
             weights = weights * self.dice.class_weights.to(weights)[target]
         loss = F.nll_loss(log_probabilities, target, reduction="none")  # (B, H, W)
-        return (loss * weights).sum() / _not_zero(weights.sum())
+        return mean_over_processes((loss * weights).sum() / _not_zero(weights.sum()), weights.sum())
 
 
 def _mean_of_present(loss: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean over classes, then over the images where a class has weight: (B, C) or (C,) twice → scalar."""
     total = weights.sum(dim=-1)  # (B,) or scalar
-    return ((loss * weights).sum(dim=-1) / _not_zero(total)).sum() / _not_zero((total > 0).sum())
+    images = (total > 0).sum()
+    mean = ((loss * weights).sum(dim=-1) / _not_zero(total)).sum() / _not_zero(images)
+    return mean_over_processes(mean, images) if total.ndim else mean  # (C,) is of all processes already
 
 
 def _split_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:

@@ -165,8 +165,8 @@ FAULTS = [
     Fault(
         "an image without instances pulls the mean down",
         "losses/discriminative.py",
-        "images = (instances > 0).sum().clamp(min=1)",
-        "images = len(instances)",
+        "images = (instances > 0).sum()",
+        "images = torch.tensor(len(instances))",
         "04_losses",
     ),
     Fault(

@@ -1,0 +1,211 @@
+"""What each command does: calls the library, prints the results.
+
+The rooms are imported where they are used: ``--help`` and ``doctor`` answer at once, even where torch is missing.
+"""
+
+import argparse
+from importlib import import_module
+
+from roadtopo_lib.console import say
+from roadtopo_lib.data import SPLITS
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Trains a model, and prints where the best one lies."""
+    from roadtopo_lib.app.initial import load_run_config
+    from roadtopo_lib.app.train import train_lane_model
+    from roadtopo_lib.training.recorders import PrintEpochs
+
+    changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
+    run = arguments.output if arguments.resume else None
+    config = load_run_config(arguments.config, arguments.init, run).replace(**changes)
+    trainer = train_lane_model(
+        config,
+        arguments.data,
+        arguments.output,
+        device=_device(arguments),
+        overwrite=arguments.overwrite,
+        recorders=[PrintEpochs()],
+        resume=arguments.resume,
+        checkpoint_every=arguments.checkpoint_every,
+    )
+    say(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Prints the scores of a model."""
+    from roadtopo_lib.data.samples import locate_split
+    from roadtopo_lib.dataset import LaneInstanceDataset
+    from roadtopo_lib.files import check_writable, write_json
+    from roadtopo_lib.inference.evaluation import evaluate
+    from roadtopo_lib.pipeline import LaneSegmenter
+
+    root, split = locate_split(arguments.data, arguments.split)
+    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+    dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
+    if arguments.output is not None:
+        check_writable(arguments.output)
+    metrics = [name.strip() for name in arguments.metrics.split(",")]
+    scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True, metrics=metrics)
+    if arguments.output is not None:
+        write_json(arguments.output, scores)
+    if split == "val" and arguments.split is None and root == arguments.data:
+        say(f"no test split in {root}: scores of val, which has chosen the epoch")
+    print_scores(scores)
+    if arguments.output is not None:
+        say(f"scores: {arguments.output}")
+
+
+def print_scores(scores: dict) -> None:
+    """The scores as a small table, those that are there."""
+    if "miou" in scores:
+        miou, accuracy = (_decimals(scores[name]) for name in ("miou", "pixel_accuracy"))
+        say(f"{scores['images']} images   mIoU {miou}   pixel accuracy {accuracy}")
+        for name, iou in scores["class_iou"].items():
+            say(f"  {name:14s} IoU, boundary IoU  {_decimals(iou)}    {_decimals(scores['boundary_iou'][name])}")
+        bands = ", ".join(str(band) for band in scores["boundary_band_px"])
+        say(f"  {'':14s} boundary: {scores['boundary_ratio']} of the diagonal, {bands} px")
+    else:
+        say(f"{scores['images']} images")
+    rows = {"model": scores, **scores.get("baselines", {})}
+    if "lane_f1" in scores:
+        _print_rows(
+            rows, "lane F1   precision   recall   instance F1", "lane_f1 lane_precision lane_recall instance_f1"
+        )
+    for name, title in (("culane", "CULane F1   precision   recall"), ("tusimple", "TuSimple accuracy   FP   FN")):
+        if name in scores:
+            part = {method: row[name] for method, row in rows.items()}
+            _print_rows(part, title, "f1 precision recall" if name == "culane" else "accuracy fp fn")
+
+
+def _print_rows(rows: dict[str, dict], title: str, names: str) -> None:
+    """A line for each method, each number at the right end of its title."""
+    say(f"  {'':14s} {title}")
+    widths = [len(word) for word in title.split("   ")]
+    for method, row in rows.items():
+        values = [f"{row[name]:{width}.3f}" for name, width in zip(names.split(), widths, strict=True)]
+        say(f"  {method:14s} {'   '.join(values)}")
+
+
+def _decimals(value: float | None) -> str:
+    """Three decimals, or a dash for what could not be measured."""
+    return "  –  " if value is None else f"{value:.3f}"
+
+
+def infer(arguments: argparse.Namespace) -> int:
+    """Prints a line for each image; exit code 1 if one could not be read."""
+    from roadtopo_lib.distributed import connected
+    from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
+    from roadtopo_lib.inference.files import infer_to_files
+    from roadtopo_lib.pipeline import LaneSegmenter
+
+    faults: list[str] = []
+
+    def on_fault(text: str) -> None:
+        faults.append(text)
+        say(f"road-topology: {text}", error=True)
+
+    extra = {"visualize": arguments.visualize, "form": arguments.format, "h_samples": arguments.h_samples}
+    if arguments.resume:
+        extra["newer_than"] = arguments.model.stat().st_mtime
+    places, made = (arguments.input, arguments.output), 0
+    is_array = arguments.input.suffix.lower() == ".npy"
+    try:
+        with connected():
+            segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+            if arguments.tile is not None:
+                tiles = arguments.tile, arguments.overlap
+                segmenter = TiledSegmenter(segmenter.model, segmenter.config, segmenter.device, *tiles)
+            results = (
+                segment_file(segmenter, *places)
+                if is_array
+                else infer_to_files(segmenter, *places, on_fault=on_fault, **extra)
+            )
+            for path, lanes in results:
+                made += 1
+                say(f"{path}  {lanes} lanes")
+    except KeyboardInterrupt:
+        rest = "; --resume makes the others" if arguments.format is None else ""
+        told = f"interrupted; results of {made} images are complete in {arguments.output}{rest}"
+        raise KeyboardInterrupt(told) from None
+    return 1 if faults else 0
+
+
+def horizon(arguments: argparse.Namespace) -> int:
+    """Prints the horizon of images; exit code as ``report_horizon`` gives it."""
+    from roadtopo_lib.app.horizon import report_horizon
+
+    return report_horizon(arguments.images, arguments.model, arguments.lines, _device(arguments))
+
+
+def synth(arguments: argparse.Namespace) -> None:
+    """Renders a data set."""
+    from roadtopo_lib.scenes import write_dataset
+
+    counts = {split: getattr(arguments, split) for split in SPLITS}
+    if not any(counts.values()):
+        raise ValueError("nothing to render: give at least one of --train, --val, --test")
+    write_dataset(
+        arguments.out,
+        counts,
+        size=arguments.size,
+        seed=arguments.seed,
+        preset=arguments.preset,
+        amodal=arguments.amodal,
+        workers=arguments.workers,
+    )
+    say(f"{sum(counts.values())} scenes in {arguments.out}")
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Converts label files, and prints the report."""
+    from roadtopo_lib.data.convert import FORMATS
+    from roadtopo_lib.data.convert.names import read_classes
+
+    names = ("images", "split", "val_share", "line_width", "limit", "workers")
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.classes is not None:
+        options |= read_classes(arguments.classes)
+    report = FORMATS[arguments.format](arguments.src, arguments.dst, **options)
+    say(report)
+    return 1 if report.damaged else 0
+
+
+def check_data(arguments: argparse.Namespace) -> int:
+    """Prints what is wrong with a data set; exit code 1 if training would suffer."""
+    from roadtopo_lib.app.check_data import check_data
+    from roadtopo_lib.app.set_aside import undo
+    from roadtopo_lib.config import load_config
+
+    if arguments.undo:
+        for line in undo(arguments.root):
+            say(line)
+        return 0
+    if arguments.model is not None:
+        from roadtopo_lib.pipeline import LaneSegmenter
+
+        config = LaneSegmenter.from_checkpoint(arguments.model, "cpu").config
+    else:
+        config = load_config(arguments.config)
+    return check_data(arguments.root, config, arguments.split, arguments.json, arguments.fix)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Checks the installation, or a model with data."""
+    if arguments.determinism:
+        return import_module("roadtopo_lib.app.determinism").main()
+    return import_module("roadtopo_lib.app.doctor").main(arguments.model, arguments.data)
+
+
+def _device(arguments: argparse.Namespace):
+    """The torch device asked for; one clear line if it does not exist."""
+    import torch
+
+    if arguments.device is None:
+        return None
+    try:
+        device = torch.device(arguments.device)
+        torch.zeros(1, device=device).item()  # "meta" exists, but holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {arguments.device}: not available ({str(error).splitlines()[0]})") from None
+    return device
