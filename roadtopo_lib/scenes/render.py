@@ -60,9 +60,7 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
-def render_scene(
-    seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True
-) -> Scene:
+def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True) -> Scene:
     """Render one road scene.
 
     Args:
