@@ -41,13 +41,9 @@ class DiscriminativeLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        delta_var: float = 0.5,
-        delta_dist: float = 1.5,
-        alpha: float = 1.0,
-        beta: float = 1.0,
+        self, delta_var: float = 0.5, delta_dist: float = 1.5, alpha: float = 1.0, beta: float = 1.0,
         gamma: float = 0.001,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         settings = {"delta_var": delta_var, "delta_dist": delta_dist, "alpha": alpha, "beta": beta, "gamma": gamma}
         for name, value in settings.items():

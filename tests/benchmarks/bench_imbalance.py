@@ -78,18 +78,18 @@ def summary(done: dict, seeds: list[int]) -> dict:
             row = {
                 "loss": loss,
                 "rarity": rarity,
-                "iou": dict(zip(names, scores[loss].T.round(4).tolist(), strict=False)),
+                "iou": dict(zip(names, scores[loss].T.round(4).tolist(), strict=True)),
             }
-            row["interval"] = dict(zip(names, _interval(sampled[loss]), strict=False))
+            row["interval"] = dict(zip(names, _interval(sampled[loss]), strict=True))
             hits, predicted, truth = runs[loss][..., CROSSWALK].sum(axis=-1).T  # (S,) each
             row["crosswalk_recall"] = (hits / truth).round(4).tolist()
-            row["crosswalk_precision"] = [round(h / p, 4) if p else None for h, p in zip(hits, predicted, strict=False)]
+            row["crosswalk_precision"] = [round(h / p, 4) if p else None for h, p in zip(hits, predicted, strict=True)]
             of_slice = with_mean(imbalance.iou(runs[loss][:, :, : imbalance.SLICE_SCENES].swapaxes(0, 1)))
-            row["slice_iou"] = dict(zip(names, of_slice.T.round(4).tolist(), strict=False))
+            row["slice_iou"] = dict(zip(names, of_slice.T.round(4).tolist(), strict=True))
             if loss != BASELINE:
-                row["minus_ce"] = dict(zip(names, _interval(sampled[loss] - sampled[BASELINE]), strict=False))
+                row["minus_ce"] = dict(zip(names, _interval(sampled[loss] - sampled[BASELINE]), strict=True))
                 p = stats.ttest_rel(scores[loss], scores[BASELINE], axis=0).pvalue
-                row["p"] = dict(zip(names, np.nan_to_num(p, nan=1.0).tolist(), strict=False))
+                row["p"] = dict(zip(names, np.nan_to_num(p, nan=1.0).tolist(), strict=True))
             rows.append(row)
     compared = [row for row in rows if "p" in row]
     for name in names:
