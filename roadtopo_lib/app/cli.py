@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert", help="turn label files of another format into a data set", parents=[common], allow_abbrev=False
     )
-    convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
+    convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco", "camvid"))
     convert.add_argument("src", type=Path, help="label file or folder")
     convert.add_argument("dst", type=Path, help="folder of the data set")
     convert.add_argument("--images", type=Path, help="folder of the images, if not beside the labels")
