@@ -62,7 +62,7 @@ def read_camvid(src: Path, names: ClassNames, images: Path | None = None) -> Ite
                 yield _read(path, path.name, [images or src / split], list(SEGNET), names, split)
         return
     expected = f"{LABELS}/*_L.png, or trainannot/ and the like"
-    files = reading.label_files([src / LABELS, src], ENDING, expected)
+    files = reading.label_files([src, src / LABELS], ENDING, expected)
     colors = _colors(src)
     roots = [images] if images else [src / IMAGES, src]
     for path in files:
