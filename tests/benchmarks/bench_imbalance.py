@@ -85,7 +85,9 @@ def summary(done: dict, seeds: list[int]) -> dict:
             row["crosswalk_recall"] = (hits / truth).round(4).tolist()
             row["crosswalk_precision"] = [round(h / p, 4) if p else None for h, p in zip(hits, predicted, strict=True)]
             of_slice = with_mean(imbalance.iou(runs[loss][:, :, : imbalance.SLICE_SCENES].swapaxes(0, 1)))
-            row["slice_iou"] = dict(zip(names, of_slice.T.round(4).tolist(), strict=True))
+            row["slice_iou"] = {
+                name: of_slice[:, names.index(name)].round(4).tolist() for name in imbalance.SLICE_NAMES
+            }
             if loss != BASELINE:
                 row["minus_ce"] = dict(zip(names, _interval(sampled[loss] - sampled[BASELINE]), strict=True))
                 p = stats.ttest_rel(scores[loss], scores[BASELINE], axis=0).pvalue

@@ -4,15 +4,18 @@ Axes: N scenes, C classes, H and W image pixels.
 """
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.labels import CROSSWALK, NUM_CLASSES
+from roadtopo_lib.course.data import samples
+from roadtopo_lib.labels import CROSSWALK, NUM_CLASSES, ROAD
 from roadtopo_lib.losses import CombinedLoss, DiceLoss, FocalLoss, TverskyLoss, class_weights
 from roadtopo_lib.models import upsample_to
 from roadtopo_lib.scenes import Scene, render_scene
@@ -34,8 +37,11 @@ MIN_CROSSING = 40
 RARITIES = {"common": 1, "rare": 3, "very rare": 10}
 """Name → how many training scenes come to one that shows its crossing."""
 
-SLICE, SLICE_SCENES = ("combined + weights", "rare", 0), 40
-"""The run that the notebook repeats, as loss, rarity and seed; how many test scenes it is scored on."""
+SLICE, SLICE_SCENES, SLICE_NAMES = ("combined + weights", "rare", 0), 40, ("crosswalk", "mean")
+"""The run that the notebook repeats, as loss, rarity and seed; how many test scenes it is scored on, and by what."""
+
+GRADIENT_PIXELS, RARE_PIXELS, EASY, HARD = 64 * 64, 40, 0.95, 0.3
+"""Of ``pixel_gradients``: pixels in all and of the rare class; the true class's probability."""
 
 LOSSES: dict[str, Callable[[Tensor], nn.Module]] = {
     "CE": lambda weights: CombinedLoss(1.0, 0.0),
@@ -125,6 +131,54 @@ def iou(counts: np.ndarray) -> np.ndarray:
     hits, predicted, truth = counts.sum(axis=-2)
     union = predicted + truth - hits
     return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
+
+
+def results() -> dict:
+    """The whole contest as ``tests/benchmarks/bench_imbalance.py`` has left it, see ``data_samples/README.md``."""
+    return json.loads((samples() / "imbalance.json").read_text(encoding="utf-8"))
+
+
+def row_of(measured: dict, loss: str, rarity: str) -> dict:
+    """The row of ``results`` that belongs to a loss and a rarity."""
+    return next(row for row in measured["rows"] if (row["loss"], row["rarity"]) == (loss, rarity))
+
+
+def repeat_slice() -> dict[str, float]:
+    """Trains and scores ``SLICE`` again: IoU by name, over ``SLICE_SCENES`` test scenes."""
+    loss, rarity, seed = SLICE
+    test = Scenes(TEST_SEED, "test", SLICE_SCENES, every=2)
+    scenes = Scenes(FIRST_SEED + seed, "train", TRAIN_SCENES, RARITIES[rarity])
+    found = iou(score(train(loss, scenes, seed), test))
+    return {"crosswalk": float(found[CROSSWALK]), "mean": float(np.nanmean(found))}
+
+
+def slice_interval(measured: dict, name: str) -> tuple[float, float]:
+    """95 % prediction interval of one more run like ``SLICE``, from the spread of the contest's seeds.
+
+    Rounding differs between processors and grows from step to step: elsewhere, the same seed may give another run.
+    """
+    values = np.array(row_of(measured, *SLICE[:2])["slice_iou"][name])
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def pixel_gradients(criterion: nn.Module) -> dict[str, float]:
+    """Size of the gradient at the true class's logit of one pixel, times the number of pixels, by kind of pixel.
+
+    Road everywhere but on ``RARE_PIXELS`` of a crosswalk; of both, half of the pixels are easy (the true class has
+    probability ``EASY``) and half are hard (``HARD``); the other classes share the rest.
+    """
+    target = torch.full((GRADIENT_PIXELS,), ROAD)
+    target[:RARE_PIXELS] = CROSSWALK
+    sure = torch.full((GRADIENT_PIXELS,), EASY, dtype=torch.float64)
+    sure[::2] = HARD
+    probabilities = ((1 - sure) / (NUM_CLASSES - 1))[:, None].repeat(1, NUM_CLASSES)  # (pixels, C)
+    probabilities[torch.arange(GRADIENT_PIXELS), target] = sure
+    logits = probabilities.log().T[None, :, :, None].clone().requires_grad_()  # (1, C, pixels, 1)
+    (gradient,) = torch.autograd.grad(criterion(logits, target[None, :, None]), logits)
+    of_truth = gradient[0, :, :, 0].T[torch.arange(GRADIENT_PIXELS), target].abs() * GRADIENT_PIXELS
+    kinds = {"easy, common": -1, "hard, common": -2, "easy, rare": 1, "hard, rare": 0}
+    return {kind: float(of_truth[place]) for kind, place in kinds.items()}
 
 
 def _logits(model: SegFormerModel, images: Tensor) -> Tensor:
