@@ -20,7 +20,8 @@ class SampledWeights(NamedTuple):
     Attributes:
         weights: (C,) with mean 1.
         standard_error: (C,) standard deviation of the weights over bootstrap draws of the sampled masks. It is 0 for a
-            class of which the sample holds no pixel: that class is unknown, not certain.
+            class of which the sample holds no pixel: that class is unknown, not certain. It is too large where the
+            sample is most of the data set.
     """
 
     weights: Tensor

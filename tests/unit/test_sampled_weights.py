@@ -46,7 +46,7 @@ def test_the_error_bar_shrinks_with_the_root_of_the_sample():
     data = RandomMasks(1500)
     few, many = (
         torch.stack([sampled_class_weights(data, size, seed=seed).standard_error for seed in range(4)]).mean(dim=0)
-        for size in (20, 320)
+        for size in (50, 800)
     )
     assert ((few / many > 3) & (few / many < 5.5)).all()  # √16 = 4
 
