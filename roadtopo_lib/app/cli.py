@@ -150,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert = subparsers.add_parser(
         "convert", help="turn label files of another format into a data set", parents=[common], allow_abbrev=False
     )
-    convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco"))
+    convert.add_argument("format", choices=("labelme", "tusimple", "culane", "bdd100k", "coco", "camvid"))
     convert.add_argument("src", type=_path, help="label file or folder")
     convert.add_argument("dst", type=_path, help="folder of the data set")
     convert.add_argument("--images", type=_path, help="folder of the images, if not beside the labels")

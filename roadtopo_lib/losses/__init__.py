@@ -8,12 +8,8 @@
 
 from roadtopo_lib.losses.criterion import Criterion, LaneCriterion, MeanOverImages, shares_of_step
 from roadtopo_lib.losses.discriminative import DiscriminativeLoss, gather_embeddings
-from roadtopo_lib.losses.region import CombinedLoss, DiceLoss, FocalLoss, FocalTverskyLoss, TverskyLoss
-from roadtopo_lib.losses.weighting import (
-    WEIGHT_METHODS,
-    class_weights,
-    weights_from_counts,
-)
+from roadtopo_lib.losses.region import CombinedLoss, DiceLoss, FocalDiceLoss, FocalLoss, FocalTverskyLoss, TverskyLoss
+from roadtopo_lib.losses.weighting import WEIGHT_METHODS, class_weights, weights_from_counts
 
 __all__ = [
     "WEIGHT_METHODS",
@@ -21,6 +17,7 @@ __all__ = [
     "Criterion",
     "DiceLoss",
     "DiscriminativeLoss",
+    "FocalDiceLoss",
     "FocalLoss",
     "FocalTverskyLoss",
     "LaneCriterion",

@@ -25,15 +25,7 @@ class _OverlapLoss(nn.Module):
     A class without a labelled pixel has no region to overlap with and is left out of the mean. Counted in, it would
     cost nearly 1 as soon as its softmax leftovers add up to a few pixels, although nothing is wrong: half a million
     pixels at p = 0.001 do. Painting such a class where it is not still costs, because the pixels painted over are
-    missing in the overlap of the class that is there.
-
-    Args:
-        ignore_index: class id that takes part in nothing, or ``None``.
-        smooth: added to numerator and denominator, in pixels, >= 0; softens the loss of classes with few pixels.
-        per_image: count pixels in each image and average over the images (those with a labelled pixel), instead of
-            counting over the whole batch.
-        class_weights: (C,) weights, >= 0. The mean over classes is Σ w·loss / Σ w, so the loss stays in [0, 1].
-        from_logits: apply a softmax over the classes first; ``False`` takes probabilities.
+    missing in the overlap of the class that is there. The arguments are those of ``DiceLoss``.
     """
 
     def __init__(
@@ -109,8 +101,8 @@ class DiceLoss(_OverlapLoss):
         smooth: added to numerator and denominator, in pixels, >= 0.
         square_denominator: Σ p² + Σ g² in the denominator, as in V-Net; the gradient is then steeper for classes
             that are predicted faintly.
-        per_image: Dice of each image, averaged, instead of one Dice over the batch.
-        class_weights: (C,) weights, >= 0, of a weighted mean over classes; any scale.
+        per_image: Dice of each image, averaged over those with a labelled pixel, instead of one Dice over the batch.
+        class_weights: (C,) w >= 0, any scale: the mean over classes is Σ w·loss / Σ w, which stays in [0, 1].
         from_logits: apply a softmax over the classes first; ``False`` takes probabilities.
 
     Raises:
@@ -143,8 +135,7 @@ class TverskyLoss(_OverlapLoss):
     Args:
         alpha: price of false positives, >= 0.
         beta: price of false negatives, >= 0.
-        smooth: added to numerator and denominator, in pixels, >= 0.
-        ignore_index, per_image, class_weights, from_logits: as in ``DiceLoss``.
+        smooth, ignore_index, per_image, class_weights, from_logits: as in ``DiceLoss``.
 
     Raises:
         ValueError: a negative number, or wrong class weights.
@@ -172,11 +163,8 @@ class FocalTverskyLoss(TverskyLoss):
     """Tversky loss per class to the power γ: γ > 1 turns towards the classes that are still wrong.
 
     Args:
-        alpha: price of false positives, >= 0.
-        beta: price of false negatives, >= 0.
         gamma: exponent, > 0; 1 is the Tversky loss. The paper writes the exponent as 1/γ.
-        smooth: added to numerator and denominator, in pixels, >= 0.
-        ignore_index, per_image, class_weights, from_logits: as in ``DiceLoss``.
+        alpha, beta, smooth, ignore_index, per_image, class_weights, from_logits: as in ``TverskyLoss``.
 
     Raises:
         ValueError: a negative number, ``gamma`` zero, or wrong class weights.
@@ -187,16 +175,10 @@ class FocalTverskyLoss(TverskyLoss):
     """
 
     def __init__(
-        self,
-        alpha: float = 0.3,
-        beta: float = 0.7,
-        gamma: float = 4 / 3,
-        smooth: float = 1.0,
-        ignore_index: int | None = IGNORE_INDEX,
-        per_image: bool = False,
-        class_weights: Tensor | Sequence[float] | None = None,
-        from_logits: bool = True,
-    ) -> None:
+        self, alpha: float = 0.3, beta: float = 0.7, gamma: float = 4 / 3, smooth: float = 1.0,
+        ignore_index: int | None = IGNORE_INDEX, per_image: bool = False,
+        class_weights: Tensor | Sequence[float] | None = None, from_logits: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__(alpha, beta, smooth, ignore_index, per_image, class_weights, from_logits)
         if not gamma > 0:
             raise ValueError(f"gamma is {gamma}, expected more than 0")
@@ -226,11 +208,9 @@ class FocalLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        gamma: float = 2.0,
-        class_weights: Tensor | Sequence[float] | None = None,
+        self, gamma: float = 2.0, class_weights: Tensor | Sequence[float] | None = None,
         ignore_index: int | None = IGNORE_INDEX,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         _require_at_least_zero(gamma=gamma)
         self.gamma = gamma
@@ -318,6 +298,44 @@ class CombinedLoss(nn.Module):
             weights = weights * self.dice.class_weights.to(weights)[target]
         loss = F.nll_loss(log_probabilities, target, reduction="none")  # (B, H, W)
         return mean_over_processes((loss * weights).sum() / _not_zero(weights.sum()), weights.sum())
+
+
+class FocalDiceLoss(nn.Module):
+    """Dice for every region plus focal loss for every pixel: λ·Dice + (1 − λ)·focal.
+
+    A binary mask without foreground teaches through the focal loss alone, see ``DiceLoss``.
+
+    Args:
+        lam: λ, 0..1.
+        alpha: weight of a pixel of any class but the first, whose pixels weigh 1 − α, 0..1; ``None`` for 1 everywhere.
+        gamma: exponent that down-weights easy pixels, >= 0.
+        smooth, ignore_index, per_image: as in ``DiceLoss``.
+
+    Raises:
+        ValueError: a number out of range.
+
+    Reference:
+        W. Zhu et al., "AnatomyNet", Medical Physics 2019, https://arxiv.org/abs/1808.05238, where it is Dice + λ·focal.
+    """
+
+    def __init__(
+        self, lam: float = 0.5, alpha: float | None = 0.25, gamma: float = 2.0, smooth: float = 1.0,
+        ignore_index: int | None = IGNORE_INDEX, per_image: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _require_at_least_zero(gamma=gamma)
+        for name, value in {"lam": lam, "alpha": alpha}.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, expected 0 to 1")
+        self.lam, self.alpha, self.gamma = lam, alpha, gamma
+        self.dice = DiceLoss(ignore_index, smooth, per_image=per_image)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss as a scalar, >= 0; arguments and errors as in ``DiceLoss``."""
+        dice = self.dice(logits, target)
+        others = max(2, logits.shape[1]) - 1
+        weights = None if self.alpha is None else [1 - self.alpha] + [self.alpha] * others
+        return self.lam * dice + (1 - self.lam) * FocalLoss(self.gamma, weights, self.dice.ignore_index)(logits, target)
 
 
 def _mean_of_present(loss: Tensor, weights: Tensor) -> Tensor:

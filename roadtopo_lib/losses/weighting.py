@@ -18,13 +18,9 @@ WEIGHT_METHODS = CLASS_WEIGHT_METHODS
 
 
 def class_weights(
-    dataset: Iterable,
-    method: str = "sqrt_inverse",
-    num_classes: int | None = None,
-    beta: float = 0.9999,
-    max_samples: int | None = None,
-    cache: str | Path | None = None,
-) -> Tensor:
+    dataset: Iterable, method: str = "sqrt_inverse", num_classes: int | None = None, beta: float = 0.9999,
+    max_samples: int | None = None, cache: str | Path | None = None,
+) -> Tensor:  # fmt: skip
     """Weights of the classes of a dataset, for ``CombinedLoss`` and its relatives.
 
     Args:
@@ -48,11 +44,9 @@ def class_weights(
 
 
 def weights_from_counts(
-    pixels: Tensor | Sequence[int],
-    method: str,
-    beta: float = 0.9999,
+    pixels: Tensor | Sequence[int], method: str, beta: float = 0.9999,
     image_pixels: Tensor | Sequence[int] | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Turns pixel counts n_c into weights with mean 1.
 
     ========================  =======================================================================================

@@ -60,7 +60,7 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
-def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "all") -> Scene:
+def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True) -> Scene:
     """Render one road scene.
 
     Args:
@@ -68,6 +68,7 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
         size: (H, W) in pixels, each at least 32.
         preset: "day" for dry daylight, paint in good order and a good camera; "all" for dusk, night, rain and fog,
             paint that is nearly gone and cameras of all kinds as well.
+        crosswalks: ``False`` paints no crossing; all else in the scene stays as it is.
 
     Returns:
         The scene.
@@ -80,6 +81,8 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
         raise ValueError(f"preset is one of {PRESETS}, got {preset!r}")
     rng = np.random.default_rng(seed)
     layout = sample_layout(rng)
+    if not crosswalks:
+        layout.crosswalks = []
     if preset == "day":
         layout.lines = [line.in_good_order() for line in layout.lines]
     camera = sample_camera(rng, size)

@@ -346,6 +346,9 @@ def test_reports_and_results_beside_the_labels_are_no_labels(tmp_path):
             (src / "a.lines.txt").write_text("60 71 60 20\n")
         elif name == "coco":
             coco(src / "x.json", [[[10, 20, 20, 20, 20, 70]]])
+        elif name == "camvid":
+            picture(src / "a_L.png")
+            (src / "label_colors.txt").write_text("90 90 90\tRoad\n")
         elif name == "labelme":
             labelme(src / "a.json", shape("lane", STRAIGHT), image="a.png")
             (src / "found.json").write_text('{"lane_count": 2}')

@@ -9,7 +9,7 @@ from monai import losses as monai_losses
 from torch import Tensor
 
 from roadtopo_lib.labels import BACKGROUND, CROSSWALK, IGNORE_INDEX, LANE_MARKING, NUM_CLASSES, ROAD
-from roadtopo_lib.losses import CombinedLoss, DiceLoss, FocalLoss, FocalTverskyLoss, TverskyLoss
+from roadtopo_lib.losses import CombinedLoss, DiceLoss, FocalDiceLoss, FocalLoss, FocalTverskyLoss, TverskyLoss
 
 WEIGHTS = torch.tensor([0.1, 0.3, 5.0, 1.5, 0.6, 1.5])
 ALL_LOSSES = {
@@ -21,6 +21,7 @@ ALL_LOSSES = {
     "focal, weighted": FocalLoss(gamma=0.5, class_weights=WEIGHTS),
     "tversky": TverskyLoss(),
     "focal tversky": FocalTverskyLoss(gamma=0.75),
+    "focal dice": FocalDiceLoss(0.3, gamma=0.5),
     "combined": CombinedLoss(),
     "combined, weighted": CombinedLoss(class_weights=WEIGHTS, per_image=True),
 }
@@ -32,6 +33,7 @@ BINARY_LOSSES = {  # of one channel of logits, and what it must equal with two
     "tversky": (TverskyLoss(), TverskyLoss(class_weights=FOREGROUND)),
     "focal tversky": (FocalTverskyLoss(), FocalTverskyLoss(class_weights=FOREGROUND)),
     "focal": (FocalLoss(), FocalLoss()),
+    "focal dice": (FocalDiceLoss(0.0), FocalDiceLoss(0.0)),
     "combined, weighted": (CombinedLoss(class_weights=[1, 3]), CombinedLoss(class_weights=[1, 3])),
 }
 every_binary_loss = pytest.mark.parametrize(
@@ -200,6 +202,38 @@ def test_binary_focal_equals_monai_with_alpha(gamma):
     monai = monai_losses.FocalLoss(gamma=gamma, alpha=0.25)
     ours = FocalLoss(gamma, class_weights=[0.75, 0.25])(logits, target)
     assert_same_value_and_gradient(ours, monai(logits, target[:, None].float()), logits)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize(
+    ("lam", "alpha", "gamma"), [(0.5, 0.25, 2.0), (0.3, 0.8, 1.0), (0.0, None, 2.0), (1.0, 0.2, 0)]
+)
+def test_focal_dice_equals_monai_of_one_channel_and_of_many(lam, alpha, gamma, per_image):
+    smoothing = {"batch": not per_image, "smooth_nr": 1.0, "smooth_dr": 1.0}
+    ours = FocalDiceLoss(lam, alpha, gamma, per_image=per_image)
+    logits, target = random_binary_batch(22, torch.float32)
+    focal = monai_losses.FocalLoss(gamma=gamma, alpha=alpha)(logits, target[:, None].float())
+    dice = monai_losses.DiceLoss(sigmoid=True, **smoothing)(logits, target[:, None].float())
+    assert_same_value_and_gradient(ours(logits, target), lam * dice + (1 - lam) * focal, logits)
+
+    logits, target = random_batch(22, torch.float32)
+    focal = monai_losses.FocalLoss(use_softmax=True, to_onehot_y=True, gamma=gamma, alpha=alpha)
+    dice = monai_losses.DiceLoss(softmax=True, to_onehot_y=True, **smoothing)(logits, target[:, None])
+    reference = lam * dice + (1 - lam) * focal(logits, target[:, None]) * NUM_CLASSES  # see above: it divides by C
+    assert_same_value_and_gradient(ours(logits, target), reference, logits)
+
+
+def test_an_empty_mask_leaves_focal_dice_its_focal_part():
+    logits, target = random_binary_batch(23)
+    empty = torch.zeros_like(target)
+    focal = FocalLoss(class_weights=[0.75, 0.25])
+    for per_image in (False, True):
+        ours = FocalDiceLoss(0.4, per_image=per_image)
+        assert_same_value_and_gradient(ours(logits, empty), 0.6 * focal(logits, empty), logits)
+    target[1] = 0  # one empty image among others: Dice is the mean of the two that have a foreground
+    dice = DiceLoss(per_image=True)(logits[[0, 2]], target[[0, 2]])
+    reference = 0.4 * dice + 0.6 * focal(logits, target)
+    assert_same_value_and_gradient(FocalDiceLoss(0.4, per_image=True)(logits, target), reference, logits)
 
 
 def test_binary_combined_is_torch_binary_cross_entropy_plus_dice():
@@ -382,7 +416,7 @@ def test_weights_move_with_the_module_but_are_not_part_of_a_checkpoint(criterion
     assert weighted.state_dict() == {}
 
 
-@pytest.mark.parametrize("criterion", [DiceLoss(), FocalLoss(), CombinedLoss()])
+@pytest.mark.parametrize("criterion", [DiceLoss(), FocalLoss(), FocalDiceLoss(), CombinedLoss()])
 def test_wrong_shapes_are_refused_by_name(criterion):
     logits, target = random_batch()
     for wrong in (target[:, None], target[:2], target[:, :5], target.float()):
@@ -401,6 +435,9 @@ def test_wrong_settings_are_refused_by_name():
         (TverskyLoss, "beta"),
         (FocalTverskyLoss, "gamma"),
         (FocalLoss, "gamma"),
+        (FocalDiceLoss, "lam"),
+        (FocalDiceLoss, "alpha"),
+        (FocalDiceLoss, "gamma"),
         (CombinedLoss, "ce_weight"),
         (CombinedLoss, "dice_weight"),
     ):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from roadtopo_lib.data.convert.bdd100k import read_bdd100k
+from roadtopo_lib.data.convert.camvid import read_camvid
 from roadtopo_lib.data.convert.coco import read_coco
 from roadtopo_lib.data.convert.culane import read_culane
 from roadtopo_lib.data.convert.labelme import read_labelme
@@ -12,8 +13,8 @@ from roadtopo_lib.data.convert.tusimple import read_tusimple
 from roadtopo_lib.data.convert.writing import Options, Report, write_labelled
 
 __all__ = [
-    "FORMATS", "Options", "Report", "convert_bdd100k", "convert_coco", "convert_culane", "convert_labelme",
-    "convert_tusimple",
+    "FORMATS", "Options", "Report", "convert_bdd100k", "convert_camvid", "convert_coco", "convert_culane",
+    "convert_labelme", "convert_tusimple",
 ]  # fmt: skip
 
 
@@ -59,9 +60,10 @@ convert_tusimple = _converter(read_tusimple, has_names=False)
 convert_culane = _converter(read_culane, has_names=False)
 convert_bdd100k = _converter(read_bdd100k)
 convert_coco = _converter(read_coco)
+convert_camvid = _converter(read_camvid)
 
 FORMATS: dict[str, Callable[..., Report]] = {
     "labelme": convert_labelme, "tusimple": convert_tusimple, "culane": convert_culane, "bdd100k": convert_bdd100k,
-    "coco": convert_coco,
+    "coco": convert_coco, "camvid": convert_camvid,
 }  # fmt: skip
 """Names on the command line."""

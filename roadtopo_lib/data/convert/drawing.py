@@ -7,7 +7,7 @@ import numpy as np
 
 from roadtopo_lib.data.samples import MOST_INSTANCES
 from roadtopo_lib.decoding import turned, turned_points
-from roadtopo_lib.labels import BACKGROUND, CLASSES, NO_INSTANCE, ClassTable
+from roadtopo_lib.labels import BACKGROUND, CLASSES, IGNORE_INDEX, NO_INSTANCE, ClassTable
 
 REFERENCE_ROW = 0.9
 """Share of the height at which lanes are numbered from left to right, as ``config.reference_row`` has it by default."""
@@ -23,7 +23,7 @@ class Shape:
     Args:
         parts: (M, 2) float (x, y) in pixels of the image each: a line's points in order along it, or an area's
             outlines, of which one inside another is a hole.
-        class_id: of any class; of a line a class whose instances are lanes.
+        class_id: of any class, of an area also 255 for unlabelled; of a line a class whose instances are lanes.
         instance: shapes of one image and class with equal values are one instance; ``None``: an instance of its own.
         filled: an area.
         mask: (h, w) bool in place of the outlines.
@@ -93,7 +93,8 @@ def draw_masks(
     thickness = min(max(1, round(line_width * size[1] if line_width < 1 else line_width) - 1), MAX_THICKNESS)
     by_role: dict[str, dict[object, list[Shape]]] = {"lane": {}, "crosswalk": {}}
     for place, shape in enumerate(shapes):
-        role, key = classes[shape.class_id].instances, (shape.class_id, shape.instance)
+        role = None if shape.class_id == IGNORE_INDEX else classes[shape.class_id].instances
+        key = (shape.class_id, shape.instance)
         if role is None:
             shape.draw(semantic, shape.class_id, thickness)
         else:

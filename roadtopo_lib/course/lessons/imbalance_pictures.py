@@ -1,0 +1,55 @@
+"""Tables and pictures of elective 1."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from roadtopo_lib.course.lessons.imbalance import row_of
+
+MARKERS = "osD^vP*"
+
+
+def contest_table(measured: dict, rarity: str, name: str = "crosswalk") -> str:
+    """A line for each loss: IoU of a class, or ``mean``; its interval; the difference to CE and its p-value."""
+    lines = [f"{'loss':20s} {'IoU':>6s}  {'95 % interval':15s}  {'minus CE':17s}  p"]
+    for row in (row for row in measured["rows"] if row["rarity"] == rarity):
+        low, high = row["interval"][name]
+        line = f"{row['loss']:20s} {np.mean(row['iou'][name]):6.3f}  {low:.3f} … {high:.3f}"
+        if "minus_ce" in row:
+            low, high = row["minus_ce"][name]
+            line += f"  {low:+.3f} … {high:+.3f}  {row['p'][name]:.2g}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def draw_contest(measured: dict, title: str, name: str = "crosswalk") -> Figure:
+    """Each loss's IoU of a class with its interval, as the class becomes rarer."""
+    rarities = measured["rarities"]
+    losses = list(dict.fromkeys(row["loss"] for row in measured["rows"]))
+    figure, ax = plt.subplots(figsize=(8, 3.2))
+    for place, (loss, marker) in enumerate(zip(losses, MARKERS, strict=True)):
+        rows = [row_of(measured, loss, rarity) for rarity in rarities]
+        means = np.array([np.mean(row["iou"][name]) for row in rows])
+        ends = np.array([row["interval"][name] for row in rows]).T  # (2, rarities)
+        x = np.arange(len(rows)) + 0.08 * (place - len(losses) / 2)
+        # The mean may lie outside of a bootstrap's interval by rounding.
+        ax.errorbar(x, means, np.maximum(0, [means - ends[0], ends[1] - means]), fmt=marker, label=loss)
+    ax.set(title=title, ylabel=f"IoU, {name}", ylim=(0, None), xlabel="training scenes that show their crossing")
+    ax.set_xticks(range(len(rarities)), [f"{rarity}\n(one in {every})" for rarity, every in rarities.items()])
+    ax.legend(fontsize="small", ncols=2)
+    return figure
+
+
+def draw_gradients(gradients: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Bars of ``pixel_gradients``, a group for each loss."""
+    figure, ax = plt.subplots(figsize=(9, 3))
+    kinds = list(next(iter(gradients.values())))
+    for place, (kind, hatch) in enumerate(zip(kinds, ("", "//", "..", "xx"), strict=True)):
+        x = np.arange(len(gradients)) + 0.2 * (place - 1.5)
+        ax.bar(x, [values[kind] for values in gradients.values()], 0.2, hatch=hatch, edgecolor="white", label=kind)
+    ax.set(title=title, ylabel="gradient × pixels", yscale="log")
+    ax.set_xticks(range(len(gradients)), list(gradients), rotation=20, ha="right")
+    ax.legend(fontsize="small", ncols=4)
+    return figure

@@ -1,0 +1,110 @@
+"""Elective 1: the scenes of the contest, its training, its scores, gradients of the losses at single pixels."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import jaccard_score
+
+from roadtopo_lib.course.lessons import imbalance
+from roadtopo_lib.course.lessons.imbalance_pictures import contest_table, draw_contest, draw_gradients
+from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK
+from roadtopo_lib.losses import CombinedLoss
+
+
+def scenes(every, count=6, split="train"):
+    return list(itertools.islice(imbalance.crossing_scenes(5, split, every), count))
+
+
+def test_a_rarer_crossing_is_the_only_change_to_the_scenes():
+    common, rare = scenes(1), scenes(3)
+    for k, (shown, other) in enumerate(zip(common, rare, strict=True)):
+        crossing = shown.semantic_amodal == CROSSWALK
+        assert crossing.sum() >= imbalance.MIN_CROSSING
+        assert shown.camera == other.camera
+        if k % 3 == 0:
+            np.testing.assert_array_equal(shown.image, other.image)
+            np.testing.assert_array_equal(shown.semantic_amodal, other.semantic_amodal)
+        else:
+            assert not (other.semantic_amodal == CROSSWALK).any()
+            changed = shown.semantic_amodal != other.semantic_amodal
+            assert not (changed & ~crossing).any()
+
+
+def test_losses_of_a_seed_begin_alike_and_another_seed_differs(monkeypatch):
+    data, starts, build = imbalance.Scenes(5, "train", 8, 1), [], imbalance.build_optimizer
+
+    def note_weights(model, config):
+        starts.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        return build(model, config)
+
+    monkeypatch.setattr(imbalance, "build_optimizer", note_weights)
+    for loss, seed in (("CE", 0), ("Dice", 0), ("CE", 1)):
+        imbalance.train(loss, data, seed, steps=1)
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_training_repeats_itself_and_leaves_the_global_generator_alone():
+    data = imbalance.Scenes(5, "train", 8, 1)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first = imbalance.score(imbalance.train("CE", data, 0, steps=2), data)
+    assert torch.equal(torch.rand(1), expected)
+    np.testing.assert_array_equal(imbalance.score(imbalance.train("CE", data, 0, steps=2), data), first)
+
+
+def test_scores_equal_those_of_scikit_learn():
+    data = imbalance.Scenes(5, "test", 4, 2)
+    model = imbalance.train("CE", data, 0, steps=3)
+    predicted = model.predict(data.images.float() / 255)["semantic"]
+    reference = jaccard_score(data.masks.flatten(), predicted.flatten(), average=None, labels=range(len(CLASS_NAMES)))
+    np.testing.assert_allclose(imbalance.iou(imbalance.score(model, data)), reference)
+
+
+def test_gradients_of_cross_entropy_are_those_of_the_textbook():
+    """dL/dz = p − 1 for one pixel, times its weight over the mean weight."""
+    found = imbalance.pixel_gradients(CombinedLoss(1.0, 0.0))
+    for kind, value in {"easy, common": 0.05, "hard, common": 0.7, "easy, rare": 0.05, "hard, rare": 0.7}.items():
+        assert found[kind] == pytest.approx(value)
+    weights = torch.ones(len(CLASS_NAMES))
+    weights[CROSSWALK] = 9.0
+    weighted = imbalance.pixel_gradients(CombinedLoss(1.0, 0.0, class_weights=weights))
+    mean = 1 + 8 * imbalance.RARE_PIXELS / imbalance.GRADIENT_PIXELS
+    assert weighted["hard, rare"] == pytest.approx(0.7 * 9 / mean)
+    assert weighted["hard, common"] == pytest.approx(0.7 / mean)
+
+
+def measured(value=0.4):
+    names = [*CLASS_NAMES, "mean"]
+    rows = []
+    for rarity, loss in itertools.product(imbalance.RARITIES, imbalance.LOSSES):
+        row = {"loss": loss, "rarity": rarity, "iou": {key: [value, value + 0.1] for key in names}}
+        row |= {"interval": {key: [value, value + 0.1] for key in names}}
+        row |= {"slice_iou": {"crosswalk": [0.3, 0.4, 0.5], "mean": [0.5, 0.5, 0.5]}}
+        if loss != "CE":
+            row |= {"minus_ce": {key: [-0.01, 0.02] for key in names}, "p": dict.fromkeys(names, 0.5)}
+        rows.append(row)
+    return {"rarities": imbalance.RARITIES, "rows": rows}
+
+
+def test_the_interval_of_the_slice_is_that_of_one_more_run():
+    low, high = imbalance.slice_interval(measured(), "crosswalk")
+    assert (low + high) / 2 == pytest.approx(0.4)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 2) * 0.1 * (4 / 3) ** 0.5)
+
+
+def test_the_table_and_the_pictures_hold_every_loss():
+    table = contest_table(measured(), "rare").splitlines()
+    assert [line[:20].strip() for line in table[1:]] == list(imbalance.LOSSES)
+    assert "-0.010 … +0.020" in table[2]
+    figure = draw_contest(measured(), "title")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(imbalance.LOSSES)
+    weights = torch.ones(len(CLASS_NAMES))
+    gradients = {name: imbalance.pixel_gradients(loss(weights)) for name, loss in imbalance.LOSSES.items()}
+    assert len(draw_gradients(gradients, "title").axes[0].patches) == 4 * len(imbalance.LOSSES)
+    plt.close("all")
