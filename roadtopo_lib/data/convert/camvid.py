@@ -24,7 +24,7 @@ from roadtopo_lib.data.convert import reading
 from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.reading import Labelled
-from roadtopo_lib.data.images import decoded
+from roadtopo_lib.decoding import decoded
 from roadtopo_lib.files import list_files
 from roadtopo_lib.labels import BACKGROUND, IGNORE_INDEX
 
