@@ -24,7 +24,7 @@ def draw_losses(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def draw_shifts(shifts: np.ndarray, measured: np.ndarray, formula: np.ndarray, limit: float) -> tuple[Figure, str]:
-    """IoU of two lines over the pixels between them, drawn and by formula; shaded up to ``limit``; in words, too."""
+    """IoU of two lines over the pixels between them, drawn and by formula; shaded up to ``limit``; the alt text."""
     figure, ax = plt.subplots(figsize=(7, 2.8))
     ax.plot(shifts, measured, "o", label="the library's drawing")
     ax.plot(shifts, formula, label="(w − d) / (w + d)")
@@ -87,7 +87,7 @@ def draw_spans(spans: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def draw_recall(total: np.ndarray, missed: np.ndarray, spread: np.ndarray, edges: np.ndarray) -> tuple[Figure, str]:
-    """Recall by visible paint, with its intervals, see ``recall_by_paint``; in words, too."""
+    """Recall by visible paint, with its intervals, see ``recall_by_paint``; the alt text."""
     recall = 1 - missed / total
     figure, ax = plt.subplots(figsize=(7, 3))
     ax.bar(range(len(total)), recall, yerr=np.abs(spread - recall), capsize=4)
@@ -110,7 +110,7 @@ def found_and_true(scene: Scene, result: dict) -> list[np.ndarray]:
 
 
 def draw_from_above(camera: Camera, lines: Mapping[str, list[np.ndarray]], limit: float = 40.0) -> tuple[Figure, str]:
-    """Lanes on the ground: name → polylines in pixels, dots, then broad lines, up to ``limit`` metres; alt text."""
+    """Lanes on the ground: name → polylines in pixels, dots, then broad lines, up to ``limit`` metres; the alt text."""
     figure, ax = plt.subplots(figsize=(5, 4.2))
     styles = ({"marker": ".", "linestyle": "", "zorder": 3}, {"linewidth": 7, "alpha": 0.35})
     for (name, group), style in zip(lines.items(), styles, strict=True):

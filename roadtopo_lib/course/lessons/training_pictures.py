@@ -71,7 +71,7 @@ def miscounted_schedules(rate: Callable[[int, int, int], float]) -> Figure:
 
 
 def one_curve(whole: Steps, before: Steps, after: Steps) -> tuple[Figure, str]:
-    """Loss by step of a run in one go, and of one that was stopped and resumed: lists of (step, loss); in words, too."""
+    """Loss by step of a run in one go, and of one that was stopped and resumed; the alt text."""
     figure, ax = plt.subplots(figsize=(7, 2.6))
     whole, before, after = (np.reshape(steps, (-1, 2)).T for steps in (whole, before, after))  # one may be empty
     ax.plot(*whole, color="0.8", linewidth=6, label="in one go")
