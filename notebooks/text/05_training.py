@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 5 · Training: one step, line by line, then a whole run
 #
-# Both heads of the network learn from labelled images. This notebook explains each line of the
-# training loop. It then removes or swaps lines and shows the effect.
+# This notebook explains each line of the training loop, then removes or swaps lines and shows the
+# effect.
 
 # %% tags=["set-up"]
 # @title Set-up: run this cell first
@@ -41,6 +41,8 @@ PHOTO = None  # the path of a photograph of your own road
 strip(5, photo=PHOTO)
 
 # %% [markdown]
+# Both heads of the network learn from labelled images.
+#
 # **You will be able to** say what each line of an optimiser step does and why the order matters,
 # write AdamW yourself, train from a file of settings, find out why a run fails, and count what a
 # step holds in memory.
@@ -92,6 +94,7 @@ from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.optimizer import Muon, build_optimizer, build_scheduler, orthogonalized
+from roadtopo_lib.training.recorders import Recorder
 from roadtopo_lib.training.run_folder import RunFolder
 from roadtopo_lib.viz import color_semantic, training_curve
 
@@ -160,9 +163,9 @@ my_guess = None
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 build_optimizer(model, config).step()
-moved = [(p - q).abs().max() for p, q in zip(model.parameters(), start_model.parameters())]
-reveal(my_guess, max(moved).item())
-assert 0.95 * config.lr < max(moved) < 1.05 * config.lr
+pairs = zip(model.parameters(), start_model.parameters())
+first_move = max((p - q).abs().max().item() for p, q in pairs)
+reveal(my_guess, first_move)
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -349,14 +352,15 @@ my_guess = None
 # @title Compare with your guess
 outlier = torch.ones(200)
 outlier[50] = 1000.0
-steps = {}
+step_sizes = {}
 for name, line in {"not clipped": outlier, "clipped to 1": outlier.clamp(max=1)}.items():
     places = path_of(torch.optim.Adam, torch.zeros(1), line[:, None], lr=1.0)
-    steps[name] = -places.diff(dim=0)[:, 0].numpy()
-slower = steps["clipped to 1"][150] / steps["not clipped"][150]
+    step_sizes[name] = -places.diff(dim=0)[:, 0].numpy()
+slower = step_sizes["clipped to 1"][150] / step_sizes["not clipped"][150]
 reveal(my_guess, slower, "times", tolerance=0.3)
-assert 75 < slower < 85 and steps["not clipped"].max() < 1.1  # SGD would jump by 1000 rates
-show(pictures.outlier_steps(steps), "Adam's steps before and after an outlier, clipped and not.")
+show(
+    pictures.outlier_steps(step_sizes), "Adam's steps before and after an outlier, clipped and not."
+)
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -410,10 +414,8 @@ my_guess = None
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
-large, divided = gradient_of([12], [1.0]), gradient_of([5, 5, 2], [1 / 3] * 3)
-reveal(my_guess, (1 / 3 / 2) / (1 / 3 / 5), "times")
-assert not torch.allclose(divided, large, rtol=0.05)  # so it is not the large batch's gradient
-assert_close(gradient_of([5, 5, 2], [5 / 12, 5 / 12, 2 / 12]), large)
+of_a_point = [1 / 3 / points for points in (5, 5, 2)]  # a mean's factor, shared by its points
+reveal(my_guess, of_a_point[-1] / of_a_point[0], "times")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -496,7 +498,6 @@ my_guess = None
 first_zero = next(step for step in range(40) if rate(4 * step, 40, 4) == 0)
 reveal(my_guess, first_zero)
 show(pictures.miscounted_schedules(rate), "Two schedules; one of them is counted wrongly.")
-assert first_zero == 10
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -574,7 +575,7 @@ assert young[CROSSWALK] < 0.5 * shipped[CROSSWALK] and shipped[CROSSWALK] > 0
 # In training mode BatchNorm normalises with the means of the batch, and mixes a tenth of them into
 # its running means. Validation must do neither: otherwise the validation set enters the model.
 # `validate` switches to evaluation mode: BatchNorm then uses the running means and leaves them as
-# they are.
+# they are. The next epoch of training switches back.
 #
 # `lesson.loaders(config)` gives the batches of the training set and of the validation set.
 
@@ -590,12 +591,15 @@ twin = copy.deepcopy(trainer.model).train()
 twin(next(iter(val_loader))["image"].to(device))
 changed = [name for name, t in twin.state_dict().items() if not torch.equal(t, before[name])]
 assert any(name.endswith("running_mean") for name in changed)
+trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
+assert trainer.model.training  # the next epoch switches back
 
 # %% [markdown]
 # The running means follow slowly. They begin at 0 (the variances at 1), and after the 12 steps of
 # the first epoch they still hold $0.9^{12} = 28\,\%$ of that. Meanwhile the weights move at the
 # full rate. So evaluation mode judges a young model by means that do not fit its weights. We train
-# a twin of the run, and after each epoch measure the validation loss with both kinds of means:
+# a twin of the run, the same network from the same weights, and after each epoch measure the
+# validation loss with both kinds of means:
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title Measured: validation with the running means, and with each batch's own
@@ -613,21 +617,32 @@ def val_scores(model, training):
     return float(np.mean(losses)), confusion.miou()
 
 
-by_means, trainer = [], lesson.new_trainer(small, device)
+class BothMeans(Recorder):
+    def on_epoch(self, trainer, row):
+        by_means.append([val_scores(trainer.model, training) for training in (False, True)])
+        words = (f"loss {loss:.2f}  mIoU {miou:.2f}" for loss, miou in by_means[-1])
+        print(f"epoch {row['epoch']}:", *words, sep="  ")
+
+
+torch.manual_seed(small.seed)  # as the command does
+model, by_means = SegFormerModel.from_config(small), []
+trainer = LaneSegmentationTrainer(
+    model, small, device=device, recorders=[BothMeans()], progress=False
+)
 print("         running means          the batch's own")
-for epoch in range(1, 5):
-    trainer.fit(train_loader, val_loader, epochs=1)
-    by_means.append([val_scores(trainer.model, training) for training in (False, True)])
-    row = (f"loss {loss:.2f}  mIoU {miou:.2f}" for loss, miou in by_means[-1])
-    print(f"epoch {epoch}:", *row, sep="  ")
+trainer.fit(train_loader, val_loader)
 by_means = np.array(by_means)  # (epochs, kinds, 2)
-assert by_means[0, 1, 0] < min(by_means[0, 0, 0], trainer.history[0]["train_loss"]) - 0.2
+twin_loss = [row["val_loss"] for row in trainer.history]
+np.testing.assert_allclose(twin_loss, [row["val_loss"] for row in history], rtol=1e-3)  # a twin
+assert 0.6 < by_means[0, 0, 0] - by_means[0, 1, 0] < 0.8  # "about 0.7"
+assert by_means[0, 1, 0] < trainer.history[0]["train_loss"] - 0.2
+assert by_means[1, 1, 1] > by_means[0, 1, 1] - 0.005 > by_means[1, 0, 1]  # "does not fall"
 assert by_means[1, 1, 1] > by_means[1, 0, 1] + 0.02 and by_means[3, 0, 0] < by_means[3, 1, 0]
 
 # %% [markdown]
-# After the first epoch, the batch's own means give a validation loss that is lower by about 0.5,
-# and lower than the training loss. In the second epoch they give a better mIoU. At the end the
-# running means have caught up and give the lower loss. So a validation curve of the first epochs
+# After the first epoch, the batch's own means give a validation loss that is lower by about 0.7,
+# and lower than the training loss. With them the mIoU does not fall in the second epoch. At the end
+# the running means have caught up and give the lower loss. So a validation curve of the first epochs
 # says little about the weights.
 
 # %% [markdown]
@@ -642,18 +657,20 @@ assert by_means[1, 1, 1] > by_means[1, 0, 1] + 0.02 and by_means[3, 0, 0] < by_m
 # epoch, and when the stop button ends the run.
 #
 # Interrupt a run yourself: write `STOP_AT = None`, run the cell, and press the stop button of the
-# notebook while it trains. With a number, `lesson.StopButton` does the same after that many steps.
-# `lesson.StepLosses` collects the loss of each step for the picture.
+# notebook while it trains. The run is then longer, to leave you time. With a number,
+# `lesson.StopButton` does the same after that many steps. `lesson.StepLosses` collects the loss of
+# each step for the picture.
 
 # %%
 STOP_AT = 31
-short = config.replace(image_size=(32, 96), epochs=6)
+short = config.replace(image_size=(32, 96), epochs=6 if STOP_AT else 20)
 data = lesson.loaders(short)  # 12 steps an epoch
 before, after, whole = (lesson.StepLosses() for _ in range(3))
 parts = [RunFolder(folder / "stopped", every_steps=5), before, lesson.StopButton(STOP_AT)]
 stopped = lesson.new_trainer(short, recorders=parts)
 try:
     stopped.fit(*data)
+    print("The run ended before you stopped it: run this cell again, and stop it sooner.")
 except Stopped as stop:
     print(stop)
 
@@ -668,7 +685,7 @@ goes_on = lesson.new_trainer(short, recorders=[after])
 resumed = goes_on.fit(*data, resume=state)
 
 # %% [markdown]
-# > **Predict first.** A third trainer runs all 72 steps without a stop. What is the largest
+# > **Predict first.** A third trainer makes all steps without a stop. What is the largest
 # > difference between its weights at the end and those of the run that was interrupted?
 
 # %%
@@ -679,13 +696,7 @@ my_guess = None
 in_one_go = lesson.new_trainer(short, recorders=[whole])
 in_one_go.fit(*data)
 reveal(my_guess, lesson.largest_difference(in_one_go.model, goes_on.model))
-show(
-    pictures.one_curve(whole.steps, before.steps, after.steps),
-    "Loss at each step: the curve of the interrupted run lies on that of the run in one go.",
-)
-assert before.steps + after.steps == whole.steps
-assert lesson.largest_difference(in_one_go.model, goes_on.model) == 0
-assert [row["val_loss"] for row in resumed] == [r["val_loss"] for r in in_one_go.history]
+show(*pictures.one_curve(whole.steps, before.steps, after.steps))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -756,7 +767,6 @@ my_guess = None
 scripted = lesson.ScriptedTrainer(copy.deepcopy(start_model), config.replace(patience=3, epochs=8))
 scripted.fit([None], [0.9, 0.7, 0.6, 0.65, 0.62, 0.6, 0.3, 0.2])
 reveal(my_guess, scripted.state.epoch)
-assert scripted.state.epoch == 6 and (next(scripted.model.parameters()) == 3).all()
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -842,8 +852,6 @@ fall = {scale: at_first[1] - means[5e-4, scale][1] for scale in (0.1, 1.0)}
 reveal(my_guess, 100 * fall[0.1] / fall[1.0], "%", tolerance=0.3)
 picture = pictures.forgotten_and_gained(at_first, outcome)
 show(picture, "Loss on old against loss on new images, a point a run, after fine-tuning.")
-assert all(means[lr, 0.1][0] < means[lr, 1.0][0] for lr in (5e-4, 2e-3))  # 0.1 × forgets less
-assert 0 < fall[0.1] < 0.9 * fall[1.0]  # and gains less at the low rate
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -886,9 +894,6 @@ ended_in_nan = [lr for lr, rows in runs.items() if math.isnan(rows[-1, 0])]
 reveal(my_guess, len(ended_in_nan))
 picture = pictures.losses_and_norms(runs, small.max_grad_norm)
 show(picture, "Loss and gradient norm, step by step, of runs at four learning rates.")
-end = {lr: rows[-8:].mean(axis=0) for lr, rows in runs.items()}  # (loss, norm)
-assert ended_in_nan == [2e4] and end[0.2][1] < 0.6 * end[2e-3][1]
-assert end[0.2][0] < 1.5 * end[2e-3][0] < 0.9 * end[2e-5][0]  # by the loss 0.2 looks fine
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -966,11 +971,6 @@ reveal(my_guess, fast_same)
 print(f"cross-entropy: {good_loss:.2f} at 0.002, {fast_loss:.2f} at 0.2; blind: as above")
 picture = pictures.two_answers(small, good_classes, fast_classes)
 show(picture, "Two images, and what the two runs make of them.")
-assert 1 - fast_same < 0.6 * (1 - good_same)
-assert fast_loss < blind["class prior"] - 0.1  # passes the first comparison
-assert abs(fast_loss - blind["mean picture"]) < 0.15 and good_loss > blind["mean picture"] - 0.1
-shipped_loss, shipped_same, _ = judged(SegFormerModel.load(samples() / "tiny.safetensors"))
-assert shipped_loss < 0.7 * blind["mean picture"] and shipped_same < good_same
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -1086,9 +1086,8 @@ my_guess = None
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
-one = {t: torch.tensor(1.0, dtype=getattr(torch, t)) + 0.001 for t in ("float16", "bfloat16")}
-reveal(my_guess, one["bfloat16"].item(), tolerance=1e-4)
-assert one["bfloat16"] == 1 < one["float16"]
+summed = (torch.tensor(1.0, dtype=torch.bfloat16) + 0.001).item()
+reveal(my_guess, summed, tolerance=1e-4)
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -1150,7 +1149,6 @@ amp_share = half.max() / full.max()
 words = "half" if 0.48 < amp_share < 0.52 else f"{'more' if amp_share > 0.5 else 'less'} than half"
 reveal(my_guess, words)
 print(f"share: {amp_share:.2f}; loss: {loss_32:.3f} in float32, {loss_16:.3f} with bfloat16")
-assert 0.53 < amp_share < 0.7 and abs(loss_32 - loss_16) < 0.02
 curves = {"float32": full, "bfloat16": half}
 show(pictures.memory_curves(curves), "Memory kept alive through the forward and backward pass.")
 
@@ -1331,8 +1329,7 @@ show(schematics.muon_step(), schematics.ALT["muon_step"], colors=32)
 # %% [markdown]
 # Muon (K. Jordan and others, 2024) decomposes the gradient's running mean, $M = U S V^\top$ (the
 # *singular value decomposition*, SVD), and steps along $U V^\top$: the same directions, all of
-# length
-# 1. An exact SVD is slow. *Newton–Schulz* rounds approximate it with matrix products alone:
+# length one. An exact SVD is slow. *Newton–Schulz* rounds approximate it with matrix products alone:
 #
 # $$X \leftarrow a X + b\,(XX^\top)X + c\,(XX^\top)^2X$$
 #
@@ -1377,7 +1374,8 @@ def muon_step(w, g, m, lr=0.01, decay=0.1, momentum=0.95):
 
 
 # %% [markdown]
-# The library does the same, with all matrices of one shape at once:
+# The library does the same, with all matrices of one shape at once. Decay acts where the gradient
+# is zero, too:
 
 # %% tags=["folded"]
 # @title Checked: Muon by hand and by the library, for a wide matrix and a tall one
@@ -1389,18 +1387,11 @@ for shape in ((4, 6), (6, 4)):
     settings = {"matrices": True, "lr": 0.1, "weight_decay": 0.5}
     path = path_of(Muon, torch.ones(shape), three, **settings)
     assert_close(path[-1], w, rtol=1e-4, atol=1e-4)
-print("three steps of a 4 × 6 and of a 6 × 4 matrix agree")
-
-# %% [markdown]
-# Decay acts where there is no gradient, too. After one step with a gradient of zeros, both rules
-# leave $(1-\eta\lambda)$ times the matrix:
-
-# %% tags=["folded"]
-# @title Checked: decay without a gradient
-for matrices in (False, True):  # AdamW, then Muon
+for matrices in (False, True):  # decay acts without a gradient, too: AdamW, then Muon
     settings = {"matrices": matrices, "lr": 0.1, "weight_decay": 0.5}
     _, shrunk = path_of(Muon, gradient, torch.zeros(1, 4, 6), **settings)
     assert_close(shrunk, (1 - 0.1 * 0.5) * gradient)
+print("three steps of a 4 × 6 and of a 6 × 4 matrix agree")
 
 # %% [markdown]
 # In the library Muon moves all matrices but the two last layers of the heads, and these matrices
@@ -1661,8 +1652,13 @@ _, by_adamw = path_of(Muon, 0 * gradient, [gradient], lr=1.0, weight_decay=0.0)
 assert_close(by_adamw.abs(), torch.ones(4, 6))  # each number by the rate
 
 assert (paths[-1].max() - paths[-1].min()).abs() < 3 and -53 < paths[-1].mean() < -45
+assert 0.95 * config.lr < first_move < 1.05 * config.lr  # "by the learning rate"
+assert 75 < slower < 85  # "about 80 times"
+assert step_sizes["not clipped"].max() < 1.1  # "Adam moves by one"; SGD would by 1000
 
 # Float types
+assert summed == 1 < torch.tensor(1.0, dtype=torch.float16) + 0.001  # float16 keeps the step
+assert 0.53 < amp_share < 0.7 and abs(loss_32 - loss_16) < 0.02
 assert gradient_through(torch.float16) == 0 and torch.finfo(torch.bfloat16).eps == 0.0078125
 for dtype, scale in ((torch.float16, 65536), (torch.bfloat16, 1), (torch.float32, 1)):
     assert math.isclose(gradient_through(dtype, scale), 1e-8, rel_tol=0.05)
@@ -1673,7 +1669,11 @@ assert str(choose_amp("cpu")) == "off (float32)"
 
 # Clipping and accumulation
 assert (runs[2e-3][:, 1] > small.max_grad_norm).mean() > 0.6  # "most steps" are clipped
-assert_close(gradient_of([4, 4, 4], [1 / 3] * 3), gradient_of([12], [1.0]))
+in_one = gradient_of([12], [1.0])
+assert_close(gradient_of([4, 4, 4], [1 / 3] * 3), in_one)
+assert not torch.allclose(gradient_of([5, 5, 2], [1 / 3] * 3), in_one, rtol=0.05)  # "not that of"
+assert_close(gradient_of([5, 5, 2], [5 / 12, 5 / 12, 2 / 12]), in_one)
+assert math.isclose(of_a_point[-1] / of_a_point[0], 2.5)
 tail = lesson.new_trainer(config.replace(accumulation_steps=4))
 tail.train_epoch(DataLoader([lesson.dataset(short, "frame")[0]] * 6, batch_size=1))
 assert tail.state.step == 2  # the last two of six batches made a step
@@ -1683,7 +1683,12 @@ with torch.no_grad():
 adam_in_order, adam_too_early = (move(torch.optim.Adam, first) for first in (True, False))
 assert math.isclose(adam_too_early, adam_in_order, rel_tol=1e-2)  # under Adam the fault hides
 
-# Schedule, saves, rates
+# Schedule, going on, early stopping, saves, rates
+assert first_zero == 10
+assert before.steps + after.steps == whole.steps
+assert lesson.largest_difference(in_one_go.model, goes_on.model) == 0
+assert [row["val_loss"] for row in resumed] == [row["val_loss"] for row in in_one_go.history]
+assert scripted.state.epoch == 6 and (next(scripted.model.parameters()) == 3).all()
 assert len((folder / "run" / "history.csv").read_text().splitlines()) == 1 + small.epochs
 assert math.isclose(best.info["val_loss"], min(row["val_loss"] for row in history), rel_tol=1e-4)
 assert rate(4 * 9, 40, 4) > 0 == rate(4 * 10, 40, 4) and rate(3, 40, 4) == 1
@@ -1696,9 +1701,19 @@ assert all(math.isclose(rate_of[p], 0.1 * config.lr) for p in start_model.encode
 assert all(rate_of[p] == config.lr for p in start_model.semantic_head.parameters())
 
 # %% tags=["folded"]
-# @title Claims, continued: the encoder's rate
+# @title Claims, continued: the encoder's rate, and runs that go wrong
+assert all(means[lr, 0.1][0] < means[lr, 1.0][0] for lr in (5e-4, 2e-3))  # 0.1 × forgets less
+assert 0 < fall[0.1] < 0.9 * fall[1.0]  # and gains less at the low rate
 crossed = abs(means[2e-3, 0.1][1] - means[5e-4, 1.0][1])  # "gain about the same"
 assert crossed < 0.4 * fall[1.0]
+end = {lr: rows[-8:].mean(axis=0) for lr, rows in runs.items()}  # (loss, norm)
+assert ended_in_nan == [2e4] and end[0.2][1] < 0.6 * end[2e-3][1]
+assert end[0.2][0] < 1.5 * end[2e-3][0] < 0.9 * end[2e-5][0]  # by the loss 0.2 looks fine
+assert 1 - fast_same < 0.6 * (1 - good_same)
+assert fast_loss < blind["class prior"] - 0.1  # passes the first comparison
+assert abs(fast_loss - blind["mean picture"]) < 0.15 and good_loss > blind["mean picture"] - 0.1
+shipped_loss, shipped_same, _ = judged(SegFormerModel.load(samples() / "tiny.safetensors"))
+assert shipped_loss < 0.7 * blind["mean picture"] and shipped_same < good_same
 print("[OK] every claim of this notebook holds")
 
 # %% [markdown]

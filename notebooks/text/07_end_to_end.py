@@ -71,7 +71,7 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import brentq, linear_sum_assignment
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import (
@@ -205,7 +205,6 @@ my_guess = None
 terminal("evaluate lane --model run/best.safetensors --data data/test --output short.json")
 short = json.loads((work / "short.json").read_text())
 reveal(my_guess, short["lane_f1"])
-assert 0.05 < short["lane_f1"] < 0.45
 
 # %% [markdown]
 # That is what seconds of training give. `make run` trains the same preset on 1500 scenes. Its model
@@ -301,17 +300,14 @@ my_guess = None
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 width = 30 * 512 / 1640
-limit = width / 3  # where (w − d) / (w + d) is 0.5
+limit = brentq(lambda d: (width - d) / (width + d) - 0.5, 0, width)  # solves "= 0.5" for d
 reveal(my_guess, limit, "pixels")
-assert 3.0 < limit < 3.2
 upright = np.array([[256.0, 20.0], [256.0, 240.0]])  # (x, y), top to bottom
 shifts = np.arange(0, 9.5, 0.5)
 moved = [upright + np.array([d, 0]) for d in shifts]
-measured = LaneF1().iou_matrix(moved, [upright], (256, 512))[:, 0]
+measured_iou = LaneF1().iou_matrix(moved, [upright], (256, 512))[:, 0]
 formula = np.maximum((width - shifts) / (width + shifts), 0)
-figure = draw_shifts(shifts, measured, formula, limit)
-show(figure, "IoU falls from 1 as the lane is moved; it passes 0.5 after a few pixels.")
-np.testing.assert_allclose(measured, formula, atol=0.03)
+show(*draw_shifts(shifts, measured_iou, formula, limit))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -425,8 +421,6 @@ seeing = confusion_of(predicted_masks, true_masks)
 blind = confusion_of(np.where(thin, ROAD, predicted_masks), true_masks)
 reveal(my_guess, 100 * (seeing.pixel_accuracy() - blind.pixel_accuracy()), "percentage points")
 print(f"and mIoU falls from {seeing.miou():.2f} to {blind.miou():.2f}")
-assert 0.9 < blind.pixel_accuracy() < seeing.pixel_accuracy() < blind.pixel_accuracy() + 0.06
-assert blind.miou() < seeing.miou() - 0.15
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -501,8 +495,9 @@ for c, (name, iou) in enumerate(day["class_iou"].items()):
 # %% [markdown]
 # At ratio 0.02 the score of a line or a crosswalk says nothing that IoU does not say; it is of use
 # for road, background and sidewalk. At 0.005 it tells how well the edges of a line are met. The
-# library takes 0.02, as the authors' code does for COCO and LVIS, so that its numbers compare with
-# published ones. For thin lines, 0.005 tells more. Report the band with the score; the library
+# library takes 0.02, as the authors' code does for COCO and LVIS. So its numbers compare with those
+# published for COCO and LVIS, not with those for Cityscapes, which use 0.005. For thin lines, 0.005
+# tells more. Report the band with the score; the library
 # stores `boundary_band_px`.
 
 # %% [markdown]
@@ -591,8 +586,12 @@ scores = f1_of(counts["model"][drawn].sum(axis=1))  # (1000, 120, 3) → (1000, 
 low, high = np.quantile(scores, [0.025, 0.975])
 print(f"lane F1: 95 % of the draws within {low:.2f} … {high:.2f}")
 np.testing.assert_allclose(interval(counts["model"]), [low, high])
+assert low > card["scores"]["all, lane_f1"]  # the card, on other scenes
 
 # %% [markdown]
+# The card's lane F1 on preset `all` lies below this interval. It belongs to 100 other scenes and has
+# an interval of its own. So two scores can differ by more than one of the intervals suggests.
+#
 # Model and baselines have seen the same scenes. So each draw takes the same scenes for both, and we
 # look at the *difference* of their F1. What makes a scene hard lowers both scores and cancels. Does
 # the interval hold 0?
@@ -626,7 +625,6 @@ drawn = np.random.default_rng(0).integers(120, size=(500, 10, 12))  # 500 contes
 winners = f1_of(counts["model"][drawn].sum(axis=2)).max(axis=1)  # (500, 10) → (500,)
 luck = float(winners.mean() - f1_of(counts["model"].sum(axis=0)))
 reveal(my_guess, luck)
-assert 0.05 < luck < 0.2
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -670,7 +668,6 @@ results = {
 }  # (60, 3) each
 night, by_day = (f1_of(results[name].sum(axis=0)) for name in ("night", "dry day"))
 reveal(my_guess, float(night - by_day))
-assert -0.25 < night - by_day < -0.03
 
 # %% [markdown]
 # Now the interval of each difference, in two ways: as if the roads of one version had nothing to do
@@ -686,9 +683,6 @@ for one, other in PAIRS.items():
     a, b = results[one][alike], results[other][alike]
     spans[f"{one} − {other}"] = unpaired_interval(a, b), paired_interval(a, b)
 show(draw_spans(spans), "Intervals of three differences of lane F1, unpaired and paired.")
-assert all(np.ptp(paired) < np.ptp(unpaired) for unpaired, paired in spans.values())
-assert all(spans[key][1][1] < 0 for key in ("night − dry day", "dry day − no vehicles"))
-assert spans["rain − dry day"][1][1] > -0.02
 
 # %% [markdown]
 # For comparison, the 120 scenes in groups: rain by day only, night in the dry only. In brackets: how
@@ -698,8 +692,6 @@ assert spans["rain − dry day"][1][1] > -0.02
 # @title Lane F1 by kind of scene
 of_kind = {kind: [s["model"] for s in scenes if belongs(s)] for kind, belongs in KINDS.items()}
 show(draw_kinds(of_kind), "Lane F1 of seven kinds of scenes, each with its interval.")
-assert interval(np.array(of_kind["curves"]))[1] < interval(np.array(of_kind["straight"]))[0]
-assert any(s["rain"] > 0 and s["light"] == "night" for s in scenes)  # the confounder
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -735,10 +727,7 @@ my_guess = None
 edges = np.array([0, 0.2, 0.4, 0.6, 0.8, 1.001])
 total, missed, spread = recall_by_paint([scene["lanes"] for scene in scenes], edges)
 reveal(my_guess, 100 * missed[0] / total[0], "%")
-alt = "Recall of markings in five bins of visible paint; the first bins are the lowest."
-show(draw_recall(total, missed, spread, edges), alt)
-assert 0.4 < missed[0] / total[0] < 0.85 and missed[2] / total[2] < 0.4
-assert missed[:2].sum() > 1.5 * missed[2:].sum()
+show(*draw_recall(total, missed, spread, edges))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -765,11 +754,10 @@ for k, scene in enumerate(s["scene"] for s in worst):
     photos |= {f"{k + 1}: found": found, f"{k + 1}: true": true}
 alt = "The three worst scenes; on the left what was found, on the right the true lanes."
 show(draw_photos(photos), alt, photo=True)
-assert max(f1_of(s["model"]) for s in worst) < 0.4
 
 # %% [markdown]
-# Look for four causes: vehicles that hide the paint, lines that bend off behind them, edges that look
-# like lines (a verge, a seam, a shadow), and lines that are found but lie a few pixels beside the
+# Look for four causes: vehicles that hide the paint, lanes that bend off behind them, edges that look
+# like lines (a verge, a seam, a shadow), and lanes that are found but lie a few pixels beside the
 # truth. The last kind counts twice, as *Lane F1* showed.
 
 # %% [markdown]
@@ -818,9 +806,8 @@ with_one = sum(
 with_two = sum(results[name] for name in dry)
 gain = f1_of(with_two.sum(axis=0)) - f1_of(with_one.sum(axis=0))
 reveal(my_guess, float(gain))
-low, high = paired_interval(with_two, with_one)
-print(f"95 % within {low:+.3f} … {high:+.3f}")
-assert low > 0 and 0.01 < gain < 0.1
+gain_low, gain_high = paired_interval(with_two, with_one)
+print(f"95 % within {gain_low:+.3f} … {gain_high:+.3f}")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -886,7 +873,8 @@ assert np.allclose(on_ground(camera, np.array([[480, 400]])), [[x, z]])
 # what lies within 25 m. `road.to_road` measures along the road's curve: `s` metres ahead, `u` metres
 # to the right of the middle of our driving lane.
 #
-# > **Predict first.** Lines 2 and 3 of the frame bound our driving lane. How wide is it, in metres?
+# > **Predict first.** Lanes 2 and 3 of the frame are the sides of our driving lane. How wide is it,
+# > in metres?
 
 # %%
 my_guess = None
@@ -894,18 +882,16 @@ my_guess = None
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
-def across(polyline, camera=camera):
+def on_road(polyline):
     s, u = road.to_road(*on_ground(camera, polyline[polyline[:, 1] > 300]).T)
-    return float(np.mean(u[s < 25]))
+    return s[s < 25], u[s < 25]
 
 
-lines = {"found": segmenter(image)["lane_polylines"], "true": scene.lanes}
-places = {name: np.array([across(line) for line in group]) for name, group in lines.items()}
-reveal(my_guess, places["found"][2] - places["found"][1], "m")
-alt = "The frame's lanes from above, in metres: found lines as dots on the true lines."
-show(draw_from_above(camera, lines), alt)
-assert np.allclose(places["found"], places["true"], atol=0.15)
-assert 2.5 < places["found"][2] - places["found"][1] < 3.1
+lanes = {"found": segmenter(image)["lane_polylines"], "true": scene.lanes}
+places = {name: [on_road(lane) for lane in group] for name, group in lanes.items()}
+driving_lane = places["found"][2][1].mean() - places["found"][1][1].mean()
+reveal(my_guess, driving_lane, "m")
+show(*draw_from_above(camera, lanes))
 
 # %% [markdown]
 # And if the camera is tilted by one degree more than we believe? Then every distance is wrong, and
@@ -921,10 +907,10 @@ assert 15 < believed < 18.5
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# The driving lane is 2.8 m wide. Up to 25 m each found line lies within 15 cm of the true one, as a
-# mean over its length. A wrong tilt of one degree costs far more than the model does: at 20 m it
+# The driving lane is 2.8 m wide. Up to 25 m each point of a found lane lies within 10 cm of the true
+# lane. A wrong tilt of one degree costs far more than the model does: at 20 m it
 # changes every width by about a sixth. So calibrate the camera first, and estimate its tilt anew
-# while driving: the two lines of a driving lane are parallel, so its width must not change with
+# while driving: the two sides of a driving lane are parallel, so its width must not change with
 # distance. Hills break the flat-ground rule.
 #
 # </details>
@@ -951,12 +937,12 @@ assert 15 < believed < 18.5
 #
 # Rules to write down before anybody labels:
 #
-# * **Amodal or not.** Lines continue through dash gaps and behind vehicles (amodal), or they end
+# * **Amodal or not.** Lanes continue through dash gaps and behind vehicles (amodal), or they end
 #   there. The shipped model has learnt amodal labels. One data set has one rule.
-# * **What is a line?** Is a bare kerb one? Up to which distance? What nobody can decide becomes 255.
+# * **What is a lane?** Is a bare kerb one? Up to which distance? What nobody can decide becomes 255.
 # * **Crosswalks** are areas. Draw the outline of the whole crossing, not each stripe, one polygon for
-#   each crossing. Lines end where a crosswalk covers them.
-# * **Everything that the model is to know.** Where only lines are labelled, all else becomes
+#   each crossing. Lanes end where a crosswalk covers them.
+# * **Everything that the model is to know.** Where only lanes are labelled, all else becomes
 #   background, the road too, and the model unlearns what road is.
 # * **Two people label the same 20 images.** Compute lane F1 between them. Where two people disagree,
 #   the labels do not tell who is right, so a higher score than theirs proves nothing.
@@ -966,7 +952,7 @@ assert 15 < believed < 18.5
 # %% [markdown]
 # ### Draft labels
 #
-# A draft saves drawing the lines that the model finds. `dark_and_wet_roads` renders scenes at dusk,
+# A draft saves drawing the lanes that the model finds. `dark_and_wet_roads` renders scenes at dusk,
 # at night or in rain, by name; `photograph` stores their images alone, as a camera would.
 # `--format labelme` writes one JSON file beside each photograph, which
 # [LabelMe](https://github.com/wkentaro/labelme) opens.
@@ -978,7 +964,7 @@ drafts = f'infer lane --model "{model_file}" --input photos --output photos --fo
 assert terminal(drafts) == 0
 
 # %% [markdown]
-# A draft has a shape for each line, with its class, and polygons for crosswalks, road and sidewalk.
+# A draft has a shape for each lane, with its class, and polygons for crosswalks, road and sidewalk.
 
 # %% tags=["nbval-ignore-output"]
 draft = json.loads((work / "photos" / "road_00.json").read_text())
@@ -987,11 +973,11 @@ for shape in draft["shapes"]:
 assert {shape["shape_type"] for shape in draft["shapes"]} == {"linestrip", "polygon"}
 
 # %% [markdown]
-# Now a person opens LabelMe, keeps the lines that are right, moves those that lie beside the truth,
+# Now a person opens LabelMe, keeps the lanes that are right, moves those that lie beside the truth,
 # deletes wrong ones and draws what is missing. Here `correct` does that in their place, from the
 # renderer's truth, and counts.
 #
-# > **Predict first.** Of all true lines in these photographs, what percentage must be drawn by hand?
+# > **Predict first.** Of all true lanes in these photographs, what percentage must be drawn by hand?
 
 # %%
 my_guess = None
@@ -999,25 +985,24 @@ my_guess = None
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 work_done = correct(work / "photos", photos)
-true_lines = work_done["kept"] + work_done["moved"] + work_done["drawn"]
-by_hand = work_done["drawn"] / true_lines
+true_lanes_there = work_done["kept"] + work_done["moved"] + work_done["drawn"]
+by_hand = work_done["drawn"] / true_lanes_there
 reveal(my_guess, 100 * by_hand, "%")
 print(", ".join(f"{work_done[what]} {what}" for what in ("kept", "moved", "drawn", "deleted")))
-assert 0.25 < by_hand < 0.55
 
 # %% [markdown]
 # ### Convert
 #
-# `convert` draws the masks and numbers the lines by where they lie, not by their order in the file.
+# `convert` draws the masks and numbers the lanes by where they lie, not by their order in the file.
 # It reports what it read, wrote and dropped, and draws the first samples on a contact sheet. Look at
-# the sheet: a shifted or missing line shows there.
+# the sheet: a shifted or missing lane shows there.
 
 # %% tags=["nbval-ignore-output"]
 assert terminal("convert labelme photos my_roads --val-share 0.25") == 0
 sheet = read_image(work / "my_roads" / "contact_sheet.png")
-alt = "The first four samples of the new data set, with their lines and crosswalks in colour."
+alt = "The first four samples of the new data set, with their lanes and crosswalks in colour."
 four = sheet[: len(sheet) // 2, : sheet.shape[1] // 2]
-show(draw_photos({"The labels lie on the lines": four}, columns=1, width=4.5), alt, photo=True)
+show(draw_photos({"The labels lie on the lanes": four}, columns=1, width=4.5), alt, photo=True)
 
 # %% [markdown]
 # ### Check
@@ -1026,15 +1011,17 @@ show(draw_photos({"The labels lie on the lines": four}, columns=1, width=4.5), a
 # files, ids out of range, masks of 0 and 255, instances where no lane is, near-duplicates between
 # splits, and more. Its exit code is 1 if training would suffer.
 #
-# One mask is saved again by a careless tool, as JPEG under its old name:
+# The tables give the share of each class and, in brackets, the number of samples that have it. One
+# mask is saved again by a careless tool, as JPEG under its old name. The second table counts it
+# among the samples of a class, and not among those that can be trained on:
 
 # %% tags=["nbval-ignore-output"]
 assert terminal("check-data my_roads") == 0
 victim = min((work / "my_roads" / "train" / "instance_masks").iterdir())
 whole = victim.read_bytes()
-victim.write_bytes(cv2.imencode(".jpg", cv2.imread(str(victim)))[1].tobytes())
+_ = victim.write_bytes(cv2.imencode(".jpg", cv2.imread(str(victim)))[1].tobytes())
 assert terminal("check-data my_roads") == 1
-victim.write_bytes(whole)
+_ = victim.write_bytes(whole)
 
 # %% [markdown]
 # ### Fine-tune
@@ -1044,7 +1031,7 @@ victim.write_bytes(whole)
 # `own-data` trains from scratch.
 #
 # `data_samples/finetune.json` holds a measurement (its command stands in it): 12, 48 and 200 scenes
-# of dusk, night and rain, three draws of scenes and weights each, scored on the same 100 other
+# of dusk, night and rain, three draws of scenes and weights each, all scored on the same other
 # scenes.
 #
 # > **Predict first.** From 48 scenes, how much lane F1 does fine-tuning add to that of the untouched
@@ -1059,32 +1046,26 @@ measured = json.loads((samples() / "finetune.json").read_text())
 untouched = measured["untouched"]["lane_f1"]
 rows = {(row["recipe"], row["scenes"]): row for row in measured["rows"]}
 reveal(my_guess, np.mean(rows["fine-tuned", 48]["lane_f1"]) - untouched)
-print(f"untouched weights                lane F1 {untouched:.3f}")
+print(f"scored on {measured['test_scenes']} scenes; untouched weights: lane F1 {untouched:.3f}")
 for (recipe, count), row in rows.items():
-    low, high = row["lane_f1_minus_untouched"]
     f1 = f"{np.mean(row['lane_f1']):.3f} ({min(row['lane_f1']):.3f} … {max(row['lane_f1']):.3f})"
-    print(f"{recipe:12s} {count:4d} scenes   lane F1 {f1}, difference {low:+.3f} … {high:+.3f}")
-for count in (48, 200):
-    assert rows["fine-tuned", count]["miou_minus_untouched"][0] > 0  # "mIoU, from 48 scenes on"
-assert rows["fine-tuned", 200]["lane_f1_minus_untouched"][0] > 0  # "lane F1, with 200 scenes"
-assert -0.01 < rows["fine-tuned", 48]["lane_f1_minus_untouched"][0] < 0  # "just holds 0"
-for count in (12, 48, 200):
-    assert min(rows["fine-tuned", count]["lane_f1"]) > untouched  # "in every draw"
-    assert rows["from scratch", count]["lane_f1_minus_untouched"][1] < 0  # "stays below"
+    print(f"{recipe}, {count} scenes: lane F1 {f1}")
+    for score, name in (("lane_f1", "lane F1"), ("miou", "mIoU")):
+        low, high = row[f"{score}_minus_untouched"]
+        where = "above 0" if low > 0 else "below 0" if high < 0 else "holds 0"
+        print(f"    difference of {name:7s} {low:+.3f} … {high:+.3f}: {where}")
 
 # %% [markdown]
 # <details><summary>What the table says</summary>
 #
-# Each line has the mean over three draws, the lowest and the highest, and the 95 % interval of the
-# difference to the untouched weights, over scenes and draws.
+# For each recipe and size: the mean lane F1 of three draws, the lowest and the highest. Below it the
+# 95 % intervals of the difference to the untouched weights, over scenes and draws.
 #
-# * In every draw and at every size, fine-tuning ends above the untouched weights in lane F1. The
-#   interval lies above 0 with 200 scenes; with 48 it just holds 0. In mIoU it lies above 0 from 48
-#   scenes on.
-# * Training from scratch stays below the untouched weights in lane F1, with 200 scenes, too. So begin
-#   with trained weights.
-# * **How many images?** In this table about fifty raise mIoU, and two hundred raise lane F1 as well.
-#   Label first what the model gets wrong.
+# * With 200 scenes, fine-tuning raises both scores: both intervals lie above 0.
+# * Training from scratch lowers lane F1 at every size: its intervals lie below 0. So begin with
+#   trained weights.
+# * **How many images?** Find the smallest size whose interval lies above 0, for the score that you
+#   need. Label first what the model gets wrong.
 # * **How long?** The preset counts steps: 300, whatever the size of the set. Watch `val`; the best
 #   epoch is kept.
 # * **Where to crop?** `road-topology horizon my_images --model MODEL` finds the row where the lanes
@@ -1093,7 +1074,10 @@ for count in (12, 48, 200):
 # </details>
 
 # %% [markdown]
-# Our 36 corrected photographs, and 12 for `val`, for 100 steps:
+# At last our own corrected photographs, 38 to train and 10 for `val`, for 100 steps. This run is too
+# short, and the 40 scenes that score it are too few, to decide whether fine-tuning helps: the score
+# may rise or fall. What decides is the table above. The run shows that the way from photographs to a
+# fine-tuned model is whole.
 
 # %% tags=["nbval-ignore-output"]
 tune = f'train lane --config finetune --init "{model_file}" --data my_roads --output my_run'
@@ -1109,9 +1093,8 @@ print({name: f"{value:.2f}" for name, value in f1.items()})
 assert abs(f1["after"] - f1["before"]) < 0.1
 
 # %% [markdown]
-# One run of 100 steps, scored on 40 scenes, decides nothing: the difference is smaller than what
-# other scenes or another draw would change. That is why the table above has three draws, 100 scenes
-# and an interval. To go on, draft the labels of the next photographs with the new model, correct,
+# The difference is below 0.1 in either direction. That is why the table above has three draws, more
+# scenes and an interval. To go on, draft the labels of the next photographs with the new model, correct,
 # convert, and fine-tune again. Keep a test set that never takes part.
 
 # %% [markdown]
@@ -1145,8 +1128,12 @@ assert abs(f1["after"] - f1["before"]) < 0.1
 #
 # ### What other teams use
 #
+# *Road topology* today also means how lanes connect: lane graphs, crossings and the traffic lights
+# that rule them, as in OpenLane-V2 (Wang et al. 2023, arXiv 2304.10440). This course has none of
+# that: it ends at single lanes and crosswalks.
+#
 # This course classifies pixels and separates them by embeddings, as LaneNet did (Neven et al. 2018).
-# You will meet three other families:
+# You will meet five other families:
 #
 # * **Row anchors** (UFLD, Qin et al. 2020): for each lane and each of some fixed rows the network
 #   chooses a column. Few outputs make it fast. The number of lanes is fixed.
@@ -1156,7 +1143,13 @@ assert abs(f1["after"] - f1["before"]) < 0.1
 # * **Lanes in 3D** (PersFormer and its data set OpenLane, Chen et al. 2022): the outputs are metres,
 #   on roads that need not be flat.
 #
-# None of the three gives class masks of road, sidewalk and crosswalks; a segmentation network does.
+# * **Curves and keypoints**: the network gives the numbers of a curve, as in PolyLaneNet (Tabelini et
+#   al. 2020, arXiv 2004.10924) and BézierLaneNet (Feng et al. 2022, arXiv 2203.02431), or points that
+#   it joins to lanes, as in GANet (Wang et al. 2022, arXiv 2204.07335).
+# * **Maps from above**: several cameras give one map of lanes, kerbs and crosswalks around the car,
+#   as polylines in metres; MapTR (Liao et al. 2022, arXiv 2208.14437) is one example.
+#
+# None of the five gives a class mask of road and sidewalk; a segmentation network does.
 #
 # ### What to read next
 #
@@ -1323,14 +1316,14 @@ assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 # %% [markdown]
 # Now the frame, and your photograph if you named one in any notebook.
 #
-# > **Predict first.** How many of the frame's four lines does your detector find?
+# > **Predict first.** How many lanes does your detector find in the frame, which has four?
 
 # %%
 my_guess = None
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
-reveal(my_guess, detector.detect(image).max(), "lines")
+reveal(my_guess, detector.detect(image).max(), "lanes")
 photos = {}
 for picture in [image] if my_photo() is None else [image, my_photo()]:
     ids = detector.detect(picture)
@@ -1341,7 +1334,6 @@ show(draw_photos(photos, columns=len(photos), width=5), alt, photo=True)
 mine = detector.score("val")
 theirs = evaluate(segmenter, LaneInstanceDataset(samples(), "val"))["lane_f1"]
 print(f"lane F1 on 12 validation scenes: yours {mine:.2f}, the shipped model {theirs:.2f}")
-assert 2 <= detector.detect(image).max() <= 6 and 0.15 < mine < theirs
 
 # %% [markdown]
 # The shipped model scores higher. The encoder is the same in both, and it has learnt from the 1500
@@ -1351,7 +1343,7 @@ assert 2 <= detector.detect(image).max() <= 6 and 0.15 < mine < theirs
 #   for 1500 steps from 1500 scenes, together with the encoder, mostly by Muon;
 # * yours are smaller: 64 channels, embeddings of 8 numbers in place of 32;
 # * yours looks at each image once, the model twice;
-# * yours separates lines by its own part, on the network's small image, and fits each curve alone;
+# * yours separates lanes by its own part, on the network's small image, and fits each curve alone;
 #   the model fits the curves of one road together (notebook 6).
 #
 # No cell changes one of these alone, so we do not know how much each of them costs.
@@ -1363,6 +1355,10 @@ assert 2 <= detector.detect(image).max() <= 6 and 0.15 < mine < theirs
 
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted
+assert 0.05 < short["lane_f1"] < 0.45
+np.testing.assert_allclose(measured_iou, formula, atol=0.03)  # the formula, tested
+assert 0.9 < blind.pixel_accuracy() < seeing.pixel_accuracy() < blind.pixel_accuracy() + 0.06
+assert blind.miou() < seeing.miou() - 0.15
 assert math.isclose(limit, 3.1, abs_tol=0.05) and math.isclose(width, 9.4, abs_tol=0.05)
 assert benchmarks.CULANE_IMAGE_WIDTH == 1640 and LINE_WIDTH == 30 / 1640
 assert benchmarks.TUSIMPLE_PIXEL_THRESHOLD == 20 and benchmarks.TUSIMPLE_MATCH_THRESHOLD == 0.85
@@ -1398,10 +1394,35 @@ rainy, bright = (f1_of(np.sum(of_kind[kind], axis=0)) for kind in ("rain by day"
 assert rainy < bright - 0.1  # "the few rainy scenes scored low"
 bare = np.concatenate([scene["lanes"] for scene in scenes])
 assert np.mean(bare[bare[:, 2] == 0, 1] == 0) > 0.3  # boundaries: "a third or more are missed"
+assert 0.4 < missed[0] / total[0] < 0.85 and missed[2] / total[2] < 0.4
+assert missed[:2].sum() > 1.5 * missed[2:].sum()
+assert max(f1_of(s["model"]) for s in worst) < 0.4
 tuning = LaneSegmentationConfig.preset("finetune")
 assert tuning.epochs * tuning.steps_per_epoch == 300  # "300, whatever the size of the set"
 b0 = LaneSegmentationConfig.preset("b0")
 assert (b0.lr, b0.encoder_lr_scale) == (6e-5, 0.1)
+
+# %% tags=["folded"]
+# @title Claims, continued: night, rain, vehicles; two views, metres, own roads
+assert 0.05 < luck < 0.2 and -0.25 < night - by_day < -0.03
+assert all(np.ptp(paired) < np.ptp(unpaired) for unpaired, paired in spans.values())
+assert all(spans[key][1][1] < 0 for key in ("night − dry day", "dry day − no vehicles"))
+assert spans["rain − dry day"][1][1] > -0.02
+assert interval(np.array(of_kind["curves"]))[1] < interval(np.array(of_kind["straight"]))[0]
+assert any(s["rain"] > 0 and s["light"] == "night" for s in scenes)  # the confounder
+assert gain_low > 0 and 0.01 < gain < 0.1
+assert 2.5 < driving_lane < 3.1
+for (s, u), (s_true, u_true) in zip(places["found"], places["true"], strict=True):
+    order = np.argsort(s_true)
+    assert np.abs(u - np.interp(s, s_true[order], u_true[order])).max() < 0.10  # "within 10 cm"
+assert 0.25 < by_hand < 0.55
+own = {split: len(LaneInstanceDataset(work / "my_roads", split)) for split in ("train", "val")}
+assert own == {"train": 38, "val": 10}
+for score in ("lane_f1", "miou"):  # "with 200 scenes, fine-tuning raises both scores"
+    assert rows["fine-tuned", 200][f"{score}_minus_untouched"][0] > 0
+for count in (12, 48, 200):
+    assert rows["from scratch", count]["lane_f1_minus_untouched"][1] < 0  # "at every size"
+assert 2 <= detector.detect(image).max() <= 6 and 0.15 < mine < theirs
 
 # %% tags=["folded"]
 # @title "It never saw them": the seeds of all scenes

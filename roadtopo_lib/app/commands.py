@@ -123,7 +123,7 @@ def infer(arguments: argparse.Namespace) -> int:
             )
             for path, lanes in results:
                 made += 1
-                say(f"{path}  {lanes} lanes")
+                say(f"{path}  {lanes} {'lane' if lanes == 1 else 'lanes'}")
     except KeyboardInterrupt:
         rest = "; --resume makes the others" if arguments.format is None else ""
         told = f"interrupted; results of {made} images are complete in {arguments.output}{rest}"

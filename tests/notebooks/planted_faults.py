@@ -184,6 +184,13 @@ FAULTS = [
         "05_training",
     ),
     Fault(
+        "an epoch trains in evaluation mode",
+        "trainer_lane.py",
+        "        self.model.train()\n        self.state.model = None",
+        "        self.state.model = None",
+        "05_training",
+    ),
+    Fault(
         "predict leaves the model in evaluation mode",
         "segformer.py",
         "self.train(was_training)",

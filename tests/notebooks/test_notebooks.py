@@ -1,5 +1,6 @@
 """What every notebook must be, apart from running (nbval sees to that): paired, whole, small, of one shape."""
 
+import itertools
 import re
 import statistics
 import sys
@@ -191,6 +192,21 @@ class TestNotebook:
             line for cell in stored(text).cells for line in cell.source.splitlines() if len(line) > LONGEST_LINE
         ]
         assert not [line for line in too_long if "](" not in line and not line.startswith("|")]  # links and tables wrap
+
+    def test_no_wrapped_line_begins_a_list_or_a_heading(self, text):
+        """CommonMark lets these interrupt a paragraph; a line wrap before "1." made one."""
+        begins = re.compile(r"(1[.)]|[-+*]|#{1,6}) ")
+        belongs = re.compile(r"$|\s|>|<|\d+[.)] |[-+*] |#{1,6} ")  # a blank line, or a list or heading before
+        for cell in stored(text).cells:
+            if cell.cell_type == "markdown":
+                lines = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL).splitlines()
+                pairs = itertools.pairwise(lines)
+                assert not [b for a, b in pairs if begins.match(b) and not belongs.match(a)]
+
+    def test_no_cell_shows_what_its_last_call_happens_to_return(self, text):
+        for cell in code_cells(stored(text)):
+            shown = [o.data.get("text/plain", "") for o in cell.outputs if o.output_type == "execute_result"]
+            assert not [value for value in shown if re.fullmatch(r"-?\d+", value)], cell.source
 
     def test_prose_outweighs_code(self, text):
         if chapter(text) in "1234":

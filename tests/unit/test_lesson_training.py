@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.lessons import training as lesson
 from roadtopo_lib.course.lessons import training_pictures as pictures
+from roadtopo_lib.training.run_folder import RunFolder
 
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(muon_lr=0.0, image_size=(32, 64), repeat_threshold=0.0)
 
@@ -88,3 +89,22 @@ def test_ways_are_drawn_as_lengths():
 def test_a_grid_of_pictures_has_its_titles_over_the_first_row():
     figure = pictures.picture_grid([[np.zeros((2, 2))] * 2] * 2, ["left", "right"])
     assert [ax.get_title() for ax in figure.axes] == ["left", "right", "", ""]
+
+
+def test_the_cells_below_a_stop_that_came_too_late_work_all_the_same(tmp_path):
+    short = CONFIG.replace(epochs=1)
+    data = lesson.loaders(short)
+    before, after, whole = (lesson.StepLosses() for _ in range(3))
+    late = [RunFolder(tmp_path / "stopped", every_steps=5), before, lesson.StopButton(None)]
+    lesson.new_trainer(short, recorders=late).fit(*data)
+    goes_on, in_one_go = (lesson.new_trainer(short, recorders=[steps]) for steps in (after, whole))
+    resumed = goes_on.fit(*data, resume=RunFolder(tmp_path / "stopped").newest())
+    in_one_go.fit(*data)
+    assert [row["val_loss"] for row in resumed] == [row["val_loss"] for row in in_one_go.history]
+    assert lesson.largest_difference(in_one_go.model, goes_on.model) == 0
+    assert (before.steps, after.steps) == (whole.steps, [])
+    figure, words = pictures.one_curve(whole.steps, before.steps, after.steps)
+    drawn = [line.get_xydata() for line in figure.axes[0].lines]
+    assert [len(points) for points in drawn] == [len(whole.steps), len(before.steps), 0]
+    np.testing.assert_allclose(drawn[1], before.steps)
+    assert words

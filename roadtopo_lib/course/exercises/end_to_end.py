@@ -71,6 +71,7 @@ def counts_of(answer) -> None:
 
     found = counts([[0.9], [0.1], [0.2]])  # three predictions, one true lane
     expect(found != (1, 0, 2), "fp and fn are swapped: rows are predictions, columns are true lanes")
+    expect(found != (0, 3, 1), "the pair with the smallest IoU was matched: is `maximize=True` missing?")
     expect_close(found, (1, 2, 0), "three predictions, one true lane, one match: fp = rows - tp, fn = columns - tp")
     expect_close(counts([[0.3]]), (0, 1, 1), "a pair below the threshold is no match, even if it is the best")
     found = counts([[0.8, 0.7], [0.7, 0.1]])

@@ -86,7 +86,7 @@ def shares_of_step(answer) -> None:
     smaller = answer([full, full[:1]])
     expect(
         not is_close(smaller, [0.5, 0.5]),
-        "a batch of one image counts as much as one of two: do not divide by the number of batches",
+        "a batch of one image counts as much as one of two: count the labelled pixels of each, and of all together",
     )
     expect_close(smaller, [2 / 3, 1 / 3], "batches of two images and one image should count 2 : 1")
     uneven = answer([full, half])

@@ -23,8 +23,8 @@ def draw_losses(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def draw_shifts(shifts: np.ndarray, measured: np.ndarray, formula: np.ndarray, limit: float) -> Figure:
-    """IoU of two lines over the pixels between them, drawn and by formula; shaded up to ``limit``."""
+def draw_shifts(shifts: np.ndarray, measured: np.ndarray, formula: np.ndarray, limit: float) -> tuple[Figure, str]:
+    """IoU of two lines over the pixels between them, drawn and by formula; shaded up to ``limit``; the alt text."""
     figure, ax = plt.subplots(figsize=(7, 2.8))
     ax.plot(shifts, measured, "o", label="the library's drawing")
     ax.plot(shifts, formula, label="(w − d) / (w + d)")
@@ -32,7 +32,7 @@ def draw_shifts(shifts: np.ndarray, measured: np.ndarray, formula: np.ndarray, l
     ax.axvspan(0, limit, alpha=0.15)
     ax.set(title="A few pixels decide whether a lane is found", xlabel="shift (pixels)", ylabel="IoU")
     ax.legend()
-    return figure
+    return figure, "IoU falls from 1 as the lane is moved; it passes 0.5 after a few pixels."
 
 
 def draw_bands(bands: Sequence[int], curves: Mapping[str, Sequence[float]], marks: Mapping[float, int]) -> Figure:
@@ -86,8 +86,8 @@ def draw_spans(spans: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     return figure
 
 
-def draw_recall(total: np.ndarray, missed: np.ndarray, spread: np.ndarray, edges: np.ndarray) -> Figure:
-    """Recall by visible paint, with its intervals; see ``recall_by_paint``."""
+def draw_recall(total: np.ndarray, missed: np.ndarray, spread: np.ndarray, edges: np.ndarray) -> tuple[Figure, str]:
+    """Recall by visible paint, with its intervals, see ``recall_by_paint``; the alt text."""
     recall = 1 - missed / total
     figure, ax = plt.subplots(figsize=(7, 3))
     ax.bar(range(len(total)), recall, yerr=np.abs(spread - recall), capsize=4)
@@ -97,7 +97,7 @@ def draw_recall(total: np.ndarray, missed: np.ndarray, spread: np.ndarray, edges
     ax.set_xticks(range(len(total)), names)
     ax.set(title="Where little paint shows, lanes are missed", ylabel="recall", ylim=(0, 1))
     ax.set_xlabel("share of the label that shows paint")
-    return figure
+    return figure, "Recall of markings in five bins of visible paint; the first bins are the lowest."
 
 
 def found_and_true(scene: Scene, result: dict) -> list[np.ndarray]:
@@ -109,14 +109,14 @@ def found_and_true(scene: Scene, result: dict) -> list[np.ndarray]:
     return [overlay(image, result, 0.8), overlay(image, truth, 0.8)]
 
 
-def draw_from_above(camera: Camera, lines: Mapping[str, list[np.ndarray]], limit: float = 40.0) -> Figure:
-    """Lanes on the ground: name → polylines in pixels; first dots, then broad lines, up to ``limit`` metres."""
+def draw_from_above(camera: Camera, lines: Mapping[str, list[np.ndarray]], limit: float = 40.0) -> tuple[Figure, str]:
+    """Lanes on the ground: name → polylines in pixels, dots, then broad lines, up to ``limit`` metres; the alt text."""
     figure, ax = plt.subplots(figsize=(5, 4.2))
     styles = ({"marker": ".", "linestyle": "", "zorder": 3}, {"linewidth": 7, "alpha": 0.35})
     for (name, group), style in zip(lines.items(), styles, strict=True):
         for k, line in enumerate(group):
             x, z = on_ground(camera, line[line[:, 1] > camera.horizon().max() + 2]).T
             ax.plot(x[z < limit], z[z < limit], color=f"C{k}", label=None if k else name, **style)
-    ax.set(title="Found lines lie on the true ones", xlabel="metres to the right", ylabel="metres ahead")
+    ax.set(title="Found lanes lie on the true ones", xlabel="metres to the right", ylabel="metres ahead")
     ax.legend()
-    return figure
+    return figure, "The frame's lanes from above, in metres: found lanes as dots on the true lanes."

@@ -70,15 +70,16 @@ def miscounted_schedules(rate: Callable[[int, int, int], float]) -> Figure:
     return figure
 
 
-def one_curve(whole: Steps, before: Steps, after: Steps) -> Figure:
-    """Loss by step of a run in one go, and of one that was stopped and went on; each a list of (step, loss)."""
+def one_curve(whole: Steps, before: Steps, after: Steps) -> tuple[Figure, str]:
+    """Loss by step of a run in one go, and of one that was stopped and resumed; the alt text."""
     figure, ax = plt.subplots(figsize=(7, 2.6))
-    ax.plot(*zip(*whole, strict=True), color="0.8", linewidth=6, label="in one go")
-    ax.plot(*zip(*before, strict=True), "C0.-", linewidth=1, label="until the stop")
-    ax.plot(*zip(*after, strict=True), "C1.-", linewidth=1, label="after it, in a new trainer")
+    whole, before, after = (np.reshape(steps, (-1, 2)).T for steps in (whole, before, after))  # one may be empty
+    ax.plot(*whole, color="0.8", linewidth=6, label="in one go")
+    ax.plot(*before, "C0.-", linewidth=1, label="until the stop")
+    ax.plot(*after, "C1.-", linewidth=1, label="after it, in a new trainer")
     ax.set(title="The interrupted run has one curve, that of a run in one go", xlabel="optimiser step", ylabel="loss")
     ax.legend()
-    return figure
+    return figure, "Loss at each step: the curve of the interrupted run lies on that of the run in one go."
 
 
 def losses_and_norms(runs: Mapping[float, np.ndarray], max_norm: float) -> Figure:

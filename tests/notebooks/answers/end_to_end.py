@@ -150,9 +150,8 @@ wrong("counts_of", "compare with the threshold after")(
 wrong("counts_of", "fp and fn are swapped")(
     lambda iou, t=0.5: np.array(_counted(_hungarian)(iou, t))[[0, 2, 1]].tolist()
 )
-wrong("counts_of", "three predictions, one true lane")(
-    _counted(lambda iou, t: int(iou[linear_sum_assignment(iou)][0] > t))
-)
+wrong("counts_of", "maximize=True")(_counted(lambda iou, t: int(iou[linear_sum_assignment(iou)][0] > t)))
+wrong("counts_of", "three predictions, one true lane")(lambda iou, t=0.5: (_hungarian(iou, t), 0, 0))
 wrong("counts_of", "an array of shape (0, 3)")(_counted(lambda iou, t: int(iou.max() > t) * _hungarian(iou, t)))
 wrong("counts_of", "tuple of three")(lambda iou, t=0.5: _hungarian(iou, t))
 wrong("counts_of", "wrong for 4 predictions", "cheating")(_counted(lambda iou, t: _hungarian(iou[:2, :2], t)))

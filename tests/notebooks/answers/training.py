@@ -111,7 +111,8 @@ def _shares(count):
     return lambda masks: [count(mask) / max(sum(map(count, masks)), 1) for mask in masks]
 
 
-wrong("shares_of_step", "number of batches")(lambda masks: [1 / len(masks) for _ in masks])
+wrong("shares_of_step", "labelled pixels of each")(lambda masks: [1 / len(masks) for _ in masks])
+wrong("shares_of_step", "labelled pixels of each")(_shares(lambda mask: float((mask != 255).float().mean())))
 wrong("shares_of_step", "unlabelled pixels")(_shares(lambda mask: mask.numel()))
 wrong("shares_of_step", "unlabelled pixels")(_shares(len))
 wrong("shares_of_step", "not an error")(lambda masks: [n / sum(_counts(masks)) for n in _counts(masks)])
