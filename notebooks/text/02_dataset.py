@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 2 · Dataset: read labels without damaging them
 #
-# This notebook reads the frame and its labels from disk and transforms them together. It shows six
-# mistakes that raise no error where they are made.
+# This notebook reads the frame and its labels from disk and transforms them together, so that the
+# labels stay true.
 
 # %% tags=["set-up"]
 # @title Set-up: run this cell first
@@ -42,7 +42,7 @@ strip(2, photo=PHOTO)
 
 # %% [markdown]
 # The first box is the input, an image. To learn the other boxes, the model needs labels. This
-# notebook is about both.
+# notebook is about both, and about six mistakes that raise no error where they are made.
 #
 # **You will be able to** build a data set folder of your own, read any mask without damaging its
 # ids, [transform](GLOSSARY.md#transform) an image and its masks together, and check what no loader
@@ -83,6 +83,7 @@ from roadtopo_lib.course.lessons.dataset import (
     refusal,
     share_bar,
     show_pixels,
+    show_resized,
 )
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.widgets import AugmentationInStep
@@ -189,18 +190,18 @@ show_pixels(pictures, title, "Left visible labels, right amodal ones.", ("visibl
 assert (scene.instance_amodal == instance).all()  # the frame's file is amodal
 
 # %% [markdown]
-# Lane benchmarks (TuSimple, CULane) label whole lanes, and so do our samples: lanes and crosswalks
-# are amodal. (The grey road is not: it ends at a vehicle.) Never mix the two kinds in one training
-# set: the same gap would be road in one image and lane in the next.
+# TuSimple and CULane, public sets of labelled road images, label whole lanes, and so do our
+# samples: lanes and crosswalks are amodal. (The grey road is not: it ends at a vehicle.) Never mix
+# the two kinds in one training set: the same gap would be road in one image and lane in the next.
 #
 # *Who wins a pixel?* A mask holds one id a pixel. Where a crosswalk crosses a lane, the pixel
 # belongs to the crosswalk, so three of the four lanes are interrupted there.
 #
-# *How wide is a label?* 1.8 % of the image width, as CULane's score draws lanes: 19 pixels in the
-# frame, 9 in the samples. (Where the paint itself is wider, as that of the near double line, the
-# label is as wide as the paint.) A label as thin as the paint would fall to pieces: 12 cm of paint
-# at a distance of 80 m are 1.4 pixels in the frame, and a third of a pixel in the image that `tiny`
-# sees.
+# *How wide is a label?* 1.8 % of the image width, the width at which CULane's score draws and
+# compares lanes (notebook 7): 19 pixels in the frame, 9 in the samples. (Where the paint itself is
+# wider, as that of the near double line, the label is as wide as the paint.) A label as thin as the
+# paint would fall to pieces: 12 cm of paint at a distance of 80 m are 1.4 pixels in the frame, and
+# a third of a pixel in the image that `tiny` sees.
 
 # %% [markdown]
 # ## Three files, read by hand
@@ -327,7 +328,6 @@ grey = cv2.imread(f"{folder.name}/five.png", cv2.IMREAD_GRAYSCALE)
 reveal(my_guess, len(np.unique(grey)) - 1, "ids besides 0")
 for k, name in enumerate(("red", "green", "blue", "dark green", "white"), start=1):
     print(f"instance {k}, {name}: {np.unique(grey[instance == k])}")
-assert len(np.unique(grey)) == 5
 
 # %% [markdown]
 # <details><summary>Why</summary>
@@ -425,7 +425,6 @@ narrow = cv2.imread(f"{folder.name}/wide.png", cv2.IMREAD_GRAYSCALE)
 reveal(my_guess, int(narrow[0, 5]))
 print("written:", wide[0], "read:", narrow[0])
 print("ids of the frame, read so:", np.unique(cv2.imread(str(files[2]), cv2.IMREAD_GRAYSCALE)))
-assert (narrow == wide // 256).all()
 
 # %% [markdown]
 # <details><summary>Why</summary>
@@ -549,7 +548,6 @@ blank, arrow = np.zeros((1, 3, 3), np.uint8), np.array([[1, 2, 3]], dtype=np.uin
 pairs = [[flip(image=blank, mask=arrow)["mask"][0, 0] for _ in range(2)] for _ in range(100)]
 disagree = sum(first != second for first, second in pairs)
 reveal(my_guess, disagree, "of 100")
-assert 30 < disagree < 70  # four standard deviations either way
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -598,7 +596,7 @@ assert agreement(*torn) < 0.5 and min(kept) == 1.0  # … and the fix
 print(f"lane pixels with an id, in the worst of 20 draws: {min(kept):.0%}")
 
 # %% [markdown]
-# ## Trap: the mean of two ids
+# ## Trap: a mask resized like a photograph
 #
 # Resizing needs [interpolation](GLOSSARY.md#interpolation): values for the pixels of the new size.
 # [Bilinear](GLOSSARY.md#bilinear) interpolation takes the weighted mean of the four nearest old
@@ -630,9 +628,7 @@ bilinear = cv2.resize(piece, half)
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 reveal(my_guess, len(np.unique(bilinear)), "classes")
-title, alt = "Two classes that the piece does not have", "The piece after bilinear resizing."
-show_pixels([color_semantic(bilinear)], title, alt, zoom=6)
-assert set(np.unique(bilinear)) == {ROAD, LANE_MARKING, CROSSWALK, SIDEWALK, LANE_BOUNDARY}
+show_resized(color_semantic(bilinear))
 
 # %% [markdown]
 # <details><summary>Why</summary>
@@ -696,7 +692,6 @@ my_guess = None
 images_with = np.array([sum(bool((mask == c).any()) for mask in masks) for c in range(NUM_CLASSES)])
 reveal(my_guess, images_with[CROSSWALK], "of 48 images")
 print({name: int(n) for name, n in zip(CLASS_NAMES, images_with)})
-assert images_with[CROSSWALK] == 10 and images_with[LANE_MARKING] == 43
 
 # %% [markdown]
 # <details><summary>What it means</summary>
@@ -712,8 +707,8 @@ assert images_with[CROSSWALK] == 10 and images_with[LANE_MARKING] == 43
 # rarer.
 
 # %% [markdown]
-# By [repeat-factor sampling](GLOSSARY.md#repeat-factor-sampling) (LVIS, Gupta et al. 2019) a class
-# shown by a share $f$ of the images gets the factor
+# By [repeat-factor sampling](GLOSSARY.md#repeat-factor-sampling) (Gupta et al. 2019, made for LVIS,
+# a data set with many rare classes) a class shown by a share $f$ of the images gets the factor
 #
 # $$\max\left(1, \sqrt{t / f}\right),$$
 #
@@ -731,7 +726,6 @@ factor_of_class = np.maximum(1, np.sqrt(0.5 / (images_with / len(raw))))  # (6,)
 reveal(my_guess, factor_of_class[CROSSWALK], "times")
 factors = repeat_factors(raw, 0.5)  # one factor an image
 shows_one = np.array([(mask == CROSSWALK).any() for mask in masks])
-np.testing.assert_allclose(factors[shows_one], factor_of_class[CROSSWALK])
 
 # %% [markdown]
 # Does it work? The sampler draws 100 epochs. The folded cell counts how often a drawn image shows a
@@ -746,7 +740,6 @@ for epoch in range(100):
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare the files with the draws
 print(f"{shows_one.mean():.0%} of the files show one, {shows_one[drawn].mean():.0%} of those drawn")
-assert len(drawn) == 100 * len(raw) and shows_one[drawn].mean() > 1.2 * shows_one.mean()
 
 # %% [markdown]
 # An epoch is no longer than before, so images that show no rare class come less often. An image
@@ -802,9 +795,11 @@ my_guess = None
 # @title Compare with your guess
 forgetful = [array.copy() for array in frame()]
 my_paint(*forgetful[:2], forgetful[2].copy())  # the copy is thrown away
-answer = refusal(f"{folder.name}/forgetful", *forgetful)
-reveal(my_guess, "no" if answer == complaint(f"{folder.name}/forgetful") == "fine" else "yes")
-assert answer == "fine"
+on_writing, on_reading = (
+    refusal(f"{folder.name}/forgetful", *forgetful),
+    complaint(f"{folder.name}/forgetful"),
+)
+reveal(my_guess, "no" if on_writing == on_reading == "fine" else "yes")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -1031,9 +1026,8 @@ check("resize_mask", resize_mask)
 # %% [markdown]
 # ### 4. Shares that ignore what nobody labelled
 #
-# Return an array with the share of each class, one for every class, also for those that never
-# appear. Count the pixels of all masks of the list together: a large mask weighs more than a small
-# one.
+# Return the share of each class, one number for every class, also for those that never appear.
+# Count the pixels of all masks of the list together: a large mask weighs more than a small one.
 #
 # Pixels of 255 count nowhere: the shares of the labelled pixels sum to 1. Without any labelled
 # pixel every share is 0, not 0 / 0.
@@ -1145,6 +1139,9 @@ except ValueError:
 else:
     raise AssertionError("a colour that is no class was accepted")
 assert len(np.unique(piece)) == 3
+in_bilinear = {ROAD, LANE_MARKING, CROSSWALK, SIDEWALK, LANE_BOUNDARY}
+assert set(np.unique(bilinear)) == in_bilinear
+assert 30 < disagree < 70  # "about half", four standard deviations either way
 cv2.imwrite(f"{folder.name}/mask.jpg", piece)
 assert len(np.unique(cv2.imread(f"{folder.name}/mask.jpg", cv2.IMREAD_GRAYSCALE))) > 3
 print("[OK] every claim on files, ids and transforms holds")
@@ -1155,11 +1152,15 @@ assert round(100 * (shares[0] + shares[ROAD])) == 93
 assert (count_class_pixels(raw, NUM_CLASSES).pixels.numpy() == counts).all()
 assert len(raw) == 48 and all((mask != IGNORE_INDEX).all() for mask in masks)
 assert round(100 * math.comb(48 - 10, 4) / math.comb(48, 4)) == 38
+assert images_with[CROSSWALK] == 10 and images_with[LANE_MARKING] == 43
+np.testing.assert_allclose(factors[shows_one], factor_of_class[CROSSWALK])
+assert len(drawn) == 100 * len(raw) and shows_one[drawn].mean() > 1.2 * shows_one.mean()
+assert on_writing == on_reading == "fine"  # "It does not complain"
 assert tiny.repeat_threshold == 0.5 and batch["image"].shape == (4, 3, 96, 256)
 assert np.bincount(drawn, minlength=len(raw))[factors == 1].mean() < 100
 assert "fine" not in gallery.values() and len(gallery) == 14
 assert "none of them black" in gallery["rgb_instances_without_black"]
-assert "a palette image" in gallery["palette_mask"]  # "the library refuses mode P"
+assert "found a palette" in gallery["palette_mask"]  # "the library refuses mode"
 assert contradictions(semantic, instance) == 0
 own = f"{folder.name}/claims"
 refused = {

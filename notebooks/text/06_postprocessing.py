@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 6 · Postprocessing: from embeddings to numbered lanes
 #
-# The network gives each pixel a class and an embedding. This notebook turns them into numbered
-# lanes and crosswalks, and shows at which step lanes are lost.
+# This notebook turns the class and the embedding of each pixel into numbered lanes and crosswalks,
+# and shows at which step lanes are lost.
 
 # %% tags=["set-up"]
 # @title Set-up: run this cell first
@@ -47,7 +47,7 @@ strip(6, photo=PHOTO)
 #
 # **You need** notebook 4 (the discriminative loss). Nothing about clustering.
 #
-# **Time** to run: about two minutes on two CPU cores. To work through: three hours.
+# **Time** to run: about a minute on two CPU cores. To work through: three hours.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
@@ -113,7 +113,7 @@ from roadtopo_lib.segformer import upsample_to
 # %%
 image, true_semantic, true_instances = frame()
 segmenter = shipped_segmenter()
-segmenter.tta = False  # one view of an image; notebook 7 measures what a second one adds
+segmenter.tta = False  # no test-time augmentation, the mean over the image and its mirror image
 prediction = segmenter.predict(image)
 print({name: getattr(value, "shape", value) for name, value in prediction.items()})
 
@@ -139,13 +139,17 @@ embeddings[:, true_lane > 0] = (means[true_lane[true_lane > 0] - 1] + noise).T
 x = embeddings[:, semantic == LANE_MARKING].T  # (2, 6, 11) → (18, 2): lane pixels only
 
 # %% [markdown]
-# ## From clumps to labels: a ball around a mean
+# ## From clumps to clusters: a ball around a mean
 #
 # *Clustering* finds the clumps. A clump found is a *[cluster](GLOSSARY.md#cluster)*, and each pixel
-# gets the number of its cluster as its *[label](GLOSSARY.md#label)*. The simplest method takes a
-# pixel that has no label yet. It gathers all such pixels within a *[radius](GLOSSARY.md#radius)*,
-# moves to their mean, and gathers again. What is gathered is a lane. A pixel's place in the image
-# plays no part.
+# gets a *[cluster number](GLOSSARY.md#cluster-number)*, in code `labels`. (In the text, labels are
+# annotations.) The simplest method takes a pixel that has no number yet. It gathers all such pixels
+# within a *[radius](GLOSSARY.md#radius)*, moves to their mean, and gathers again. What is gathered
+# is a lane. A pixel's place in the image plays no part.
+#
+# Two other ways do not suit dashed lanes of unknown number. A watershed grows regions in the image,
+# so each dash would be one. A network with one output for each lane needs a largest number of
+# lanes.
 #
 # One line needs care. The mean may move so far that the first pixel is no longer within the radius.
 # Without `near[i] = True` that pixel would keep −1 for ever.
@@ -167,9 +171,10 @@ def greedy_clusters(x, radius):
 
 # %% [markdown]
 # The method does not need to know the number of lanes. The library's `cluster_embeddings` finds the
-# same partition. Labels are names: what counts is which pixels share one. The *[adjusted Rand
-# index](GLOSSARY.md#adjusted-rand-index)* (ARI) compares two labellings: for every pair of pixels,
-# do both say "together", or both "apart"? It is 1 for the same partition and about 0 for chance.
+# same partition. Cluster numbers are names: what counts is which pixels share one. The *[adjusted
+# Rand index](GLOSSARY.md#adjusted-rand-index)* (ARI) compares two partitions: for every pair of
+# pixels, do both say "together", or both "apart"? It is 1 for the same partition and about 0 for
+# chance.
 
 # %%
 labels, by_library = greedy_clusters(x, radius=1.5), cluster_embeddings(x, radius=1.5)
@@ -202,7 +207,7 @@ x32, truth32 = lesson.lanes_at_the_margin(2000)
 print(f"safe: between {lowest} and {highest}; we use {radius}")
 
 # %% [markdown]
-# We try radii from 0.2 to 3.4 and compare the labels with the truth.
+# We try radii from 0.2 to 3.4 and compare the clusters with the truth.
 #
 # > **Predict first.** What is the widest radius at which `cluster_embeddings` still finds these
 # > five lanes?
@@ -215,11 +220,8 @@ my_guess = None
 radii = np.arange(0.2, 3.41, 0.1)
 ours = np.array([adjusted_rand_score(truth32, cluster_embeddings(x32, r)) for r in radii])
 plateau = radii[ours > 0.999]
-assert plateau.min() < 0.7 and plateau.max() > 2.5  # wider than promised
 reveal(my_guess, plateau.max())
-title = "All five lanes are found far beyond the safe radii"
-figure = picture.against_radius(radii, ours, radius, (lowest, highest), title)
-show(figure, "ARI over the radius; the safe radii are a grey band.")
+show(*picture.against_radius(radii, ours, radius, (lowest, highest)))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -242,7 +244,7 @@ show(figure, "ARI over the radius; the safe radii are a grey band.")
 # **[DBSCAN](GLOSSARY.md#dbscan)** calls a pixel a *[core point](GLOSSARY.md#core-point)* if at
 # least `min_samples` pixels lie within `eps` of it, itself included. Core points within `eps` of
 # each other belong to one cluster, and so do all pixels within `eps` of these. Pixels within `eps`
-# of no core point are *[noise](GLOSSARY.md#noise)*, label −1.
+# of no core point are *[noise](GLOSSARY.md#noise)*, cluster number −1.
 #
 # With a safe radius as bandwidth or as `eps`, both find the five lanes. Now a radius below the safe
 # ones: 0.3.
@@ -255,11 +257,7 @@ my_guess = None
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
-few, few_truth = x32[:400], truth32[:400]  # fewer: MeanShift is slow
-for method in (DBSCAN(eps=1.5, min_samples=10), MeanShift(bandwidth=1.5)):
-    assert adjusted_rand_score(few_truth, method.fit_predict(few)) == 1  # a safe radius
 dbscan = DBSCAN(eps=0.3, min_samples=10).fit_predict(x32)
-assert set(dbscan) == {-1} and len(set(MeanShift(bandwidth=0.5).fit_predict(few))) > 50
 reveal(my_guess, len(set(dbscan) - {-1}), "lanes")
 
 # %% [markdown]
@@ -281,9 +279,9 @@ reveal(my_guess, len(set(dbscan) - {-1}), "lanes")
 
 # %% tags=["trap:broken"]
 stray = np.random.default_rng(1).uniform(-3, 6, (200, 32)).astype(np.float32)
-found = DBSCAN(eps=1.5, min_samples=10).fit_predict(np.vstack([x32, stray]))
-names, counts = np.unique(found, return_counts=True)
-broken = names[counts >= 50]  # min_pixels
+with_stray = DBSCAN(eps=1.5, min_samples=10).fit_predict(np.vstack([x32, stray]))
+names, sizes = np.unique(with_stray, return_counts=True)
+broken = names[sizes >= 50]  # min_pixels
 print("lanes found:", len(broken))
 
 # %% [markdown]
@@ -293,18 +291,20 @@ print("lanes found:", len(broken))
 # **Fixed.** Leave −1 out before counting.
 
 # %% tags=["trap:mended"]
-names, counts = np.unique(found[found >= 0], return_counts=True)
-mended = names[counts >= 50]
+names, sizes = np.unique(with_stray[with_stray >= 0], return_counts=True)
+without_noise = names[sizes >= 50]
 assert -1 in broken and len(broken) == 6  # the symptom
-assert mended.tolist() == [0, 1, 2, 3, 4]  # the fix
-print("lanes found:", len(mended))
+assert without_noise.tolist() == [0, 1, 2, 3, 4]  # the fix
+print("lanes found:", len(without_noise))
 
 # %% [markdown]
 # ## How `cluster_embeddings` works
 #
-# Our greedy method visits every pixel for every lane, and a stray pixel may start a lane of its
-# own. The library's default method, `"fast"`, takes four steps. The drawing shows them on 863
-# points: two lanes with 60 stray pixels between them, a long thin lane, and three lone pixels.
+# The clusters decide which lanes are told apart; "Why instances at all?" below measures what that
+# adds to the score. Our greedy method visits every pixel for every lane, and a stray pixel may
+# start a lane of its own. The library's default method, `"fast"`, takes four steps. The drawing
+# shows them on 863 points: two lanes with 60 stray pixels between them, a long thin lane, and three
+# lone pixels.
 
 # %% tags=["folded"]
 # @title Drawing: four steps
@@ -407,7 +407,7 @@ def four_steps(x, radius):
 
 own, by_library = four_steps(points, radius), cluster_embeddings(points, radius)
 print(f"lanes {len(set(own) - {-1})}, without lane {np.sum(own < 0)}")
-print(f"ARI to the library's labels: {adjusted_rand_score(own, by_library):.3f}")
+print(f"ARI to the library's clusters: {adjusted_rand_score(own, by_library):.3f}")
 modes = all_modes(points, radius)
 owner = claim(points, modes, np.sqrt(2) * radius)
 for a, b in ((0, 1), (2, 3)):
@@ -419,12 +419,12 @@ assert adjusted_rand_score(own, by_library) == 1
 # %% [markdown]
 # Between modes 0 and 1 half-way holds far fewer than half of either: a valley, two lanes. Between 2
 # and 3 it does not: one lane. On the trained model's embeddings, further down, our four steps and
-# the library's agree nearly everywhere. (The library places its modes a little better, and faster.)
+# the library's agree nearly everywhere.
 
 # %% [markdown]
 # ### A thin bridge
 #
-# Where two lines meet in the image, interpolation leaves a few pixels half-way between two clumps:
+# Where two lanes meet in the image, interpolation leaves a few pixels half-way between two clumps:
 # a bridge. The first two clumps are 2.7 apart.
 #
 # > **Predict first.** Sixty stray pixels lie between the lanes of 300 and 200. DBSCAN with eps 1.5
@@ -441,13 +441,8 @@ bridge = bridge[np.abs(bridge[:, 0] - 1.35).argsort()]  # those nearest to half-
 lanes_with = [len(set(walk(np.vstack([points[:500], bridge[:k]]))[:500])) for k in range(6)]
 enough = lanes_with.index(1)
 reveal(my_guess, enough, "stray pixels")
-joined, apart = walk(points), cluster_embeddings(points, 1.5)
-assert lanes_with[0] == 2 and enough == 1
-assert [len(set(labels[:500])) for labels in (joined, apart)] == [1, 2]
-figure = picture.two_clouds(
-    points, {"DBSCAN joins across the bridge": joined, '"fast" keeps the two lanes': apart}
-)
-show(figure, "The same points, coloured by the lanes of DBSCAN and of the library's method.")
+by_dbscan, by_fast = walk(points), cluster_embeddings(points, 1.5)
+show(*picture.two_clouds(points, by_dbscan, by_fast))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -473,9 +468,9 @@ by_method = {
     '"fast"': cluster_embeddings(uneven, radius),
     "DBSCAN on a sample": lesson.dbscan_on_a_sample(uneven, radius),
 }
-for name, found in by_method.items():
-    print(f"{name:18s} finds {len(set(found) - {-1})} of 5 lanes")
-assert [len(set(found) - {-1}) for found in by_method.values()] == [5, 4]
+for name, of_uneven in by_method.items():
+    print(f"{name:18s} finds {len(set(of_uneven) - {-1})} of 5 lanes")
+assert [len(set(of_uneven) - {-1}) for of_uneven in by_method.values()] == [5, 4]
 
 # %% [markdown]
 # "fast" finds the small lane in its second round. Now the time, on five even lanes, where all
@@ -491,11 +486,8 @@ my_guess = None
 seconds = lesson.time_methods()
 at_5000 = {name: times_of[5000] for name, times_of in seconds.items() if 5000 in times_of}
 faster = at_5000["DBSCAN"] / at_5000["fast"]
-assert faster > 15 and 2 * at_5000["DBSCAN on a sample"] < at_5000["DBSCAN"]
-assert seconds["MeanShift"][500] > 50 * seconds["fast"][500]
 reveal(my_guess, round(faster), "times", tolerance=0.5)
-figure = picture.times(seconds, 1 / 25, "Methods that look at a sample are fast")
-show(figure, "Time over the number of pixels for four methods, both axes logarithmic.")
+show(*picture.times(seconds, 1 / 25))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -507,7 +499,7 @@ show(figure, "Time over the number of pixels for four methods, both axes logarit
 # </details>
 
 # %% [markdown]
-# ## From labels to numbered lanes: `LanePostProcessor`
+# ## From clusters to numbered lanes: `LanePostProcessor`
 #
 # `LanePostProcessor.process` runs the chain: take lane pixels, cluster, drop small clusters, fit
 # curves, order from left to right, number. We try it on our first toy, and add one stray pixel with
@@ -516,10 +508,10 @@ show(figure, "Time over the number of pixels for four methods, both axes logarit
 
 # %%
 semantic[0, 9], embeddings[:, 0, 9] = LANE_MARKING, (-3, -3)
-result = LanePostProcessor(min_pixels=3, road_model=False).process(semantic, embeddings)
+of_lanes = LanePostProcessor(min_pixels=3, road_model=False).process(semantic, embeddings)
 kept = LanePostProcessor(min_pixels=0, road_model=False).process(semantic, embeddings)
-assert (result["lane_instances"] == true_lane).all()  # the stray pixel is gone, ids run 1, 2, 3
-print("lanes with min_pixels=3:", result["lane_count"], "and with 0:", kept["lane_count"])
+assert (of_lanes["lane_instances"] == true_lane).all()  # the stray pixel is gone, ids run 1, 2, 3
+print("lanes with min_pixels=3:", of_lanes["lane_count"], "and with 0:", kept["lane_count"])
 
 # %% [markdown]
 # The result is a dictionary. A *[polyline](GLOSSARY.md#polyline)* is a curve as a list of points
@@ -562,35 +554,37 @@ def lane_pixels(mask, count, min_pixels=1):
     return [pixels for pixels in groups if len(pixels) >= min_pixels]
 
 
-scene = render_scene(153)
-height, width = scene.instance_visible.shape
-lanes = lane_pixels(scene.instance_visible, len(scene.lanes), min_pixels=131)  # 0.1 % of the image
-by_mean = np.argsort([np.mean(pixels % width) for pixels in lanes])
+hidden = render_scene(153)  # a car hides most of one lane
+height, width = hidden.instance_visible.shape
+shown = lane_pixels(hidden.instance_visible, len(hidden.lanes), min_pixels=131)  # 0.1 %
+by_mean = np.argsort([np.mean(pixels % width) for pixels in shown])
 print("order by mean x:", by_mean)
 
 # %% [markdown]
-# **Why.** Lines run towards a *[vanishing point](GLOSSARY.md#vanishing-point)*, where all parallels
-# of the road meet in the image. A line of which only the far part shows has its mean near the
+# **Why.** Lanes run towards a *[vanishing point](GLOSSARY.md#vanishing-point)*, where all parallels
+# of the road meet in the image. A lane of which only the far part shows has its mean near the
 # middle of the image, wherever it comes from.
 #
 # **Fixed.** Fit a curve, follow it down to the reference row, and order by that x. Where a curve
 # ends above the row, it is continued straight (dashed in the figure, up to the image's edge).
+# Dotted white is the reference row, thin white are the true lanes.
 
 # %% tags=["trap:mended"]
-curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in lanes]
+curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in shown]
 reference_row = 0.9 * (height - 1)
 by_row = order_left_to_right(curves, reference_row)
 assert by_mean.tolist() != [0, 1, 2]  # the symptom
 assert by_row.tolist() == np.argsort([x_at_row(c, reference_row) for c in curves]).tolist()
 assert by_row.tolist() == [0, 1, 2]  # the fix
 by_title = {"By mean x: wrong order": by_mean, "By the reference row: right order": by_row}
-figure = picture.numbered_at_row(scene.image, lanes, curves, reference_row, by_title)
+figure = picture.numbered_at_row(hidden.image, shown, curves, reference_row, by_title, hidden.lanes)
 alt = "A road with three lanes twice; on the lanes the numbers that each rule gives."
-show(figure, alt, colors=32)
+show(figure, alt, colors=24)
 
 # %% [markdown]
 # A dark car hides all of the blue lane but a far piece. So by mean x the blue lane comes second.
-# Its curve, continued, leaves the image on the left and meets the reference row far outside.
+# Its curve, continued, is much too flat: it leaves the image on the left, above the true lane,
+# and meets the reference row far outside. The order is right all the same.
 #
 # How often does the rule matter? We compare three: the mean; the reference row, with one curve per
 # lane; the reference row, with *one road* fitted to all lanes together (`fit_road`, explained
@@ -623,7 +617,7 @@ my_guess = None
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
-wrong = {kind: dict.fromkeys(orders_of(lanes, (height, width)), 0) for kind in ("visible", "whole")}
+wrong = {kind: dict.fromkeys(orders_of(shown, (height, width)), 0) for kind in ("visible", "whole")}
 for rendered in map(render_scene, range(120)):
     for kind, mask in zip(wrong, (rendered.instance_visible, rendered.instance_amodal)):
         in_true_order = lane_pixels(mask, len(rendered.lanes), min_pixels=131)
@@ -632,12 +626,6 @@ for rendered in map(render_scene, range(120)):
                 wrong[kind][rule] += order.tolist() != sorted(order)
 reveal(my_guess, wrong["visible"]["mean x"], "scenes", tolerance=0.2)
 print(*(f"{kind:8s}{counts}" for kind, counts in wrong.items()), sep="\n")
-by_kind = {kind: list(counts.values()) for kind, counts in wrong.items()}
-assert np.abs(np.subtract(by_kind["visible"], [7, 2, 1])).max() <= 1
-assert np.abs(np.subtract(by_kind["whole"], [0, 2, 0])).max() <= 1
-assert wrong["whole"]["mean x"] == 0 < wrong["whole"]["row, own curves"]
-assert wrong["visible"]["row, own curves"] < wrong["visible"]["mean x"] < 20
-assert sum(counts["row, one road"] for counts in wrong.values()) < 4
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -670,13 +658,13 @@ assert sum(counts["row, one road"] for counts in wrong.values()) < 4
 # measure how far both curves leave that lane.
 
 # %% tags=["nbval-ignore-output"]
-y, x = np.nonzero(true_instances == 1)
+lane_y, lane_x = np.nonzero(true_instances == 1)
 patch_y, patch_x = np.mgrid[330:370, 700:724].reshape(2, -1)
-y, x = np.append(y, patch_y), np.append(x, patch_x)
-robust, polynomial = fit_lane_curve(x, y), np.polyfit(y, x, deg=2)  # (M, 2) points, 3 numbers
-rows, true_curve = robust[:, 1], render_frame().lanes[0]
-true_x = np.interp(rows, true_curve[:, 1], true_curve[:, 0])
-off = [np.abs(found - true_x).max() for found in (np.polyval(polynomial, rows), robust[:, 0])]
+ys, xs = np.append(lane_y, patch_y), np.append(lane_x, patch_x)
+robust, polynomial = fit_lane_curve(xs, ys), np.polyfit(ys, xs, deg=2)  # (M, 2) points, 3 numbers
+at, true_curve = robust[:, 1], render_frame().lanes[0]
+true_x = np.interp(at, true_curve[:, 1], true_curve[:, 0])
+off = [np.abs(fitted - true_x).max() for fitted in (np.polyval(polynomial, at), robust[:, 0])]
 assert off[1] < 15 < 40 < off[0]
 print("at most off: np.polyfit {:.0f} px, fit_lane_curve {:.0f} px".format(*off))
 
@@ -690,10 +678,11 @@ print("at most off: np.polyfit {:.0f} px, fit_lane_curve {:.0f} px".format(*off)
 
 # %% tags=["folded"]
 # @title Drawing: each lane alone, and one road
-show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"], colors=32)
+show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"], colors=24)
 
 # %% [markdown]
-# On flat ground, every lane of a road has the form (Kluge 1994)
+# On flat ground, a lane of a road that bends evenly has, to a good approximation, the form (Kluge
+# 1994)
 #
 # $$x(y) = a + \frac{b}{y - h} + s\,(y - h)$$
 #
@@ -704,15 +693,15 @@ show(schematics.curves_of_one_road(), schematics.ALT["curves_of_one_road"], colo
 
 # %%
 height, width = true_instances.shape
-lanes = lane_pixels(true_instances, 4)
-rows = lanes[0] // width
-lanes[0] = lanes[0][rows <= rows.min() + 0.2 * np.ptp(rows)]  # the farthest fifth
-lines = [row_medians(pixels // width, pixels % width) for pixels in lanes]  # rows, median x, counts
+of_road = lane_pixels(true_instances, 4)
+rows = of_road[0] // width
+of_road[0] = of_road[0][rows <= rows.min() + 0.2 * np.ptp(rows)]  # the farthest fifth
+medians = [row_medians(pixels // width, pixels % width) for pixels in of_road]  # rows, x, counts
 
 
 def fit_given_horizon(h):
     blocks, targets = [], []
-    for k, (y, x, _) in enumerate(lines):
+    for k, (y, x, _) in enumerate(medians):
         slopes = np.zeros((len(y), 4))  # a column for each lane's slope
         slopes[:, k] = y - h
         blocks.append(np.column_stack([np.ones(len(y)), 1 / (y - h), slopes]))  # (rows, 6)
@@ -731,9 +720,9 @@ def fit_given_horizon(h):
 h = min(range(180, 249), key=lambda h: fit_given_horizon(h)[1])
 a, b, slope, *_ = fit_given_horizon(h)[0]
 x_end, y_end = render_frame().lanes[0][-1]
-road = fit_road(lines, (height, width))
-own = x_at_row(fit_lane_curve(lanes[0] % width, lanes[0] // width), y_end)
-ends = [own, a + b / (y_end - h) + slope * (y_end - h), road.x(0, np.array([y_end]))[0]]
+road = fit_road(medians, (height, width))
+alone = x_at_row(fit_lane_curve(of_road[0] % width, of_road[0] // width), y_end)
+ends = [alone, a + b / (y_end - h) + slope * (y_end - h), road.x(0, np.array([y_end]))[0]]
 off = np.abs(np.array(ends) - x_end)
 assert off[0] > 150 and off[1] < 60 and off[2] < 20
 print("px off: own curve {:.0f}, our road {:.0f}, fit_road {:.0f}".format(*off))
@@ -745,9 +734,9 @@ print("px off: own curve {:.0f}, our road {:.0f}, fit_road {:.0f}".format(*off))
 # $$\frac{\text{rows from its first pixel to its last}}{\text{rows of its fitted curve}} < 0.2$$
 #
 # The rule drops a patch on the asphalt. It keeps a dashed lane, since gaps lie between its first
-# pixel and its last. But it also drops a lane of which only the far end shows. So
-# `LanePostProcessor` applies it only if it is given the network's
-# *[confidence](GLOSSARY.md#confidence)*, a pixel's probability of being a lane.
+# pixel and its last. It also drops a lane of which only the far end shows. `LanePostProcessor`
+# applies it only if it is given the network's *[confidence](GLOSSARY.md#confidence)*, a pixel's
+# probability of being a lane. We do not measure whether that is the best choice.
 
 # %% [markdown]
 # ## Crosswalks
@@ -821,8 +810,8 @@ for changed in (split, merged):
 
 # %% tags=["folded"]
 # @title Picture: a scene with two crosswalks
-scene = render_scene(6351, preset="day")
-panel = (picture.shades(scene.image), "Two crosswalks, both partly hidden")
+two_walks = render_scene(6351, preset="day")
+panel = (picture.shades(two_walks.image), "Two crosswalks, both partly hidden")
 figure, _ = picture.roads([[panel]], (3.6, 2.0))
 show(figure, "A street with a crosswalk near the camera and a second one behind it.", colors=16)
 
@@ -843,7 +832,6 @@ crosswalks = [segmenter.postprocessor.process(**prediction) for prediction in pr
 counted = [result["crosswalk_count"] for result in crosswalks]
 reveal(my_guess, counted.count(2), "scenes")
 print("counted:", counted)
-assert counted.count(1) >= 9
 
 # %% [markdown]
 # ## Trap: counting crosswalks
@@ -851,8 +839,8 @@ assert counted.count(1) >= 9
 # **Broken.** A crosswalk is a cluster of embeddings, so the chain counts clusters.
 
 # %% tags=["trap:broken", "nbval-ignore-output"]
-found = segmenter(scene.image)
-print("crosswalks in the scene above:", found["crosswalk_count"])
+one_walk = segmenter(two_walks.image)
+print("crosswalks in the scene above:", one_walk["crosswalk_count"])
 
 # %% [markdown]
 # **Why.** How far apart are the mean embeddings of the two crosswalks in each of the eleven scenes?
@@ -863,14 +851,14 @@ print("crosswalks in the scene above:", found["crosswalk_count"])
 # @title Measured: distances of the means, and training scenes with two crosswalks
 gaps = np.array([lesson.crosswalk_gap(*pair) for pair in zip(roads, predictions)])
 with_two = lesson.trained_with_two_crosswalks()
-assert gaps.max() < 2.5 and np.median(gaps) < 1.7 and 5 <= with_two <= 40
+assert 0.3 < gaps.min() < 0.6 and 1.8 < gaps.max() < 2.1 and 5 <= with_two <= 40
 print(f"distances of the means: {gaps.round(1)}")
 print(f"training scenes with two crosswalks: {with_two} of {lesson.LEARNT_SCENES}")
 
 # %% [markdown]
-# The loss asks for means 3 apart. Those of two crosswalks are only 0.4 to 1.9 apart. So both become
-# one cluster, and the far crosswalk is lost. A likely reason: the loss pushes apart only what
-# stands in *one* image, and only one in a hundred training scenes shows two crosswalks.
+# The loss asks for means 3 apart. Those of two crosswalks are only about 0.4 to 2 apart. So both
+# become one cluster, and the far crosswalk is lost. A likely reason: the loss pushes apart only
+# what stands in *one* image, and only one in a hundred training scenes shows two crosswalks.
 #
 # **Fixed.** Between two crosswalks lie rows without any. A car hides columns, not rows. So we cut a
 # crosswalk's pixels at empty rows, and number the pieces from the bottom up. This is a rule for
@@ -887,10 +875,10 @@ def split_at_empty_rows(mask, min_pixels=131):
     return [piece for piece in pieces if np.count_nonzero(piece) >= min_pixels]
 
 
-parts = split_at_empty_rows(found["crosswalk_instances"])
-owners = [np.bincount(scene.instance_amodal[part])[1:].argmax() + 1 for part in parts]
-assert found["crosswalk_count"] == 1  # the symptom
-assert owners == [len(scene.lanes) + 1, len(scene.lanes) + 2]  # the fix: two, near first
+parts = split_at_empty_rows(one_walk["crosswalk_instances"])
+owners = [np.bincount(two_walks.instance_amodal[part])[1:].argmax() + 1 for part in parts]
+assert one_walk["crosswalk_count"] == 1  # the symptom
+assert owners == [len(two_walks.lanes) + 1, len(two_walks.lanes) + 2]  # the fix: two, near first
 mended = sum(len(split_at_empty_rows(r["crosswalk_instances"])) == 2 for r in crosswalks)
 assert mended >= 9
 print(f"two crosswalks after the cut in {mended} of 11 scenes")
@@ -921,13 +909,13 @@ assert not copied.model.training and segmenter.model is not copied.model
 # same lanes as the library?
 
 # %% tags=["nbval-ignore-output"]
-lanes = lane_pixels(result["lane_instances"], 4)
-vectors_of = [lesson.embeddings_at(prediction, pixels) for pixels in lanes]
-apart = pdist([v.mean(axis=0) for v in vectors_of])
+found_lanes = lane_pixels(result["lane_instances"], 4)
+vectors_of = [lesson.embeddings_at(prediction, pixels) for pixels in found_lanes]
+between = pdist([v.mean(axis=0) for v in vectors_of])
 inside = [np.linalg.norm(v - v.mean(axis=0), axis=1) < delta_var for v in vectors_of]
 within = np.concatenate(inside).mean()
-print(f"distances of the means: {apart.round(1)}; within δ_var: {within:.0%} of the pixels")
-assert np.sum(apart < 3) == 2 and 0.3 < within < 0.5
+print(f"distances of the means: {between.round(1)}; within δ_var: {within:.0%} of the pixels")
+assert np.sum(between < 3) == 2 and 0.3 < within < 0.5
 every = np.concatenate(vectors_of)
 agreement = adjusted_rand_score(four_steps(every, radius), cluster_embeddings(every, radius))
 print(f"ARI of our four steps and the library: {agreement:.3f}")
@@ -942,7 +930,6 @@ assert agreement > 0.98
 
 # %% tags=["answer", "nbval-ignore-output"]
 bench = PostProcessingBench(segmenter)
-assert bench.segmenter is segmenter
 bench
 
 # %% [markdown]
@@ -970,8 +957,6 @@ reveal(my_guess, "spread out" if clouds[0].xy.std() > 3 * clouds[1].xy.std() els
 steps = [board.moments.steps[t] for t in (0, 1, 7)]
 for step, cloud in zip(steps, clouds):
     print(f"after {step} steps: standard deviation {cloud.xy.std():.2f}, ARI {cloud.ari:.2f}")
-assert clouds[0].xy.std() > 3 * clouds[1].xy.std()
-assert clouds[0].ari < 0.7 and clouds[1].ari < 0.3 and clouds[2].ari > 0.9
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -1005,19 +990,22 @@ def nearest_means(scene):
 
 
 nearest = np.array([nearest_means(scene) for scene in scenes])
-nearest = nearest[~np.isnan(nearest)]  # of scenes with two lanes or more
+first_24, nearest = nearest[:24], nearest[~np.isnan(nearest)]  # of scenes with two lanes or more
 print(f"nearest means: {nearest.min():.1f} to {nearest.max():.1f} apart")
-print(f"nearer than 3: {np.mean(nearest < 3):.0%} of {len(nearest)} scenes")
-assert nearest.min() - 2 * delta_var < 1.0 and 0.1 < np.mean(nearest < 3) < 0.5
+print(f"nearer than 3: {np.mean(nearest < 3):.0%} of {len(nearest)} scenes,", end=" ")
+print(f"{np.mean(first_24 < 3):.0%} of the first 24")
+assert abs(nearest.min() - 2 * delta_var - 0.6) < 0.1 and abs(np.mean(first_24 < 3) - 1 / 6) < 0.05
+ari_at = {}
 for r in (0.3, 0.5, 1, 1.5, 2, 2.5, 3):
     ari = [adjusted_rand_score(s.lanes, cluster_embeddings(s.vectors, r)) for s in scenes[:24]]
-    print(f"radius {r:3}: mean ARI {np.mean(ari):.2f} in 24 scenes")
-    assert np.mean(ari) > 0.98 or r not in (1, 1.5, 2)
-    assert np.mean(ari) < 0.96 or r not in (0.3, 0.5, 3)
+    ari_at[r] = np.mean(ari)
+    print(f"radius {r:3}: mean ARI {ari_at[r]:.2f} in the first 24")
+assert ari_at[1.5] > max(ari_at.values()) - 0.005
+assert max(ari_at[r] for r in (0.3, 0.5, 3)) < 0.96
 
 # %% [markdown]
-# In the worst scene the safe band ends at 0.6, and yet 1.5 does as well as any radius: the scores
-# are means over scenes, and in three quarters of them the means are 3 apart or more. Small radii
+# In the worst of the 120 scenes the safe band ends at 0.6. In the first 24, 1.5 does as well as any
+# radius that we tried: in about five of six of these the means are 3 apart or more. Small radii
 # cut lanes into pieces, since many pixels are farther than $\delta_\text{var}$ from their mean.
 
 # %% [markdown]
@@ -1036,7 +1024,7 @@ for r in (0.3, 0.5, 1, 1.5, 2, 2.5, 3):
 # Sure pixels have a confidence of at least 0.7. A lane without enough of them is dropped.
 # "embeddings + road + sure" is the library's way. `collect_instances` is the part of
 # `LanePostProcessor` behind the clustering: it takes the mask, the pixels of the lanes with their
-# labels, and those of the crosswalks (here none).
+# cluster numbers, and those of the crosswalks (here none).
 
 
 # %%
@@ -1093,8 +1081,6 @@ my_guess = None
 value = {way: float(f1(of_scenes.sum(axis=0))) for way, of_scenes in sorted(counts.items())}
 reveal(my_guess, 100 * value["components"] / value["embeddings"], "%")
 print(f"lane F1: components {value['components']:.2f}, embeddings {value['embeddings']:.2f}")
-expected = [0.48, 0.56, 0.65, 0.65, 0.71, 0.74]  # components, then embeddings
-assert np.abs(np.subtract(list(value.values()), expected)).max() < 0.02
 
 # %% [markdown]
 # Are such differences more than chance? The *[bootstrap](GLOSSARY.md#bootstrap)* draws 120 of our
@@ -1124,20 +1110,15 @@ my_guess = None
 # @title Compare with your guess
 helps = ("", " + road", " + road + sure")
 leads = [value["embeddings" + more] - value["components" + more] for more in helps]
-reveal(my_guess, "shrink" if leads[2] < leads[0] - 0.02 else "grow or stay")
+change = leads[2] - leads[0]
+reveal(my_guess, "stay" if abs(change) < 0.02 else "grow" if change > 0 else "shrink")
 pairs = [("embeddings" + more, "components" + more) for more in helps]
 pairs.append(("embeddings + road + sure", "embeddings + road"))
 for pair in pairs:
     lead = value[pair[0]] - value[pair[1]]
     low, high = interval(*pair)
     print(f"{pair[0]} minus {pair[1]}: {lead:.2f}, 95 % within {low:+.2f} … {high:+.2f}")
-title = "The more the rest of the chain knows, the less embeddings add"
-side_by_side = {way: value[way] for better, other in pairs[:3] for way in (other, better)}
-figure = picture.bars(side_by_side, title, "lane F1 over 120 scenes")
-show(figure, "Lane F1 of six ways as bars, components above embeddings in each pair.")
-lows = [interval(*pair)[0] for pair in pairs]
-assert min(lows[:3]) > 0.02 and abs(lows[3]) < 0.02
-assert np.abs(np.subtract(leads, [0.17, 0.15, 0.08])).max() < 0.02
+show(*picture.six_scores(value, pairs[:3]))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -1165,19 +1146,21 @@ assert np.abs(np.subtract(leads, [0.17, 0.15, 0.08])).max() < 0.02
 
 # %% tags=["nbval-ignore-output"]
 scene, left = scenes[114], audit.stages(scenes[114], found[114])["library"]
-for stage, mask in left.items():
+kinds = ("in the class mask", "in a cluster", "in a large enough cluster")
+for kind, mask in zip((*kinds, "… with enough sure pixels", "after the 20 % rule"), left.values()):
     shares = [np.mean(mask[scene.true == k] > 0) for k in range(1, scene.true.max() + 1)]
-    print(f"{stage:22s}", *(f"{share:6.0%}" for share in shares))
+    print(f"{kind:25s}", *(f"{share:6.0%}" for share in shares))
 assert shares[0] < 0.2 < min(shares[1:])
 
 # %% [markdown]
-# A column is a lane. A row shows the share that is left once the named reason has taken its part.
-# The first lane is not in the class mask at all. From the others, the later stages take nothing
-# more in this scene.
+# A column is a lane, a row the share of its pixels that is there after a stage. Of the first lane
+# almost nothing is in the class mask. From the others, the later stages take next to nothing in
+# this scene.
 #
-# We say that a lane is *lost* at the first stage that leaves less than a fifth of its pixels. If it
-# passes all, one question is left: does the result that covers most of it belong to this lane, or
-# to another one?
+# We say that a lane is *lost* at the first stage that leaves less than a fifth of its pixels.
+# `left` names each stage by what it takes away, as "not in the class mask". If a lane passes all,
+# one question is left: does the result that covers most of it belong to this lane, or to another
+# one?
 
 
 # %%
@@ -1214,7 +1197,6 @@ for row in ("", *audit.FATES, *audit.FALSE_RESULTS):
     print(f"{row:24s}", *(f"{counted[row] if row else way:>12}" for way, counted in table.items()))
 figure = picture.failures(audit.failure_cases(scenes, found, audits))
 show(figure, "Three scenes: the true lanes, and what was found, with one lane outlined in white.")
-assert abs(unseen / lost - 0.32) < 0.06
 
 # %% [markdown]
 # <details><summary>What happened</summary>
@@ -1236,9 +1218,9 @@ assert abs(unseen / lost - 0.32) < 0.06
 # %% [markdown]
 # ### 1. The same partition?
 #
-# Two arrays of labels describe the same partition if they differ in names only: `[0, 0, 1]` and
-# `[7, 7, 3]`. Return `True` or `False`. Treat −1 like any other name. Two empty arrays are the same
-# partition.
+# Two arrays of cluster numbers describe the same partition if they differ in names only: `[0, 0,
+# 1]` and `[7, 7, 3]`. Return `True` or `False`. Treat −1 like any other name. Two empty arrays are
+# the same partition.
 
 
 # %% tags=["exercise:same_partition"]
@@ -1299,13 +1281,13 @@ check("mean_shift", mean_shift)
 # </details>
 
 # %% [markdown]
-# ### 3. From labels to ids
+# ### 3. From cluster numbers to ids
 #
-# Turn cluster labels (−1 = noise) into instance ids: noise and clusters of fewer than `min_pixels`
-# become 0, the others 1, 2, 3 … without gaps, in ascending order of their labels.
+# Turn cluster numbers, the array `labels` (−1 = noise), into instance ids: noise and clusters of
+# fewer than `min_pixels` become 0, the others 1, 2, 3 … without gaps, in ascending order.
 #
 # A cluster of exactly `min_pixels` stays; noise becomes 0 however large it is. Return an array of
-# the same length, empty for empty labels, and leave `labels` as it was.
+# the same length, empty for an empty one, and leave `labels` as it was.
 
 
 # %% tags=["exercise:ids_from_labels"]
@@ -1433,8 +1415,20 @@ keep(separate_and_number)
 assert (ROAD, LANE_MARKING, CROSSWALK) == (1, 2, 3)
 assert (radius, lowest, highest) == (1.5, 1, 2)
 assert ours[(radii > lowest - 0.01) & (radii < highest - 0.01)].min() == 1  # safe
+assert plateau.min() < 0.7 and plateau.max() > 2.5  # wider than the safe band
+few, few_truth = x32[:400], truth32[:400]  # fewer: MeanShift is slow
+for method in (DBSCAN(eps=1.5, min_samples=10), MeanShift(bandwidth=1.5)):
+    assert adjusted_rand_score(few_truth, method.fit_predict(few)) == 1  # a safe radius
+assert set(dbscan) == {-1} and len(set(MeanShift(bandwidth=0.5).fit_predict(few))) > 50
+assert lanes_with[0] == 2 and enough == 1
+assert [len(set(lane_of[:500])) for lane_of in (by_dbscan, by_fast)] == [1, 2]
+assert faster > 15 and 2 * at_5000["DBSCAN on a sample"] < at_5000["DBSCAN"]
+assert seconds["MeanShift"][500] > 50 * seconds["fast"][500]
 lane0 = x32[truth32 == 0]
 across, inside_lane = cdist(lane0, x32[truth32 == 1]), pdist(lane0)
+(x_end_own, y_end_own), x_there = curves[0][-1], x_at_row(curves[0], reference_row)
+leaves = y_end_own + x_end_own / (x_end_own - x_there) * (reference_row - y_end_own)
+assert leaves < hidden.lanes[0][-1, 1] - 20 and x_there < -500  # px, "above the true lane"
 assert abs(np.median(across) - np.sqrt(3**2 + 0.5**2 + 0.5**2)) < 0.05  # nearly at right angles
 assert abs(np.median(inside_lane) - 0.71) < 0.05 and inside_lane.min() > 0.3
 assert len(points) == 863
@@ -1461,6 +1455,10 @@ assert (LanePostProcessor().reference_row, LaneF1().iou_threshold) == (0.9, 0.5)
 
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted: where lanes are lost
+assert abs(unseen / lost - 0.32) < 0.06
+others = [scene.true == k for k in range(2, scene.true.max() + 1)]
+left_of = [[np.mean(mask[lane] > 0) for lane in others] for mask in left.values()]
+assert np.ptp(left_of, axis=0).max() < 0.02  # "take next to nothing in this scene"
 lanes_lost = {row: table["library"][row] for row in audit.FATES if row != "found"}
 assert 0.5 < lanes_lost["found, curve off"] / lost < 0.65
 rest = lost - lanes_lost["found, curve off"] - lanes_lost["not in the class mask"]
@@ -1470,9 +1468,9 @@ assert more["found, curve off"] > 40 > abs(more["not in the class mask"])
 assert table["components"]["result on no lane"] > 1.5 * table["library"]["result on no lane"]
 assert table["components"]["lane in pieces"] > 5 > table["library"]["lane in pieces"]
 fates = []
-for scene, results in zip(scenes, found):
-    left = audit.stages(scene, results)["library"]
-    fates += [fate(left, scene.true, k) for k in np.unique(scene.true[scene.true > 0])]
+for seen, results in zip(scenes, found):
+    masks = audit.stages(seen, results)["library"]
+    fates += [fate(masks, seen.true, k) for k in np.unique(seen.true[seen.true > 0])]
 own = table["library"]["found"] + lanes_lost["found, curve off"]
 assert fates.count("found") == own
 assert all(fates.count(row) == lanes_lost[row] for row in audit.FATES[:6])
@@ -1496,13 +1494,27 @@ for groups in ([*lane_pixels(true_instances, 4), patch], dashed):  # the 20 % ru
     curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in groups]
     members, _ = curves_of_road(groups, curves, (height, width))
     assert sorted(k for lane in members for k in lane) == [0, 1, 2, 3]
+by_kind = {kind: list(of_rules.values()) for kind, of_rules in wrong.items()}
+assert np.abs(np.subtract(by_kind["visible"], [7, 2, 1])).max() <= 1
+assert np.abs(np.subtract(by_kind["whole"], [0, 2, 0])).max() <= 1
+assert wrong["whole"]["mean x"] == 0 < wrong["whole"]["row, own curves"]
+assert wrong["visible"]["row, own curves"] < wrong["visible"]["mean x"] < 20
+assert sum(of_rules["row, one road"] for of_rules in wrong.values()) < 4
 
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted: the trained model
 assert (result["lane_count"], result["crosswalk_count"]) == (4, 1)  # of the frame
+assert bench.segmenter is segmenter and counted.count(1) >= 9
+assert clouds[0].xy.std() > 3 * clouds[1].xy.std()
+assert clouds[0].ari < 0.7 and clouds[1].ari < 0.3 and clouds[2].ari > 0.9
+expected = [0.48, 0.56, 0.65, 0.65, 0.71, 0.74]  # components, then embeddings
+assert np.abs(np.subtract(list(value.values()), expected)).max() < 0.02
+lows = [interval(*pair)[0] for pair in pairs]
+assert min(lows[:3]) > 0.02 and abs(lows[3]) < 0.02
+assert np.abs(np.subtract(leads, [0.17, 0.15, 0.08])).max() < 0.02
 again = segmenter.postprocessor.process(**prediction)
 assert (again["lane_instances"] == result["lane_instances"]).mean() > 0.999
-pixels = np.concatenate(lanes)
+pixels = np.concatenate(found_lanes)
 rows, columns, first = pixels // width, pixels % width, prediction["first_row"]
 cells = torch.from_numpy(prediction["embeddings"])[None]
 big_map = upsample_to(cells, (height - first, width))[0]  # (32, rows, columns): to be avoided
@@ -1546,11 +1558,11 @@ print("[OK] every claim of this notebook holds")
 # | the guide | tested in | measured |
 # |---|---|---|
 # | bandwidth 0.5 and eps 0.3, free choices beside margins (0.5, 1.5) | "Two standard methods" | both lie below the safe radii; on embeddings that just satisfy the loss, eps 0.3 finds no lane |
-# | DBSCAN wants the number of clusters; both methods label noise −1 | first cell below | neither takes a number; MeanShift makes a cluster of a lone pixel |
+# | DBSCAN wants the number of clusters; both methods number noise −1 | first cell below | neither takes a number; MeanShift makes a cluster of a lone pixel |
 # | DBSCAN strong, MeanShift weak in high dimensions; MeanShift's speed "medium", and recommended | "What each method costs" | with a safe radius both are right in 32 dimensions; MeanShift is the slowest by far |
 # | the embedding space becomes Gaussian | second cell below | inside δ_var the pull has no gradient: a square of pixels becomes a rim with a thin filling |
 # | `lane_class_id=1` is lane_marking | "What we claimed" | 1 is road |
-# | clusters below `min_pixels` are dropped by `np.unique` over all labels | "The noise that became a lane" | −1 becomes a lane |
+# | clusters below `min_pixels` are dropped by `np.unique` over all cluster numbers | "The noise that became a lane" | −1 becomes a lane |
 # | lanes are ordered by mean x | "Ordering by mean x" | wrong where only a far piece shows; on whole labels never wrong in 120 scenes |
 # | without embeddings lanes cannot be told apart | "Why instances at all?" | too strong: with equal help components are worse each time, but reach 0.65 where embeddings reach 0.74 |
 #
@@ -1569,7 +1581,7 @@ methods += [
 lone_label = [int(method.fit_predict(lone)[-1]) for method in methods]
 assert wants_count == [False, False] and lone_label == [-1, 2, 2, -1]
 names = ["DBSCAN", "MeanShift", "cluster_all=False", "the same, seeds elsewhere"]
-print("label of the lone pixel:", dict(zip(names, lone_label)))
+print("cluster number of the lone pixel:", dict(zip(names, lone_label)))
 
 # %% tags=["folded"]
 # @title Measured: the shape that the pull gives a clump

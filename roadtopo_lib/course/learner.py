@@ -53,12 +53,24 @@ def solved() -> set[str]:
         return set()
 
 
-def record(name: str) -> None:
-    """Remembers that an exercise is solved; does nothing where the folder cannot be written."""
+def record(name: str) -> bool:
+    """Remembers that an exercise is solved; does nothing where the folder cannot be written.
+
+    Returns:
+        Whether it was not recorded before, and is now.
+    """
     names = solved()
     if name in names:
-        return
+        return False
     try:
         write_json(learner_folder() / PROGRESS_FILE, {"exercises": sorted({*names, name})})
     except OSError:
-        return
+        return False
+    return True
+
+
+@functools.cache
+def say_where() -> None:
+    """Prints the learner's folder, once in a process; nothing if the folder is that of the process."""
+    if os.environ.get(VARIABLE) != "":
+        print(f"Your progress and your parts are kept in {learner_folder()}")

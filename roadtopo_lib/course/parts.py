@@ -15,7 +15,7 @@ from types import CodeType, FunctionType
 
 from roadtopo_lib.course.exercises import hint_for, verdict
 from roadtopo_lib.course.exercises._base import EXERCISES
-from roadtopo_lib.course.learner import learner_folder, solved
+from roadtopo_lib.course.learner import learner_folder, say_where, solved
 from roadtopo_lib.files import write_atomic
 
 PARTS = ("read_labelled", "fuse", "discriminative", "training_step", "separate_and_number", "lane_f1")
@@ -57,6 +57,7 @@ def keep(function: Callable) -> None:
         print(f"{verdict(name, None)}, but it could not be kept: {error}")
         return
     print(f"{verdict(name, None)}: kept as part {PARTS.index(name) + 1} of {len(PARTS)}")
+    say_where()
 
 
 def hint_for_part(function: object) -> str | None:

@@ -173,6 +173,16 @@ class TestNotebook:
                 assert cell.outputs == []
                 assert "nbval-ignore-output" in tags_of(cell)
 
+    def test_what_claims_quote_stands_in_the_notebook(self, text):
+        cells = stored(text).cells
+        claims = [cell for cell in cells if cell.source.startswith("# @title Claims of this notebook")]
+        others = "\n".join(cell.source for cell in cells if cell not in claims)
+        said = " ".join(re.sub(r"^# |[*_`]", "", others, flags=re.MULTILINE).split()).casefold()
+        comments = re.findall(r"  # (.*)$", "\n".join(cell.source for cell in claims), re.MULTILINE)
+        quotes = [quote for comment in comments for quote in re.findall(r'"([^"]+)"', comment)]
+        pieces = [piece.strip() for quote in quotes for piece in re.sub(r"[*_`]", "", quote).split("…")]
+        assert not [piece for piece in pieces if piece.casefold() not in said]
+
     def test_every_picture_has_words(self, text):
         for cell in code_cells(stored(text)):
             assert "plt.show()" not in cell.source, "`show(figure, alt)` gives the picture its words"

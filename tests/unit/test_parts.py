@@ -27,6 +27,7 @@ FIRST_TO_LAST = FUSE.replace("[::-1]", "")
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(learner.VARIABLE, str(tmp_path / "learner"))
+    learner.say_where.cache_clear()  # each test is a process of its own
     return tmp_path / "learner"
 
 
@@ -47,7 +48,7 @@ def said(capsys):
 def test_a_right_part_is_kept_and_runs_again(folder, capsys):
     assert parts.kept() == ()
     parts.keep(cell(FUSE))
-    assert said(capsys) == "[OK] fuse: kept as part 2 of 6\n"
+    assert said(capsys).splitlines()[0] == "[OK] fuse: kept as part 2 of 6"
     assert parts.kept() == ("fuse",)
     assert (folder / "fuse.py").read_text() == parts.IMPORTS + FUSE
     assert parts.hint_for_part(parts.load("fuse")) is None
@@ -199,6 +200,27 @@ def test_a_damaged_record_counts_as_empty_and_is_replaced(folder, content):
     assert learner.solved() == set()
     learner.record("fuse_maps")
     assert learner.solved() == {"fuse_maps"}
+
+
+def test_the_first_record_of_a_process_says_where_it_is_kept(folder, capsys):
+    where = f"Your progress and your parts are kept in {folder}"
+    check("tokens_per_stage", lambda height, width: [1])
+    assert where not in said(capsys)
+    check("tokens_per_stage", right_answer)
+    assert said(capsys) == f"[OK] tokens_per_stage\n{where}\n"
+    parts.keep(cell(FUSE))
+    assert where not in said(capsys)
+    learner.say_where.cache_clear()  # the next day
+    check("tokens_per_stage", right_answer)
+    assert said(capsys) == "[OK] tokens_per_stage\n"
+    parts.keep(cell(FUSE))
+    assert said(capsys).splitlines()[1:] == [where]
+
+
+def test_a_folder_of_the_process_is_not_named(folder, capsys, monkeypatch):
+    monkeypatch.setenv(learner.VARIABLE, "")
+    learner.say_where()
+    assert said(capsys) == ""
 
 
 def test_a_folder_that_cannot_be_written_stops_no_check(folder, capsys):

@@ -5,7 +5,7 @@ learner mends one thing at a time.
 """
 
 from roadtopo_lib.course.exercises._base import EXERCISES, Hint, NotTried, is_stub, reason_of, time_limit
-from roadtopo_lib.course.learner import record
+from roadtopo_lib.course.learner import record, say_where
 
 from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importing a chapter registers its exercises
     config,
@@ -29,6 +29,8 @@ SECONDS = 30
 def check(name: str, answer: object) -> None:
     """Tests an answer, prints ``[OK]``, ``[not tried yet]`` or the first hint, and records what is solved.
 
+    The first record of a process prints where it is kept, too.
+
     Args:
         name: of the exercise, as the notebook gives it.
         answer: what the learner wrote, usually a function.
@@ -37,9 +39,9 @@ def check(name: str, answer: object) -> None:
         KeyError: no exercise of that name.
     """
     hint = hint_for(name, answer)
-    if hint is None:
-        record(name)
     print(verdict(name, hint))
+    if hint is None and record(name):
+        say_where()
 
 
 def verdict(name: str, hint: str | None) -> str:

@@ -131,6 +131,8 @@ def resize_mask(answer) -> None:
     invented = sorted(set(np.unique(double).tolist()) - set(np.unique(mask).tolist()))
     if invented:
         expect(double.dtype != np.uint8, "ids above 255 are lost: 8 bits do not hold them")
+        cut = set(invented) <= {old % 256 for old in np.unique(mask).tolist()}
+        expect(not cut, f"id {invented[0]} is new: 16-bit ids were cut to 8 bits on the way")
         expect(False, f"id {invented[0]} is new: interpolation mixed ids")
     expect(double.dtype == mask.dtype, f"the type should stay {mask.dtype}, it is {double.dtype}")
     expect(

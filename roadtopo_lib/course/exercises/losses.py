@@ -188,7 +188,7 @@ def dice_ignoring(answer) -> None:
     )
     for how, hint in (
         ({"smooth": 0.0}, "`smooth` is missing"),
-        ({"smooth": 2.0}, "`smooth` is doubled"),
+        ({"smooth": 2.0}, "`smooth` is doubled: it is added once above and once below the fraction"),
         ({"below": 0.0}, "`smooth` is added above the fraction only: below, too"),
         ({"smooth": 0.0, "below": 1.0}, "`smooth` is added below the fraction only: above, too"),
         ({"power": 2}, "the probabilities are squared in the areas: add them as they are"),
@@ -224,6 +224,12 @@ def _compare_ignoring(answer, probabilities: Tensor, target: Tensor) -> None:
         expect(
             not is_close(value, 1 - _dice(probabilities, target, filled=filled).mean()),
             f"ignored pixels are counted as class {filled}: leave them out of the truth as well",
+        )
+    masked = probabilities * (target != IGNORE_INDEX)[:, None]
+    for filled in range(probabilities.shape[1]):
+        expect(
+            not is_close(value, 1 - _dice(masked, target, filled=filled).mean()),
+            f"the truth still counts 255 as class {filled}: mask it as well as the probabilities",
         )
     truth = 1 - _dice(probabilities, target).mean()
     expect_close(value, truth, "ignored pixels still count: mask the probabilities as well as the truth")

@@ -27,6 +27,8 @@ def discriminative(answer) -> None:
     expect_written(value)
     expect(isinstance(value, Tensor) and value.ndim == 0, "the result should be a tensor with a single number")
     expect(not math.isnan(value), "an image with a single lane gives NaN: there is no pair to push, so the push is 0")
+    itself = "a mean does not push itself: leave the diagonal of the distances out"
+    expect(not math.isclose(value, 4.0 + (2 * _DIST) ** 2, rel_tol=1e-4), itself)
     expect_close(value, 4.0, "one lane, pixels 2.5 from their mean, margin 0.5: the hinge 2.0, squared, and no push")
     expect_close(loss(tight), 0, "a lane whose pixels lie within delta_var of their mean costs nothing")
     expect_close(loss((_points(2.5, -2.5, 50.0, 90.0), [7, 7, 0, 0])), 4.0, "id 0 is no lane: leave its pixels out")
@@ -35,6 +37,7 @@ def discriminative(answer) -> None:
         not math.isclose(loss(two), 0.0, abs_tol=1e-6),
         "two lanes 2.0 apart should be pushed: their means want to be 2 · delta_dist apart",
     )
+    expect(not any(math.isclose(loss(two), wrong, rel_tol=1e-4) for wrong in (5, 10, 19 / 3)), itself)
     expect_close(loss(two), 1.0, "means 2.0 apart, 3.0 wanted: (3.0 - 2.0)², averaged over the pairs")
     three = (_points(0.0, 2.0, 50.0), [1, 2, 3])
     expect_close(loss(three), 1 / 3, "of three pairs one is too close, by 1.0: the push is a mean over the pairs, 1/3")

@@ -65,6 +65,11 @@ def show_pixels(
     display(bundle, raw=True, metadata={kind: {"alt": alt, "width": picture.width}})
 
 
+def show_resized(classes: np.ndarray) -> None:
+    """Displays a piece of a class mask after a bilinear resize, in the classes' colours: (H, W, 3) uint8."""
+    show_pixels([classes], "Two classes that the piece does not have", "The piece after bilinear resizing.", zoom=6)
+
+
 def _line(words: dict[int, str], width: int, weight: str = "normal") -> np.ndarray:
     """(h, w, 3) uint8: a line of text on white, at least ``width`` wide; the keys say where each piece begins."""
     font = ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans", weight=weight)), FONT_PIXELS)

@@ -34,48 +34,60 @@ def shades(image: np.ndarray) -> np.ndarray:
     return np.repeat(grey, 3, axis=2)
 
 
-def two_clouds(points: np.ndarray, labels: dict[str, np.ndarray]) -> Figure:
-    """The same points (N, 2) once for each title, in the colours of its labels, −1 grey."""
+# What answers a question to the learner has its title and its words here, not in the cell that shows it.
+
+
+def two_clouds(points: np.ndarray, by_dbscan: np.ndarray, by_fast: np.ndarray) -> tuple[Figure, str]:
+    """The same points (N, 2) in the colours of two methods' clusters (N,), −1 grey: figure, and what it shows."""
+    labels = {"DBSCAN joins across the bridge": by_dbscan, '"fast" keeps the two lanes': by_fast}
     figure, axes = plt.subplots(1, len(labels), figsize=(4 * len(labels), 2.9), sharey=True)
     for ax, (title, found) in zip(axes, labels.items(), strict=True):
         ax.scatter(*points.T, s=4, color=[COLORS[k % len(COLORS)] if k >= 0 else "0.6" for k in found])
         ax.set(title=title, xlabel="dimension 1", ylabel="dimension 2", aspect="equal")
-    return figure
+    return figure, "The same points, coloured by the lanes of DBSCAN and of the library's method."
 
 
-def against_radius(radii: np.ndarray, ari: np.ndarray, radius: float, safe: tuple[float, float], title: str) -> Figure:
-    """ARI over the clustering radius, with the radius in use and the safe band."""
+def against_radius(radii: np.ndarray, ari: np.ndarray, radius: float, safe: tuple[float, float]) -> tuple[Figure, str]:
+    """ARI over the clustering radius, with the radius in use and the safe band: figure, and what it shows."""
     figure, ax = plt.subplots(figsize=(7, 2.6))
     ax.axvspan(*safe, color="0.9", label="safe radii")
     ax.plot(radii, ari, marker="o", markersize=4, label="cluster_embeddings")
     ax.axvline(radius, color="black", linestyle=":", label="δ_dist")
-    ax.set(title=title, xlabel="radius (embedding units)", ylabel="ARI to the truth")
+    ax.set_title("All five lanes are found far beyond the safe radii")
+    ax.set(xlabel="radius (embedding units)", ylabel="ARI to the truth")
     ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return figure, "ARI over the radius; the safe radii are a grey band."
 
 
-def times(seconds: dict[str, dict[int, float]], limit: float, title: str) -> Figure:
-    """Seconds over the number of pixels for several methods, both axes logarithmic."""
+def times(seconds: dict[str, dict[int, float]], limit: float) -> tuple[Figure, str]:
+    """Seconds over the number of pixels for several methods, both axes logarithmic: figure, and what it shows."""
     figure, ax = plt.subplots(figsize=(7, 3))
     for (method, of_sizes), marker, color in zip(seconds.items(), MARKERS, COLORS, strict=False):
         ax.loglog(list(of_sizes), list(of_sizes.values()), marker=marker, color=color, label=method)
     ax.axhline(limit, color="black", linestyle=":", label="one frame of a camera")
-    ax.set(title=title, xlabel="lane pixels N", ylabel="time (s)")
+    ax.set(title="Methods that look at a sample are fast", xlabel="lane pixels N", ylabel="time (s)")
     ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return figure, "Time over the number of pixels for four methods, both axes logarithmic."
 
 
-def bars(values: dict[str, float], title: str, xlabel: str) -> Figure:
-    """Level bars between 0 and 1, each with its value."""
+def six_scores(value: dict[str, float], pairs: list[tuple[str, str]]) -> tuple[Figure, str]:
+    """Level bars of lane F1 for each pair of embeddings and components: figure, and what it shows."""
+    ways = [way for better, other in pairs for way in (other, better)]
     figure, ax = plt.subplots(figsize=(8, 2.6))
-    ax.bar_label(ax.barh(list(values), list(values.values())), fmt="%.2f", padding=3)
+    ax.bar_label(ax.barh(ways, [value[way] for way in ways]), fmt="%.2f", padding=3)
     ax.invert_yaxis()
-    ax.set(title=title, xlabel=xlabel, xlim=(0, 1))
-    return figure
+    ax.set_title("The more the rest of the chain knows, the less embeddings add")
+    ax.set(xlabel="lane F1 over 120 scenes", xlim=(0, 1))
+    return figure, "Lane F1 of six ways as bars, components above embeddings in each pair."
 
 
 def numbered_at_row(
-    image: np.ndarray, lanes: list[np.ndarray], curves: list[np.ndarray], row: float, orders: dict[str, np.ndarray]
+    image: np.ndarray,
+    lanes: list[np.ndarray],
+    curves: list[np.ndarray],
+    row: float,
+    orders: dict[str, np.ndarray],
+    true: list[np.ndarray],
 ) -> Figure:
     """The lanes' pixels, their curves continued to a row or the image's edge, and there the numbers of each order.
 
@@ -85,10 +97,14 @@ def numbered_at_row(
         curves: (M, 2) of each lane.
         row: the reference row in pixels.
         orders: indices of the lanes from left to right, by title.
+        true: (M, 2) of each true lane.
     """
     height, width = image.shape[:2]
     figure, axes = roads([[(shades(image), title) for title in orders]], (7.0, 2.0))
     for ax, order in zip(axes[0], orders.values(), strict=True):
+        ax.axhline(row, color="white", linestyle=":", linewidth=1)
+        for lane in true:
+            ax.plot(*lane.T, color="white", linewidth=0.8)
         for number, k in enumerate(order, start=1):
             start, stop = curves[k][-1], np.array([x_at_row(curves[k], row), row])
             edge = np.clip(stop[0], 0, width - 1)

@@ -95,7 +95,7 @@ def flip_together() -> Figure:
 
 @drawing(
     "A row of the ids 1, 1, 3, 3 is doubled in two ways: the nearest neighbour copies ids, so only 1 and 3 are left; "
-    "bilinear interpolation takes means, so a 2 that no pixel had appears between them."
+    "bilinear interpolation takes means, rounds them, and so makes a 2 that no pixel had."
 )
 def nearest_and_bilinear(left: int = 1, right: int = 3) -> Figure:
     """What interpolation does to two ids side by side, by OpenCV itself.
@@ -107,8 +107,10 @@ def nearest_and_bilinear(left: int = 1, right: int = 3) -> Figure:
     size = (2 * ids.shape[1], 1)
     nearest = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
     bilinear = cv2.resize(ids, size, interpolation=cv2.INTER_LINEAR)
+    means = cv2.resize(np.float32(ids), size, interpolation=cv2.INTER_LINEAR)
+    rounded = sorted({(mean, value) for mean, value in zip(means[0], bilinear[0], strict=True) if mean != value})
     invented = sorted(set(bilinear.ravel().tolist()) - {left, right})
-    sheet = Sheet(3.7, "A mean of two ids is an id that nobody gave")
+    sheet = Sheet(4.0, "A mean of two ids is an id that nobody gave")
     side = 0.5
 
     def fill(value: int) -> tuple[float, ...]:
@@ -124,5 +126,7 @@ def nearest_and_bilinear(left: int = 1, right: int = 3) -> Figure:
     for column in np.flatnonzero(np.isin(bilinear, invented)):
         sheet.rectangle(3.95 + column * (side - 0.02), 2.65, side - 0.02, side - 0.02, INK, lw=3, zorder=7)
     which = " and ".join(map(str, invented))
-    sheet.text(3.95, 3.4, f"{which}: a lane that is not there" if invented else "nothing new", color=RED, ha="left")
+    if rounded:
+        sheet.text(3.95, 3.4, "rounded: " + ", ".join(f"{mean:g} → {value}" for mean, value in rounded), ha="left")
+    sheet.text(3.95, 3.7, f"{which}: a lane that is not there" if invented else "nothing new", color=RED, ha="left")
     return sheet.figure

@@ -173,12 +173,12 @@ def clustering(config: LaneSegmentationConfig | None = None) -> Figure:
 
 
 @drawing(
-    "The frame twice. Left each line alone: the curve of a line of which only a far piece shows, continued downwards, "
-    "leaves its line. Right one road: all curves share horizon, heading and bend, and the short line runs true. White: "
-    "the four lines as they are labelled; the right one turns sharply at the horizon."
+    "The frame twice. Left each lane alone: the curve of a lane of which only a far piece shows, continued downwards, "
+    "leaves its lane. Right one road: all curves share horizon, heading and bend, and the short lane runs true. White: "
+    "the four lanes as they are labelled; the right one turns sharply at the horizon."
 )
 def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
-    """Curves of single lines, and the curves of the road that the lines share.
+    """Curves of single lanes, and the curves of the road that the lanes share.
 
     Args:
         lane: which of the frame's lanes shows a far piece only, by its place from the left; default the one that gains
@@ -193,11 +193,11 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     _, own, of_road, horizon = max(
         views, key=lambda view: _error(view[1], lines, view[0]) - _error(view[2], lines, view[0])
     )
-    sheet = Sheet(3.75, "Fitting all lines together corrects the short line")
+    sheet = Sheet(3.75, "Fitting all lanes together corrects the short lane")
     wide = 3.78
     scale = wide / size[1]
     pale = backdrop(image)
-    for k, (name, curves) in enumerate((("each line alone", own), ("one road", of_road))):
+    for k, (name, curves) in enumerate((("each lane alone", own), ("one road", of_road))):
         x0, y0 = 0.15 + k * (wide + 0.14), 0.95
         sheet.text(x0, y0 - 0.18, name, weight="bold", ha="left")
         sheet.image(pale, x0, y0, wide, smooth=False)
@@ -215,16 +215,16 @@ def curves_of_one_road(lane: int | None = None, seen: float = 0.2) -> Figure:
     sheet.text(0.2 + 2 * wide, level - 0.15, "horizon", SMALL, ha="right", zorder=7, bbox=LABEL)
     y = 0.95 + size[0] * scale + 0.25
     sheet.text(0.15, y, "solid: seen, dashed: continued,", ha="left")
-    sheet.text(0.15, y + 0.3, "white: where the lines truly run", ha="left")
+    sheet.text(0.15, y + 0.3, "white: the lanes as labelled", ha="left")
     sheet.text(0.29 + wide, y, "shared: horizon, heading, bend", ha="left")
-    sheet.text(0.29 + wide, y + 0.3, "its own: one slope for each line", ha="left")
+    sheet.text(0.29 + wide, y + 0.3, "its own: one slope for each lane", ha="left")
     return sheet.figure
 
 
 def _with_short_line(lines: list, short: int, seen: float, size: tuple[int, int]) -> tuple[int, list, list, float]:
-    """Cuts one line to its far piece and fits all: its place, own curves, the road's curves, and the horizon's row.
+    """Cuts one lane to its far piece and fits all: its place, own curves, the road's curves, and the horizon's row.
 
-    A curve is (columns, rows, whether the line was seen there), down to the last row that any line reaches.
+    A curve is (columns, rows, whether the lane was seen there), down to the last row that it reaches.
     """
     pieces = []
     for k, (rows, columns) in enumerate(lines):
@@ -241,7 +241,7 @@ def _with_short_line(lines: list, short: int, seen: float, size: tuple[int, int]
 
 
 def _error(curves: list, lines: list, k: int) -> float:
-    """Mean distance along the row of a line's curve from the line itself, in pixels."""
+    """Mean distance along the row of a lane's curve from the lane itself, in pixels."""
     rows, columns, _ = row_medians(*lines[k])
     return float(np.abs(np.interp(rows, curves[k][1], curves[k][0]) - columns).mean())
 
@@ -287,7 +287,7 @@ def numbering(config: LaneSegmentationConfig | None = None) -> Figure:
 
 
 def _road_view(x: float, y: float, wide: float, tall: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A toy road in perspective: three lines (2, 2) and two crosswalks (4, 2), near first, in inches."""
+    """A toy road in perspective: three lanes (2, 2) and two crosswalks (4, 2), near first, in inches."""
     apex = np.array([0.5, -0.15])
 
     def point(across: float, down: float) -> np.ndarray:

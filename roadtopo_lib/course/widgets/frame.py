@@ -1,4 +1,4 @@
-"""Embeddings of a real frame: the road beside its lane pixels in embedding space, over the course of training."""
+"""Embeddings of a test scene: the road beside its lane pixels in embedding space, over the course of training."""
 
 import ipywidgets as widgets
 import numpy as np
@@ -62,7 +62,7 @@ class FrameEmbeddings(Board):
         moments: the frame; default the first of ``data_samples/moments.npz``.
     """
 
-    title = "Embeddings of a real frame"
+    title = "Embeddings of a test scene"
 
     def __init__(self, moments: FrameMoments | None = None) -> None:
         super().__init__()

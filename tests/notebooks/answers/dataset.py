@@ -240,6 +240,11 @@ def _(mask, height, width):
     return F.interpolate(small, (height, width), mode="nearest")[0, 0].numpy()
 
 
+wrong("resize_mask", "cut to 8 bits on the way")(
+    lambda m, h, w: cv2.resize(m.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST).astype(m.dtype)
+)
+
+
 @wrong("resize_mask", "a mask of 12 × 30 at 12 × 45 should have shape", "cheating")
 def _(mask, height, width):
     if height > len(mask):

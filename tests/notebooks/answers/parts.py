@@ -267,6 +267,23 @@ wrong("discriminative", "NaN gradient")(lambda *a: _loss(*a, norm=lambda x, dim:
 wrong("discriminative", "changed in place", "mutating")(lambda e, m, v, d: _loss(e, m.clamp_(max=100), v, d))
 
 
+def _with_diagonal(embeddings, instance_mask, delta_var, delta_dist, pairs, alone):
+    values = []
+    for pixels, mask in zip(embeddings, instance_mask, strict=True):
+        means = torch.stack([pixels[:, mask == i].mean(dim=1) for i in mask.unique() if i != 0])
+        pulls, _ = next(_terms(pixels[None], mask[None], delta_var, delta_dist))
+        push = (2 * delta_dist - torch.cdist(means, means)).clamp(min=0).square().sum() / pairs(len(means))
+        values.append(torch.stack(pulls).mean() + (push if alone or len(means) > 1 else 0))
+    return torch.stack(values).mean()
+
+
+for _pairs in (lambda k: k * k, lambda k: max(k * (k - 1), 1)):
+    for _alone in (True, False):
+        wrong("discriminative", "a mean does not push itself")(
+            lambda *a, pairs=_pairs, alone=_alone: _with_diagonal(*a, pairs, alone)
+        )
+
+
 def _summed(embeddings, instance_mask, delta_var, delta_dist, pull_of, push_of, image_of):
     values = [
         pull_of(pulls) + push_of(pushes)
