@@ -178,7 +178,7 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
             for spine in ax.spines.values():
                 spine.set(visible=is_current, color=CURRENT, linewidth=3)
             if name == "lanes" and is_open:
-                _number_lanes(ax, row)
+                number_lanes(ax, row["result"], row[name].shape[1])
             if not is_open:
                 ax.text(0.5, 0.5, _where_opened(name), transform=ax.transAxes, ha="center", va="center", fontsize=10)
             if name != "image":
@@ -195,18 +195,26 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
     return figure
 
 
-def _number_lanes(ax: Axes, row: dict) -> None:
-    """Numbers at the near ends of the lanes and on the crosswalks, larger than those of the overlay."""
-    height, width = row[BOXES[-1]].shape[:2]
-    scale = width / row["result"]["semantic_mask"].shape[1]
+def number_lanes(ax: Axes, result: dict, width: int, first_crosswalk: int | None = None) -> None:
+    """Numbers at the near ends of the lanes and on the crosswalks, larger than those of the overlay.
+
+    Args:
+        ax: shows the overlay.
+        result: a ``LaneResult``.
+        width: of the overlay, in pixels.
+        first_crosswalk: instance id whose colour C1 has; default the one after the last lane, as in ``overlay``.
+    """
+    scale = width / result["semantic_mask"].shape[1]
+    height = scale * result["semantic_mask"].shape[0]
     ends = []
-    for polyline in row["result"]["lane_polylines"]:
+    for polyline in result["lane_polylines"]:
         x, y = (scale * polyline).T
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         ends.append((x[inside][-1], y[inside][-1]) if inside.any() else (x[-1], y[-1]))
-    crosswalks = [scale * center for center in row["result"]["crosswalk_centers"]]
-    names = [*(str(k + 1) for k in range(len(ends))), *(f"C{k + 1}" for k in range(len(crosswalks)))]
-    for k, (name, (x, y)) in enumerate(zip(names, [*ends, *crosswalks], strict=True), start=1):
+    first = len(ends) + 1 if first_crosswalk is None else first_crosswalk
+    labels = [(str(k), k, end) for k, end in enumerate(ends, start=1)]
+    labels += [(f"C{k + 1}", first + k, scale * center) for k, center in enumerate(result["crosswalk_centers"])]
+    for name, k, (x, y) in labels:
         place = (np.clip(x, 0.04 * width, 0.96 * width), np.clip(y, 0.1 * height, 0.92 * height))
         plate = {"boxstyle": "square,pad=0.15", "facecolor": np.array(instance_color(k)) / 255, "edgecolor": "none"}
         ax.text(*place, name, color="white", fontsize=9, fontweight="bold", ha="center", va="center", bbox=plate)

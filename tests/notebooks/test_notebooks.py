@@ -26,6 +26,7 @@ MEDIAN_LINES, NINE_IN_TEN_LINES = 5, 28
 WORDS_PER_LINE = 8
 """Of prose for each line of code, in notebooks 1 to 4."""
 LONGEST_LINE = 100
+CLAIMS = "# @title Claims of this notebook, asserted"
 PREDICTIONS = 3
 EXERCISES = range(3, 7)
 
@@ -112,9 +113,11 @@ class TestNotebook:
         assert not [cell for cell in stored(text).cells if "NBVAL_" in cell.source]  # the same, as comments
 
     def test_a_cell_that_is_not_compared_is_backed_by_an_assertion(self, text):
-        for cell in code_cells(stored(text)):
-            tags = cell.metadata.get("tags", [])
-            if "nbval-ignore-output" in tags and "trap:broken" not in tags:  # a trap's fix asserts the symptom, too
+        """Of its own; a trap's fix asserts the symptom, too, and the claims assert what answers a question."""
+        cells = code_cells(stored(text))
+        assert [cell for cell in cells if cell.source.startswith(CLAIMS) and "assert " in cell.source]
+        for cell in cells:
+            if "nbval-ignore-output" in tags_of(cell) and not tags_of(cell) & {"trap:broken", build.ANSWER}:
                 assert "assert" in cell.source, f"this cell asserts nothing:\n{cell.source}"
 
     def test_its_parts_come_in_the_courses_order(self, text):
@@ -168,10 +171,13 @@ class TestNotebook:
                 assert "assert" not in cell.source
 
     def test_no_answer_is_stored(self, text):
+        """Neither as output nor in the source: pages that run nothing show folded cells open."""
         for cell in code_cells(stored(text)):
             if build.ANSWER in tags_of(cell):
                 assert cell.outputs == []
                 assert "nbval-ignore-output" in tags_of(cell)
+                told = re.findall(r"\bassert\w*|\w*title\w*", cell.source.removeprefix("# @title "))
+                assert not told, f"{told} may tell the answer:\n{cell.source}"
 
     def test_what_claims_quote_stands_in_the_notebook(self, text):
         cells = stored(text).cells

@@ -2,11 +2,15 @@
 
 from dataclasses import fields
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.lessons import config as lesson
+from roadtopo_lib.labels import CLASSES
+from roadtopo_lib.viz import instance_color
 
 
 def test_the_table_has_a_line_for_every_setting():
@@ -38,3 +42,40 @@ def test_each_dashed_circle_of_the_drawing_holds_its_lane_and_touches_no_other(d
     for ball in balls:
         near, far = sorted(abs(ball - lane) for lane in lanes)
         assert near + delta_var <= delta_dist < far - delta_var
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """What the lesson shows."""
+    shown = []
+    monkeypatch.setattr(lesson, "show", lambda figure, alt: shown.append(figure))
+    yield shown
+    for figure in shown:
+        plt.close(figure)
+
+
+def plates(ax):
+    """Number → colour of its plate."""
+    return {text.get_text(): to_hex(text.get_bbox_patch().get_facecolor()) for text in ax.texts}
+
+
+def test_a_crosswalk_keeps_its_colour_where_a_setting_leaves_fewer_lanes(figures):
+    classes = [c | {"instances": None} if c["name"] == "lane_boundary" else c for c in CLASSES.to_list()]
+    for value in (None, classes):
+        (result,) = lesson.try_values("classes", [value], ("lanes",))
+        (ax,) = figures[-1].axes
+        numbers = [str(k + 1) for k in range(result["lane_count"])]
+        assert list(plates(ax)) == [*numbers, "C1"]
+        assert plates(ax)["C1"] == to_hex(np.array(instance_color(5)) / 255)
+        painted = {tuple(color) for color in ax.images[0].get_array().reshape(-1, 3).tolist()}
+        assert instance_color(5) in painted
+    assert result["lane_count"] == 2
+
+
+def test_a_lane_more_than_the_frame_has_does_not_take_the_crosswalks_colour():
+    assert [lesson._first_crosswalk({"lane_count": count}) for count in (0, 4, 6)] == [5, 5, 7]
+
+
+def test_a_radius_far_above_the_range_leaves_one_lane(figures):
+    assert lesson.try_wide_radius(6.0)["lane_count"] == 1
+    assert len(figures) == 1

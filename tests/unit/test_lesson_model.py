@@ -141,3 +141,32 @@ def test_rates_are_those_of_the_groups_that_hold_the_part():
     assert lesson.rates(optimizer, net) == [0.1, 0.5]
     with pytest.raises(KeyError):
         lesson.rates(torch.optim.SGD(net[0].parameters(), lr=0.1), net)
+
+
+def test_the_figures_of_answers_show_the_numbers_that_they_are_given():
+    sizes, of_frame = [(64, 160), (96, 256)], [0.3, 0.5]
+    figure, alt = lesson.draw_sizes(sizes, [0.1, 0.2], of_frame)
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0.1, 0.2], of_frame]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["64 × 160", "96 × 256"]
+    memory, _ = lesson.draw_memory([400, 30], [4, 30])
+    assert sorted(text.get_text() for text in memory.axes[0].texts) == ["30", "30", "4", "400"]
+    classes = {"with": np.zeros((4, 8, 3)), "without": np.ones((4, 8, 3))}
+    normalised, _ = lesson.draw_normalisation(classes)
+    assert [ax.get_title() for ax in normalised.axes] == ["with normalisation", "without normalisation"]
+    field, share = torch.eye(4), [0.25, 0.5, 0.75, 1.0]
+    fields, _ = lesson.draw_fields({"CNN": [field] * 4}, {"CNN": share})
+    titles = [ax.get_title() for ax in fields.axes]
+    assert titles == ["CNN, stage 1: 25.0% of the frame", "CNN, stage 4: 100.0% of the frame"]
+    for drawn in (figure, memory, normalised, fields):
+        plt.close(drawn)
+    assert len(alt) >= 25
+
+
+def test_the_far_cue_is_drawn_with_a_curve_for_each_seed_and_the_end_of_each_field():
+    curves = {kind: torch.full((3, 96), 0.5) for kind in lesson.KINDS}
+    figure, _ = lesson.draw_far_cue(curves, dict(zip(lesson.KINDS, (384, 208, 144), strict=True)))
+    lines = figure.axes[0].lines
+    assert sum(len(line.get_xdata()) == 96 for line in lines) == 9
+    assert [line.get_xdata()[0] for line in lines if line.get_linestyle() == ":"] == [384, 208, 144]
+    assert {tuple(line.get_ydata()) for line in lines if len(line.get_xdata()) == 96} == {(50.0,) * 96}
+    plt.close(figure)

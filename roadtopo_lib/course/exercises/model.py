@@ -93,6 +93,10 @@ def fuse_maps(answer) -> None:
         "the small map is upsampled in steps (nearest); bilinear is asked for",
     )
     expect(
+        not is_close(found, fused(maps, weights, mode="bicubic"), atol=1e-4),
+        "the small map is upsampled with cubic weights (bicubic); bilinear is asked for",
+    )
+    expect(
         not is_close(found, fused(maps, weights, mode="bilinear", align_corners=True), atol=1e-4),
         "align_corners=True shifts the pixels towards the edges; leave it False",
     )

@@ -13,16 +13,18 @@ from torch import nn
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.data import frame
 from roadtopo_lib.course.pictures import show
-from roadtopo_lib.course.strip import boxes_of, shipped_segmenter
+from roadtopo_lib.course.strip import boxes_of, number_lanes, shipped_segmenter
 from roadtopo_lib.dataset import build_transform, image_to_tensor
 from roadtopo_lib.losses import LaneCriterion
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.training.optimizer import build_optimizer
-from roadtopo_lib.viz import overlay
+from roadtopo_lib.viz import color_instances, overlay
 
 PANEL_WIDTH = 2.1
 """Inches."""
 PANEL_PIXELS = 352
+FRAME_LANES = 4
+"""Crosswalks have the colours after those of the frame's lanes, however many lanes a setting leaves."""
 PAPER = 238
 """Grey behind the lanes: without the photograph a figure needs a fifth of the bytes."""
 
@@ -125,6 +127,12 @@ def try_values(
     return compare(dict(zip(captions, segmenters, strict=True)), boxes, **options)
 
 
+def try_wide_radius(delta_dist: float) -> dict:
+    """Clusters and lanes of the frame where the radius, ``delta_dist``, lies far above the range of the rule."""
+    title = "One ball holds all lanes"
+    return try_values("delta_dist", [delta_dist], ("clusters", "lanes"), title=title)[0]
+
+
 def compare(
     segmenters: dict[str, LaneSegmenter],
     boxes: Sequence[str] = ("classes", "lanes"),
@@ -159,6 +167,8 @@ def _columns(rows: list[dict], captions: list[str], boxes: Sequence[str], title:
             ax.imshow(_numbered(row["result"]) if name == "lanes" else row[name], interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
+            if name == "lanes":
+                number_lanes(ax, row["result"], ax.images[0].get_size()[1], _first_crosswalk(row["result"]))
         result = row["result"]
         lanes, crosswalks = result["lane_count"], result["crosswalk_count"]
         column[0].set_title(caption, fontweight="normal", fontsize=10)
@@ -170,11 +180,19 @@ def _columns(rows: list[dict], captions: list[str], boxes: Sequence[str], title:
 
 
 def _numbered(result: dict) -> np.ndarray:
-    """Lanes and crosswalks on plain grey."""
-    paper = np.full((*result["lane_instances"].shape, 3), PAPER, np.uint8)
-    painted = overlay(paper, result, alpha=0.9)
+    """Lanes and crosswalks on plain grey, without the crosswalks' labels."""
+    crosswalks = result["crosswalk_instances"]
+    paper = np.full((*crosswalks.shape, 3), PAPER, np.uint8)
+    found = crosswalks > 0
+    paper[found] = color_instances(crosswalks + _first_crosswalk(result) - 1)[found]
+    painted = overlay(paper, result | {"crosswalk_instances": np.zeros_like(crosswalks)}, alpha=0.9)
     scale = min(1, PANEL_PIXELS / painted.shape[1])
     return cv2.resize(painted, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def _first_crosswalk(result: dict) -> int:
+    """Instance id whose colour the first crosswalk has; no lane has it."""
+    return max(FRAME_LANES, result["lane_count"]) + 1
 
 
 def seen_in_training(settings: dict[str, object]) -> Figure:

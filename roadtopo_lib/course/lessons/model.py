@@ -235,6 +235,71 @@ def glow(field: Tensor, decades: int = 6) -> np.ndarray:
     return colors
 
 
+def draw_sizes(
+    sizes: Sequence[tuple[int, int]], of_pictures: Sequence[float], of_frame: Sequence[float]
+) -> tuple[Figure, str]:
+    """Lane IoU of the validation pictures and of the frame over the size of the input, and the words for it."""
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    ax.plot(of_pictures, "o-", label="twelve validation pictures")
+    ax.plot(of_frame, "s--", label="the frame alone")
+    ax.set_xticks(range(len(sizes)), [f"{height} × {width}" for height, width in sizes])
+    ax.set(xlabel="size in pixels", ylabel="lane IoU", ylim=(0, 0.8))
+    ax.set_title("The size of the training is best; one picture alone says otherwise")
+    ax.legend()
+    return figure, "Lane IoU over the size of the pictures: highest at the size of the training."
+
+
+def draw_memory(all_tokens: Sequence[float], smaller_grid: Sequence[float]) -> tuple[Figure, str]:
+    """Memory of the scores in MB for each stage, with keys from all tokens or fewer, and the words for it."""
+    figure, ax = plt.subplots(figsize=(8, 2.8))
+    draw_bars(ax, {"keys from all tokens": all_tokens, "keys from the smaller grid": smaller_grid})
+    ax.set(ylabel="scores of one layer (MB)", ylim=(1, 5e4))
+    ax.set_title("Sequence reduction saves most where the grid is fine")
+    return figure, "Memory of the scores for each stage, with and without sequence reduction."
+
+
+def draw_normalisation(classes: dict[str, np.ndarray]) -> tuple[Figure, str]:
+    """Classes of the frame "with" and "without" normalisation, (H, W, 3) each, and the words for them."""
+    title = "Without normalisation crosswalk, sidewalks and most boundaries are missing"
+    figure = panels({f"{name} normalisation": picture for name, picture in classes.items()}, 2, title=title)
+    return figure, "The classes of the frame, with and without normalisation."
+
+
+def draw_fields(fields: dict[str, Sequence[Tensor]], share: dict[str, Sequence[float]]) -> tuple[Figure, str]:
+    """Where one token's gradient comes from, in stages 1 and 4, and the words for it.
+
+    Args:
+        fields: encoder → (H, W) of each stage.
+        share: encoder → share of the pixels with a gradient, of each stage.
+    """
+    pictures = {
+        f"{name}, stage {number}: {share[name][number - 1]:.1%} of the frame": glow(found[number - 1])
+        for name, found in fields.items()
+        for number in (1, 4)
+    }
+    figure = panels(pictures, 2, title="Only attention reaches every pixel in stage 1")
+    return figure, "Where one token's gradient comes from, for two encoders and two stages."
+
+
+def draw_far_cue(curves: dict[str, Tensor], reach: dict[str, int]) -> tuple[Figure, str]:
+    """Right answers along the lane, and the words for it.
+
+    Args:
+        curves: kind of model → (seeds, 96), share of right answers in each cell of 4 pixels.
+        reach: kind of model → end of its field, in pixels.
+    """
+    figure, ax = plt.subplots(figsize=(9, 3))
+    for (kind, found), color in zip(curves.items(), ("C0", "C1", "C2"), strict=True):
+        ax.plot(4 * np.arange(found.shape[1]) + 2, 100 * found.T, color=color, alpha=0.7)
+        ax.plot([], [], color=color, label=kind)
+        ax.axvline(reach[kind], color=color, linestyle=":")
+    ax.axvspan(0, 16, color="0.85")
+    ax.set(xlabel="pixels from the lane's beginning", ylabel="right answers (%)", ylim=(0, 105))
+    ax.set_title("Convolutions fall short of their field (dotted); attention reaches the far end")
+    ax.legend(loc="lower left", ncols=3)
+    return figure, "The share of right answers along the lane, for three kinds of model."
+
+
 def draw_bars(ax: Axes, values: dict[str, Sequence[float]]) -> None:
     """Groups of bars on a logarithmic axis, one group for each stage, each bar with its number."""
     for place, (label, heights) in enumerate(values.items()):
