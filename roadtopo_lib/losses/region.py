@@ -22,10 +22,8 @@ from roadtopo_lib.labels import IGNORE_INDEX
 class _OverlapLoss(nn.Module):
     """What Dice and Tversky share: a loss per class from soft counts, averaged over the classes that are there.
 
-    A class without a labelled pixel has no region to overlap with and is left out of the mean. Counted in, it would
-    cost nearly 1 as soon as its softmax leftovers add up to a few pixels, although nothing is wrong: half a million
-    pixels at p = 0.001 do. Painting such a class where it is not still costs, because the pixels painted over are
-    missing in the overlap of the class that is there. The arguments are those of ``DiceLoss``.
+    A class without a labelled pixel has no region to overlap with and is left out of the mean. Painting such a class
+    still costs: the pixels painted over are missing in the overlap of their class. Arguments as in ``DiceLoss``.
     """
 
     def __init__(
@@ -63,7 +61,6 @@ class _OverlapLoss(nn.Module):
         valid = valid.to(probabilities).flatten(1)  # (B, H·W), 0 where ignored
         target = target.flatten(1)  # (B, H·W)
         probabilities = probabilities.flatten(2)  # (B, C, H·W)
-        # Most batches are labelled everywhere and spared this pass over the largest tensor.
         if self.ignore_index is not None and not valid.all():
             probabilities = probabilities * valid[:, None]
 
