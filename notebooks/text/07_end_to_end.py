@@ -1094,8 +1094,8 @@ assert abs(f1["after"] - f1["before"]) < 0.1
 
 # %% [markdown]
 # The difference is below 0.1 in either direction. That is why the table above has three draws, more
-# scenes and an interval. To go on, draft the labels of the next photographs with the new model, correct,
-# convert, and fine-tune again. Keep a test set that never takes part.
+# scenes and an interval. To go on, draft the labels of the next photographs with the new model,
+# correct, convert, and fine-tune again. Keep a test set that never takes part.
 
 # %% [markdown]
 # ### A GPU, other backbones, export
