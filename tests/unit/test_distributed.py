@@ -204,6 +204,7 @@ def test_a_run_of_two_processes_equals_that_of_one_and_goes_on_with_another_numb
     assert command_line(train_command(data, tmp_path / "alone")) == 0
     told = run(2, *train_command(data, tmp_path / "together"))
     assert told.count("epoch ") == capsys.readouterr().out.count("epoch ") == 2, "one process prints"
+    assert told.count("best validation loss") == 1
     code, _, err = torchrun(2, "stop", *train_command(data, tmp_path / "resumed"))
     assert code != 0
     assert "(step 3)" in err, "a signal to one process stops both after the same step"
