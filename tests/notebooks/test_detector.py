@@ -65,7 +65,7 @@ def test_a_part_with_a_mistake_is_refused(name, folder, capsys):
 def test_parts_are_kept_assembled_trained_and_run(folder, capsys):
     for place, name in enumerate(PARTS, start=1):
         keep_from_cell(name, code_of(name))
-        assert capsys.readouterr().out == f"[OK] {name}: kept as part {place} of 6\n"
+        assert capsys.readouterr().out.startswith(f"[OK] {name}: kept as part {place} of 6\n")
     mine = assemble()
     assert capsys.readouterr().out.startswith("of these six parts, all six are yours: read_labelled, fuse")
     theirs = assemble({})

@@ -86,7 +86,7 @@ def _read(
         return Labelled.unreadable(name, reading.UNREADABLE)
     shapes, dropped = _shapes(values, table, names)
     recording = path.name.split("_")[0]  # a sequence, as in 0001TP_006690_L.png
-    return Labelled(name, reading.locate(roots, image), recording, shapes, split, dropped, values.shape)
+    return Labelled(name, reading.locate(roots, image, roots[-1:]), recording, shapes, split, dropped, values.shape)
 
 
 def _ids(picture: Image.Image) -> np.ndarray:
