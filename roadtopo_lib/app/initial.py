@@ -14,7 +14,7 @@ import torch
 from roadtopo_lib.config import PRESETS, LaneSegmentationConfig, read_settings
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import ClassTable, table_for
-from roadtopo_lib.models import LaneModel, build, load_with_info
+from roadtopo_lib.models import LaneModel, build, class_of, load_with_info
 from roadtopo_lib.training.run_folder import RunFolder
 
 REPLACEABLE = ("num_classes", "embedding_dim")
@@ -107,9 +107,9 @@ def initial_model(config: LaneSegmentationConfig, run: str | Path | None = None)
         files = [file for file in (Path(path), Path(run) / "last.safetensors") if file.is_file()]
         if not files:
             return build(config.replace(pretrained=False)), ""
-        source = load_with_info(files[0])[0]  # for the settings that no config has, such as the widths of a U-Net
-        asked = source.settings() | {name: getattr(config, name) for name in REPLACEABLE}
-        return type(source).from_settings(asked), ""
+        file = load_weights(files[0])  # for the settings that no config has, such as the widths of a U-Net
+        asked = file.config | {name: getattr(config, name) for name in REPLACEABLE}
+        return class_of(file.kind).from_settings(asked), ""
     source, info = load_with_info(path)
     settings = source.settings()
     for name, found in {"model": source.kind, **settings}.items():
