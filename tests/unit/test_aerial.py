@@ -72,5 +72,5 @@ def test_a_data_set_of_aerial_scenes_is_read_with_two_classes(tmp_path):
 
 
 def test_a_size_that_is_too_small_is_refused():
-    with pytest.raises(ValueError, match="at least 32"):
+    with pytest.raises(ValueError, match="each 32 to 8192"):
         render_aerial(0, (16, 64))
