@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch  # noqa: F401  loaded here once, not in each run
 
 from roadtopo_lib import dataset, segformer  # noqa: F401  the same
@@ -210,6 +211,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="processes that load data")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # a process that is forked beside torch's threads waits for them for ever
     with tempfile.TemporaryDirectory(prefix="kill-test-") as folder:
         try:
             outcomes = soak(Path(folder), arguments.kills, arguments.writing, arguments.seed, arguments.workers)
