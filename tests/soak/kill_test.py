@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch  # noqa: F401  loaded here once, not in each run
 
 from roadtopo_lib import dataset, segformer  # noqa: F401  the same
 from roadtopo_lib.app.cli import main as command_line
