@@ -36,7 +36,14 @@ CONFIG = LaneSegmentationConfig.preset("tiny").replace(
     model="pixel", repeat_threshold=0.0, muon_lr=0.0,
 )  # fmt: skip
 WEIGHTS = torch.tensor([0.2, 0.2, 5.0, 1.0, 1.0, 1.0])
-KINDS["pixel"] = ("small_model", "PixelModel")
+PIXEL = ("small_model", "PixelModel")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pixel_kind():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KINDS, "pixel", PIXEL)
+        yield
 
 
 def red_apart(outputs, batch):
@@ -266,6 +273,7 @@ def test_infer_shares_a_folder_out_and_every_image_is_done_once(tmp_path, monkey
 
 def main():
     """What a process of ``torchrun`` does here: measure, or a command, by the name that comes first."""
+    KINDS["pixel"] = PIXEL
     kind, *rest = sys.argv[1:]
     if kind == "measure":
         with distributed.connected():
