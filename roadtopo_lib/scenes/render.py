@@ -60,7 +60,9 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
-def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True) -> Scene:
+def render_scene(
+    seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True, vehicles: bool = True
+) -> Scene:
     """Render one road scene.
 
     Args:
@@ -69,6 +71,7 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
         preset: "day" for dry daylight, paint in good order and a good camera; "all" for dusk, night, rain and fog,
             paint that is nearly gone and cameras of all kinds as well.
         crosswalks: ``False`` paints no crossing; all else in the scene stays as it is.
+        vehicles: ``False`` leaves the vehicles and their shadows out; all else in the scene stays as it is.
 
     Returns:
         The scene.
@@ -91,7 +94,9 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
     ground = camera.ground()
     px = road_pixels(road, ground)
     strips = strip_index(layout, px.u)
-    vehicles = sample_vehicles(rng, road, layout)
+    cars = sample_vehicles(rng, road, layout)
+    if not vehicles:
+        cars = []
 
     concrete = bool(rng.random() < 0.16)
     texture = sample_texture(rng, px)
@@ -102,10 +107,10 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
     paint_across(color, layout, px, texture)
     paint_distractors(rng, color, camera, road, layout, texture, ground.top)
     over = sample_overpass(rng, layout)
-    shade, contact = cast_shadows(rng, camera, ground, road, layout, light, vehicles)
+    shade, contact = cast_shadows(rng, camera, ground, road, layout, light, cars)
     if over and over.bridge:
         shade = np.maximum(shade, band_coverage(px.s, px.ds + 0.3, over.start, over.start + over.depth))
-    if vehicles:
+    if cars:
         color *= (1 - 0.6 * contact)[..., None]
     color = light.on_ground(color, ground.x, ground.z, shade)
 
@@ -116,7 +121,7 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
     things = plant(rng, canvas, road, layout)
     for wall in layout.walls:
         things += build(rng, canvas, road, wall)
-    things += [(float(car.corners[:2, 1].mean()), lambda car=car: draw_vehicle(canvas, car)) for car in vehicles]
+    things += [(float(car.corners[:2, 1].mean()), lambda car=car: draw_vehicle(canvas, car)) for car in cars]
     if over:
         things += span(rng, canvas, road, layout, over)
     for _, draw in sorted(things, key=lambda thing: -thing[0]):
@@ -132,7 +137,7 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 512), preset: str = "a
     labels = annotate(
         camera, ground, road, layout, px, strips, canvas.fixed > 0, canvas.moving > 0, rng.uniform(*LABEL_Z)
     )
-    attributes = _attributes(layout, road, light, len(vehicles), concrete, labels)
+    attributes = _attributes(layout, road, light, len(cars), concrete, labels)
     return Scene(image, **vars(labels), camera=camera, road=road, attributes=attributes)
 
 

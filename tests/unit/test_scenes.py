@@ -583,3 +583,18 @@ def test_day_paint_is_in_good_order_and_all_paint_need_not_be(monkeypatch):
     labelled = {preset: [render_scene(s, SIZE, preset).instance_visible.any() for s in range(6)] for preset in PRESETS}
     assert not any(labelled["all"])
     assert all(labelled["day"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_scene_without_its_vehicles_is_the_same_scene(preset):
+    for seed in (0, 3, 4):
+        full, empty = (render_scene(seed, (128, 256), preset, vehicles=kept) for kept in (True, False))
+        assert full.attributes["vehicles"] > 0 == empty.attributes["vehicles"]
+        differs = (full.image != empty.image).any(axis=2)
+        assert 0 < differs.mean() < 0.5  # the vehicles and their shadows
+        assert np.array_equal(full.instance_amodal == 1, empty.instance_amodal == 1)
+        assert len(full.lanes) == len(empty.lanes)
+        changed = {"vehicles", "occluded"}
+        assert {k: v for k, v in full.attributes.items() if k not in changed} == {
+            k: v for k, v in empty.attributes.items() if k not in changed
+        }
