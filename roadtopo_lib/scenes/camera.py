@@ -119,12 +119,17 @@ class Ground:
     seen: np.ndarray
 
 
-def sample_camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
+LEAN = 6
+"""How much more a motorcycle leans than a car rolls."""
+
+
+def sample_camera(rng: np.random.Generator, size: tuple[int, int], rider: bool = False) -> Camera:
     """Draw a camera as cars carry them: the field of view decides how far a pixel of pitch turns.
 
     Args:
         rng: source of randomness.
         size: (H, W) pixels.
+        rider: ``True`` for one on a motorcycle, which leans with it.
     """
     fov = float(np.clip(rng.normal(60, 10), 40, 90))
     aspect = float(rng.uniform(0.84, 1.04))  # 16:9 photographs squeezed to 2:1 have 0.89
@@ -134,7 +139,7 @@ def sample_camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
     return Camera(
         height=float(rng.triangular(1.1, 1.35, 2.2)),
         pitch=float(np.degrees(np.arctan2((size[0] - 1) / 2 - horizon, focal_y))),
-        roll=float(np.clip(rng.normal(0, 0.7), -2, 2)),
+        roll=float(np.clip(rng.normal(0, 0.7), -2, 2)) * (LEAN if rider else 1),
         yaw=float(np.clip(rng.normal(0, 1.8), -6, 6)),
         fov=fov,
         lateral=float(lateral),

@@ -17,6 +17,7 @@ from roadtopo_lib.scenes.weather import Light
 NEAR = 0.4  # metres: what comes closer to the camera is cut off
 SHIFT = 4  # OpenCV's sub-pixel bits
 LIMIT = 1 << 19  # fixed-point pixels: far outside any image, yet no overflow
+OWN_VEHICLE, RIDER = 1, 2
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Canvas:
         image: (H, W, 3) uint8 RGB.
         fixed: (H, W) uint8, 1 where the fixed world hides the ground.
         moving: (H, W) uint8, 1 where vehicles, poles and the like hide it.
+        cars: (H, W) uint8, 1 where a vehicle is what shows.
+        own: (H, W) uint8, ``OWN_VEHICLE`` or ``RIDER`` where the own vehicle or its rider shows, 0 elsewhere.
         glow: (H, W, 3) uint8, light sources, added after all shading.
         rough: (H, W) uint8, how strongly leaves and grass roughen a pixel.
     """
@@ -38,12 +41,14 @@ class Canvas:
     image: np.ndarray
     fixed: np.ndarray = field(init=False)
     moving: np.ndarray = field(init=False)
+    cars: np.ndarray = field(init=False)
+    own: np.ndarray = field(init=False)
     glow: np.ndarray = field(init=False)
     rough: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         shape = self.image.shape[:2]
-        self.fixed, self.moving, self.rough = (np.zeros(shape, np.uint8) for _ in range(3))
+        self.fixed, self.moving, self.cars, self.own, self.rough = (np.zeros(shape, np.uint8) for _ in range(5))
         self.glow = np.zeros_like(self.image)
 
     def pixels(self, points: np.ndarray) -> np.ndarray | None:
@@ -64,7 +69,8 @@ class Canvas:
         Args:
             points: (N, 3) metres (x, up, z), convex.
             color: RGB 0..1 in daylight.
-            hides: "fixed", "moving", or None for a detail on something already drawn.
+            hides: "fixed", "moving", "car" for what moves and is a vehicle, or None for a detail on something already
+                drawn.
             rough: 0..255, leafiness.
             shaded: False if the colour already is what the camera sees.
         """
@@ -94,6 +100,7 @@ class Canvas:
         cv2.fillConvexPoly(self.image, corners, _bytes(rgb), cv2.LINE_AA, SHIFT)
         if hides:
             cv2.fillConvexPoly(self.fixed if hides == "fixed" else self.moving, corners, 1, cv2.LINE_8, SHIFT)
+            cv2.fillConvexPoly(self.cars, corners, int(hides == "car"), cv2.LINE_8, SHIFT)
             cv2.fillConvexPoly(self.rough, corners, rough, cv2.LINE_8, SHIFT)
             if self.light.glows:  # what is behind no longer shines through
                 cv2.fillConvexPoly(self.glow, corners, (0, 0, 0), cv2.LINE_8, SHIFT)
@@ -141,6 +148,7 @@ class Canvas:
         if hides:
             solid = both[..., 1] > 127
             self.fixed[y0:y1, x0:x1][solid] = 1
+            self.cars[y0:y1, x0:x1][solid] = 0
             if self.light.glows:
                 self.glow[y0:y1, x0:x1][solid] = 0
 

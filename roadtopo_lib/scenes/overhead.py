@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from roadtopo_lib.scenes.canvas import Canvas
+from roadtopo_lib.scenes.canvas import OWN_VEHICLE, Canvas
 from roadtopo_lib.scenes.layout import FREEWAY, Layout
 from roadtopo_lib.scenes.road import Road
 
@@ -83,6 +83,7 @@ def draw_bonnet(rng: np.random.Generator, canvas: Canvas) -> None:
     shown = color * canvas.light.ambient + sheen
     canvas.image[below] = (np.clip(shown, 0, 1) * 255).astype(np.uint8)
     canvas.fixed[below], canvas.rough[below], canvas.glow[below] = 1, 12, 0
+    canvas.cars[below], canvas.own[below] = 0, OWN_VEHICLE
     line = np.stack([x, edge], axis=-1).round().astype(np.int32)
     dark = (np.clip(color * 0.4, 0, 1) * canvas.light.ambient * 255).astype(int).tolist()
     cv2.polylines(canvas.image, [line], False, dark, max(1, w // 512), cv2.LINE_AA)

@@ -8,6 +8,7 @@ import numpy as np
 from roadtopo_lib.scenes.annotate import LABEL_Z, annotate
 from roadtopo_lib.scenes.camera import Camera, sample_camera
 from roadtopo_lib.scenes.canvas import Canvas
+from roadtopo_lib.scenes.cockpit import draw_cockpit
 from roadtopo_lib.scenes.layout import TOWN, Layout
 from roadtopo_lib.scenes.lens import rain_on, sensor
 from roadtopo_lib.scenes.marks import paint_across, paint_distractors
@@ -21,7 +22,7 @@ from roadtopo_lib.scenes.surroundings import build, plant
 from roadtopo_lib.scenes.vehicles import draw_vehicle, sample_vehicles
 from roadtopo_lib.scenes.weather import Light, sample_light
 
-PRESETS = ("day", "all")
+PRESETS = ("day", "all", "night-ride")
 MIN_SIZE, MAX_SIZE = 32, 8192  # pixels
 
 
@@ -39,6 +40,8 @@ class Scene:
         camera: the exact camera.
         road: the exact curve.
         attributes: what kind of scene this is, plain Python values.
+        cars: (H, W) bool, where a vehicle shows.
+        own: (H, W) uint8, ``OWN_VEHICLE`` or ``RIDER`` where the own vehicle or its rider shows, 0 elsewhere.
     """
 
     image: np.ndarray
@@ -50,6 +53,8 @@ class Scene:
     camera: Camera
     road: Road
     attributes: dict
+    cars: np.ndarray
+    own: np.ndarray
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -69,7 +74,8 @@ def render_scene(
         seed: non-negative integer; the same seed, size and preset give the same bytes.
         size: (H, W) in pixels, each at least 32.
         preset: "day" for dry daylight, paint in good order and a good camera; "all" for dusk, night, rain and fog,
-            paint that is nearly gone and cameras of all kinds as well.
+            paint that is nearly gone and cameras of all kinds as well; "night-ride" for dry nights seen by the rider
+            of a motorcycle.
         crosswalks: ``False`` paints no crossing; all else in the scene stays as it is.
         vehicles: ``False`` leaves the vehicles and their shadows out; all else in the scene stays as it is.
 
@@ -88,7 +94,8 @@ def render_scene(
         layout.crosswalks = []
     if preset == "day":
         layout.lines = [line.in_good_order() for line in layout.lines]
-    camera = sample_camera(rng, size)
+    rides = preset == "night-ride"
+    camera = sample_camera(rng, size, rides)
     road = sample_road(rng, camera.lateral, layout.kind == TOWN)
     light = sample_light(rng, preset)
     ground = camera.ground()
@@ -126,7 +133,9 @@ def render_scene(
         things += span(rng, canvas, road, layout, over)
     for _, draw in sorted(things, key=lambda thing: -thing[0]):
         draw()
-    if rng.random() < 0.22:
+    if rides:
+        draw_cockpit(rng, canvas)
+    elif rng.random() < 0.22:
         draw_bonnet(rng, canvas)
     image = _finish(rng, canvas)
     if light.rain:
@@ -138,7 +147,9 @@ def render_scene(
         camera, ground, road, layout, px, strips, canvas.fixed > 0, canvas.moving > 0, rng.uniform(*LABEL_Z)
     )
     attributes = _attributes(layout, road, light, len(cars), concrete, labels)
-    return Scene(image, **vars(labels), camera=camera, road=road, attributes=attributes)
+    return Scene(
+        image, **vars(labels), camera=camera, road=road, attributes=attributes, cars=canvas.cars > 0, own=canvas.own
+    )
 
 
 def _finish(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:

@@ -80,7 +80,7 @@ def write_dataset(
         counts: images per split, keys of train, val, test; a finished data set may be asked to grow, not to shrink.
         size: (H, W) in pixels.
         seed: non-negative integer that decides everything.
-        preset: "day" or "all", as for `render_scene`, or "aerial": roads from above, two classes.
+        preset: one of `render_scene`'s, or "aerial": roads from above, two classes.
         amodal: write the amodal labels instead of the visible ones.
         workers: processes; ``None`` takes one per CPU, 1 works in this process.
         progress: show a progress bar on stderr (on a terminal only).

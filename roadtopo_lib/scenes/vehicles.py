@@ -95,25 +95,25 @@ def draw_vehicle(canvas: Canvas, car: Vehicle) -> None:
     side = slice(0, 4, 3) if car.corners.mean(axis=0)[0] > 0 else slice(1, 3, 1)
     a, b = car.corners[side]
     if car.kind == "truck":
-        canvas.polygon(_wall(a, b, 0.5, car.height), car.color * 0.72, "moving")
+        canvas.polygon(_wall(a, b, 0.5, car.height), car.color * 0.72, "car")
         _wheels(canvas, a, b, 0.5)
-        canvas.polygon(_wall(car.corners[0], car.corners[1], 0.55, car.height), car.color, "moving")
+        canvas.polygon(_wall(car.corners[0], car.corners[1], 0.55, car.height), car.color, "car")
         _tail(canvas, car, 0.9)
         return
     belt = SHAPES[car.kind][3] * car.height
     foot, roof = _cabin(car, belt)  # (4, 3) each
-    canvas.polygon(_wall(a, b, 0.22, belt), car.color * 0.75, "moving")
+    canvas.polygon(_wall(a, b, 0.22, belt), car.color * 0.75, "car")
     _wheels(canvas, a, b, 0.33)
     if belt < canvas.camera.height:  # bonnet and boot
-        canvas.polygon(np.array([_at(p, belt) for p in car.corners]), np.minimum(car.color * 1.08 + 0.02, 1), "moving")
+        canvas.polygon(np.array([_at(p, belt) for p in car.corners]), np.minimum(car.color * 1.08 + 0.02, 1), "car")
     glass = np.array([foot[side][0], foot[side][1], roof[side][1], roof[side][0]])
-    canvas.polygon(glass, car.color * 0.62, "moving")
+    canvas.polygon(glass, car.color * 0.62, "car")
     canvas.polygon(_shrunk(glass, 0.84, 0.72), (0.08, 0.09, 0.11))
-    canvas.polygon(roof, np.minimum(car.color * 1.12 + 0.02, 1), "moving")
+    canvas.polygon(roof, np.minimum(car.color * 1.12 + 0.02, 1), "car")
     glass = np.array([foot[0], foot[1], roof[1], roof[0]])
-    canvas.polygon(glass, car.color * 0.85, "moving")
+    canvas.polygon(glass, car.color * 0.85, "car")
     canvas.polygon(_shrunk(glass, 0.88, 0.78), np.array([0.10, 0.12, 0.14]) + 0.25 * car.mirror)
-    canvas.polygon(_wall(car.corners[0], car.corners[1], 0.22, belt), car.color * 0.8, "moving")
+    canvas.polygon(_wall(car.corners[0], car.corners[1], 0.22, belt), car.color * 0.8, "car")
     canvas.polygon(_wall(car.corners[0], car.corners[1], 0.62 * belt, belt), car.color)
     _tail(canvas, car, belt * 0.88)
 
@@ -143,7 +143,7 @@ def _tail(canvas: Canvas, car: Vehicle, up: float) -> None:
     """Tyres, bumper, plate and lights of the near end; ``up`` is the height of the lamps."""
     left, across = car.corners[0], car.corners[1] - car.corners[0]
     for t in (0.03, 0.83):
-        canvas.polygon(_wall(left + across * t, left + across * (t + 0.14), 0, 0.36), (0.03, 0.03, 0.03), "moving")
+        canvas.polygon(_wall(left + across * t, left + across * (t + 0.14), 0, 0.36), (0.03, 0.03, 0.03), "car")
     lamp = np.array([0.92, 0.92, 0.86]) if car.front else np.array([0.85 if car.lights else 0.5, 0.05, 0.05])
     parts = [
         (0.02, 0.98, 0.22, 0.22 + 0.16 * up, car.color * 0.42),
@@ -166,7 +166,7 @@ def _wheels(canvas: Canvas, a: np.ndarray, b: np.ndarray, radius: float) -> None
         along = t + radius / length * np.cos(angle)
         ground = a + (b - a) * along[:, None]
         wheel = np.stack([ground[:, 0], radius + radius * np.sin(angle), ground[:, 1]], axis=-1)
-        canvas.polygon(wheel, (0.05, 0.05, 0.05), "moving")
+        canvas.polygon(wheel, (0.05, 0.05, 0.05), "car")
         canvas.polygon(_shrunk(wheel, 0.5, 0.5), (0.35, 0.35, 0.36))
 
 

@@ -86,8 +86,9 @@ class Light:
 
 
 def sample_light(rng: np.random.Generator, preset: str) -> Light:
-    """Draw the light. "day" is dry daylight; "all" adds dusk, night, rain and fog to about half of the scenes."""
-    kind, rain = DAY, 0.0
+    """Draw the light. "day" is dry daylight, "night-ride" a dry night; "all" adds dusk, night, rain and fog to about
+    half of the scenes."""
+    kind, rain = (NIGHT if preset == "night-ride" else DAY), 0.0
     if preset == "all":
         kind = str(rng.choice([DAY, DUSK, NIGHT], p=[0.62, 0.16, 0.22]))
         rain = float(rng.uniform(0.3, 1)) if rng.random() < 0.18 else 0.0

@@ -23,11 +23,13 @@ from roadtopo_lib.labels import (
 )
 from roadtopo_lib.scenes import Camera, Road, Scene, render, render_scene, synth, write_dataset
 from roadtopo_lib.scenes.annotate import annotate, label_width
+from roadtopo_lib.scenes.canvas import OWN_VEHICLE, RIDER, Canvas
 from roadtopo_lib.scenes.layout import Crosswalk, Layout, Line, Strip, Stroke, mirrored
 from roadtopo_lib.scenes.render import PRESETS
 from roadtopo_lib.scenes.road import band_coverage, dash_coverage, road_pixels
 from roadtopo_lib.scenes.streets import sample_layout
 from roadtopo_lib.scenes.surface import strip_index
+from roadtopo_lib.scenes.weather import sample_light
 
 SIZE = (128, 256)
 SEEDS = range(24)
@@ -592,9 +594,40 @@ def test_a_scene_without_its_vehicles_is_the_same_scene(preset):
         assert full.attributes["vehicles"] > 0 == empty.attributes["vehicles"]
         differs = (full.image != empty.image).any(axis=2)
         assert 0 < differs.mean() < 0.5  # the vehicles and their shadows
-        assert np.array_equal(full.instance_amodal == 1, empty.instance_amodal == 1)
-        assert len(full.lanes) == len(empty.lanes)
+        lanes = [np.isin(scene.semantic_amodal, LANE_CLASS_IDS) for scene in (full, empty)]
+        assert not (lanes[0] & ~lanes[1]).any()  # a lane that vehicles hide from end to end shows without them
         changed = {"vehicles", "occluded"}
         assert {k: v for k, v in full.attributes.items() if k not in changed} == {
             k: v for k, v in empty.attributes.items() if k not in changed
         }
+
+
+def test_a_night_ride_is_dark_and_shows_motorcycle_rider_and_vehicles_where_its_masks_say():
+    scenes = [render_scene(seed, (135, 240), "night-ride") for seed in range(4)]
+    for seed, scene in enumerate(scenes):
+        assert scene.attributes["light"] == "night"
+        assert scene.image.mean() < 70
+        bike, rider = ((scene.own == owner) for owner in (OWN_VEHICLE, RIDER))
+        assert 0.04 < bike.mean() < 0.2
+        assert 0.02 < rider.mean() < 0.1
+        assert not (bike | rider)[:67].any()
+        assert not (scene.cars & (scene.own > 0)).any()
+        assert not scene.instance_visible[scene.cars | (scene.own > 0)].any()
+        empty = render_scene(seed, (135, 240), "night-ride", vehicles=False)
+        assert not empty.cars.any()
+        assert np.array_equal(empty.own, scene.own)
+        differs = np.abs(scene.image.astype(int) - empty.image).max(axis=2) > 12
+        assert (differs & scene.cars).sum() > 0.4 * scene.cars.sum()  # parts of a dark car are as dark as the road
+    assert any(scene.cars.any() for scene in scenes)
+    assert max(abs(scene.camera.roll) for scene in scenes) > 2  # more than a car rolls
+
+
+def test_what_stands_before_a_vehicle_is_no_vehicle():
+    camera = render_scene(0, (64, 128)).camera
+    canvas = Canvas(camera, sample_light(np.random.default_rng(0), "day"), np.zeros((64, 128, 3), np.uint8))
+    wall = np.array([[-2.0, 0, 20], [2, 0, 20], [2, 2, 20], [-2, 2, 20]])
+    canvas.polygon(wall, (0.5, 0.5, 0.5), "car")
+    assert np.array_equal(canvas.cars, canvas.moving)
+    assert canvas.cars.any()
+    canvas.polygon(wall * [0.5, 1, 0.5], (0.5, 0.5, 0.5), "fixed")
+    assert not canvas.cars.any()
