@@ -596,7 +596,7 @@ def test_a_scene_without_its_vehicles_is_the_same_scene(preset):
         assert 0 < differs.mean() < 0.5  # the vehicles and their shadows
         lanes = [np.isin(scene.semantic_amodal, LANE_CLASS_IDS) for scene in (full, empty)]
         assert not (lanes[0] & ~lanes[1]).any()  # a lane that vehicles hide from end to end shows without them
-        changed = {"vehicles", "occluded"}
+        changed = {"vehicles", "lane_lines"}
         assert {k: v for k, v in full.attributes.items() if k not in changed} == {
             k: v for k, v in empty.attributes.items() if k not in changed
         }
