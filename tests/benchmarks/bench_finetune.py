@@ -184,7 +184,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, help="write the summary to this JSON file")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     sys.exit(main(**vars(parser.parse_args())))
