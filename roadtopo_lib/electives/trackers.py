@@ -1,7 +1,7 @@
 """Recorders for TensorBoard and Weights & Biases: curves, pictures, settings, the version of the data.
 
-Both packages are extras: ``pip install 'roadtopo-lib[tracking]'``. Both write to a local folder; neither needs a
-network or an account.
+Neither package comes with the library: ``pip install tensorboard``, ``pip install wandb``. Both write to a local
+folder; neither needs a network or an account.
 """
 
 import hashlib
@@ -160,4 +160,4 @@ def _package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ValueError(f"{name} is not installed: pip install 'roadtopo-lib[tracking]'") from None
+        raise ValueError(f"{name} is not installed: pip install {name}") from None
