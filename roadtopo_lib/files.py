@@ -161,6 +161,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     with naming(path):
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path.is_file() or path.is_dir()):  # the rename would put a file in a device's place
+            raise OSError("a pipe, socket or device lies there")
         temporary.touch(exist_ok=False)
         try:
             yield temporary

@@ -15,6 +15,7 @@ import numpy as np
 from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, read_images, write_image
+from roadtopo_lib.decoding import opened_video
 from roadtopo_lib.distributed import rank, world_size
 from roadtopo_lib.files import clear_unfinished, utf8_name, write_atomic, write_json
 from roadtopo_lib.inference.records import find
@@ -22,8 +23,6 @@ from roadtopo_lib.metrics.lanes import TUSIMPLE_MAX_RUN_TIME_MS
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 """Always videos; a file of another ending is one if it is no picture and the reader can open it."""
@@ -199,7 +198,7 @@ def is_video(path: str | Path) -> bool:
     suffix = path.suffix.lower()
     if not path.is_file() or suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES or is_picture(path):
         return path.is_file() and suffix in VIDEO_SUFFIXES
-    return cv2.VideoCapture(utf8_name(path), cv2.CAP_FFMPEG).isOpened()
+    return opened_video(utf8_name(path)).isOpened()
 
 
 def read_video(path: str | Path, on_fault: Callable[[str], object] = warnings.warn) -> Iterator[np.ndarray]:
@@ -221,7 +220,7 @@ def _numbered_frames(path: Path, on_fault: Callable[[str], object]) -> Iterator[
     """Frames with their places in the video, a damaged one's being left out."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    capture = cv2.VideoCapture(utf8_name(path), cv2.CAP_FFMPEG)  # others print, or take a % for a pattern of names
+    capture = opened_video(utf8_name(path))
     try:
         announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number = found = end = 0  # ``end``: one behind the last frame that was read
