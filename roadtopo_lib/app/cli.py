@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with a line in one line, without the usage that ``--help`` shows."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {shortened(message)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks, and shortened in the middle: it may quote a file of strangers.
+    """What an error says, without line breaks and ``shortened``: it may quote a file of strangers.
 
     A ``DataLoader`` raises the error of a worker process anew, with that process's traceback in the message: what the
     error itself says stands behind its name, at the end.
@@ -66,7 +66,11 @@ def one_line(error: Exception) -> str:
     text = str(error)
     if "in DataLoader worker process" in text:
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
-    text = " ".join(text.split())
+    return shortened(" ".join(text.split()))
+
+
+def shortened(text: str) -> str:
+    """A text without its middle if it has more than ``LONGEST`` characters."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 

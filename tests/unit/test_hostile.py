@@ -445,9 +445,12 @@ def test_a_scene_of_any_size_that_is_accepted_can_be_asked_for():
             check_size(size)
 
 
-def test_a_long_quotation_in_an_error_is_shortened_and_its_end_stays():
+def test_a_long_quotation_in_an_error_is_shortened_and_its_end_stays(capsys):
     assert one_line(ValueError("x" * 5000 + "\n; all faults: here")).endswith("x ; all faults: here")
     assert len(one_line(ValueError("x" * 5000))) < 1100
+    with pytest.raises(SystemExit, match="2"):
+        main(["infer", "x" * 5000])
+    assert len(capsys.readouterr().err) < 1100
 
 
 @PIPES
