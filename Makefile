@@ -55,9 +55,10 @@ notebooks: setup  ## make the notebooks from their texts: run every cell, store 
 bench: setup  ## measure the speed targets, see tests/benchmarks
 	@for script in $(wildcard tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-soak: setup  ## kill trainings 200 times; watch memory over 1,000 steps and frames; plant every fault of tests/notebooks/planted_faults.py, does its notebook notice?
+soak: setup  ## kill trainings 200 times; watch memory over 1,000 steps and frames; try 5,000 damaged files and command lines; plant every fault of tests/notebooks/planted_faults.py, does its notebook notice?
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/kill_test.py --kills 200 --writing 80
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/long_run.py --steps 1000 --frames 1000
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/fuzz.py --inputs 5000
 	$(BIN)/python tests/notebooks/planted_faults.py
 
 clean:  ## remove .venv, caches and build left-overs; results/ and runs/ stay

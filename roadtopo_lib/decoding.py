@@ -1,10 +1,17 @@
-"""Pictures decoded with Pillow: damaged metadata stop no reading, pixels that are missing do; EXIF's orientation."""
+"""Pictures decoded with Pillow: damaged metadata stop no reading, pixels that are missing do; EXIF's orientation.
+
+Videos are opened with FFmpeg.
+"""
 
 import io
+import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 """Pillow's names of the formats that are decoded: others bring parsers, or programs, of their own."""
@@ -19,7 +26,12 @@ APPLICATION = (*range(0xE0, 0xF0), 0xFE)  # markers of a JPEG's segments that be
 
 
 def decoded(source: str | Path | bytes) -> Image.Image:
-    """A picture from a file or its content. What Pillow raises of metadata alone is no error: they are left out."""
+    """A picture from a file or its content. What Pillow raises of metadata alone is no error: they are left out.
+
+    Raises:
+        OSError, ValueError: no picture, or a damaged one; Pillow raises struct.error, SyntaxError and others, too.
+        Image.DecompressionBombError: too large.
+    """
     try:
         return _whole(source)
     except Image.DecompressionBombError:
@@ -29,7 +41,7 @@ def decoded(source: str | Path | bytes) -> Image.Image:
         try:
             return _whole(_without_metadata(content))
         except Exception:
-            raise error from None
+            raise error if isinstance(error, OSError | ValueError) else ValueError(str(error)) from None
 
 
 def _whole(source: str | Path | bytes) -> Image.Image:
@@ -96,3 +108,18 @@ def turned_points(points: np.ndarray, orientation: int, size: tuple[int, int]) -
         points, size = points[:, ::-1], size[::-1]
     ends = np.array(size[::-1]) - 1  # the last column and row
     return np.where([orientation in backwards for backwards in BACKWARDS], ends - points, points)
+
+
+def opened_video(name: str) -> cv2.VideoCapture:
+    """A video, not opened if FFmpeg knows no such format. Nothing is printed.
+
+    OpenCV's other readers print what they dislike, and take a % in the name for the numbers of single pictures.
+
+    Args:
+        name: of the file, in UTF-8, see ``files.utf8_name``.
+    """
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        return cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)

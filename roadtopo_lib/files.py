@@ -56,6 +56,19 @@ def check_file(path: str | Path, kind: str = "file", expected: str = "a file", m
         raise ValueError(f"{path}: has {status.st_size} bytes, expected at most {most}")
 
 
+def utf8_name(path: str | Path) -> str:
+    """A path for a library in C++ or Rust, which knows names in UTF-8 only: OpenCV ends the process for others.
+
+    Raises:
+        ValueError: the name is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: the name of this file is not UTF-8, expected one that is") from None
+    return str(path)
+
+
 def lies_in(path: Path, folders: Iterable[Path]) -> bool:
     """Whether a file lies in one of some folders, links followed."""
     return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
@@ -148,6 +161,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     with naming(path):
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path.is_file() or path.is_dir()):  # the rename would put a file in a device's place
+            raise OSError("a pipe, socket or device lies there")
         temporary.touch(exist_ok=False)
         try:
             yield temporary
@@ -240,15 +255,15 @@ def load_weights(path: str | Path, finite: bool = True) -> WeightsFile:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, not of this library, a pickle, or with weights that are not finite; names the file and
-            what was found.
+        ValueError: truncated, not of this library, a pickle, with weights that are not finite, or a name that is not
+            UTF-8; names the file and what was found.
     """
     import safetensors
 
     path = Path(path)
     check_file(path, "model file", "a .safetensors file written by this library")
     try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
+        with safetensors.safe_open(utf8_name(path), framework="pt") as file:
             names = list(file.keys())
             header = (file.metadata() or {}).get(HEADER_KEY)
             if header is None:
@@ -265,7 +280,7 @@ def load_weights(path: str | Path, finite: bool = True) -> WeightsFile:
                 f"{path}: this is a pickled checkpoint, which can run any code when loaded; refused. "
                 "Expected a .safetensors file written by this library"
             ) from None
-        raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
+        raise ValueError(f"{path}: truncated or not a safetensors file ({error!s:.200})") from None
     try:
         values = json.loads(header)
         kind, config, info = (values[name] for name in ("kind", "config", "info"))

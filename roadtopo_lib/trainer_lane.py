@@ -23,12 +23,11 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import progress_bar
 from roadtopo_lib.data.sampling import batches_of_epoch, group_batches
 from roadtopo_lib.losses import Criterion, LaneCriterion, shares_of_step
-from roadtopo_lib.metrics import ConfusionMatrix
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, class_logits, upsample_to
 from roadtopo_lib.processes import Stopped, StopSignals
 from roadtopo_lib.seeding import own_generators, seed_generators
 from roadtopo_lib.training.amp import choose_amp
-from roadtopo_lib.training.meter import Meter
+from roadtopo_lib.training.meter import MaskScores, Meter
 from roadtopo_lib.training.optimizer import build_optimizer, build_scheduler
 from roadtopo_lib.training.recorders import Recorder
 from roadtopo_lib.training.run_state import RunState
@@ -186,23 +185,23 @@ class LaneSegmentationTrainer:
     def validate(self, loader: DataLoader) -> float:
         """One pass over the validation set, in evaluation mode.
 
-        Returns the mean of the batches' losses, weighted by images; the parts and the mIoU are in ``val_metrics``.
+        Returns the mean of the batches' losses, weighted by images; the parts and scores are in ``val_metrics``.
 
         Raises:
             FloatingPointError: the loss is NaN or infinite; names the files of the batch.
         """
         self.model.eval()
         meter = Meter()
-        confusion = ConfusionMatrix(self.model.num_classes, self.config.ignore_index)
+        boundary = any("mbou" in getattr(recorder, "scores", ()) for recorder in self.recorders)
+        scores = MaskScores(self.model.num_classes, self.config.ignore_index, boundary)
         for batch in self._bar(loader, "validation", "batch"):
             _, values, outputs = self._forward(batch)
             _stop_if_not_finite("validation loss", values["loss"].item(), [batch])
             meter.add(values, weight=distributed.count_images([batch])[0])
             logits = class_logits(upsample_to(outputs["logits"], batch["semantic_mask"].shape[1:]))
-            confusion.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
+            scores.update(logits.argmax(dim=1).cpu().numpy(), batch["semantic_mask"].numpy())
             self.signals.check(distributed.highest)
-        confusion.matrix = distributed.sum_over_processes(torch.from_numpy(confusion.matrix)).numpy()
-        self.val_metrics = {**meter.means(), "miou": confusion.miou()}
+        self.val_metrics = {**meter.means(), **scores.to_dict()}
         return self.val_metrics["loss"]
 
     def snapshot(self) -> RunState:

@@ -62,9 +62,9 @@ def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
         raise ValueError(f"image is {image.shape[:2]}, lane mask {lanes.shape}, crosswalk mask {crosswalks.shape}")
     canvas = image.copy()
     last_lane = max(len(result["lane_polylines"]), int(lanes.max(initial=0)))
-    for mask in (np.where(crosswalks > 0, crosswalks + last_lane, 0), lanes):
+    for mask, before in ((crosswalks, last_lane), (lanes, 0)):
         painted = mask > 0
-        colors = color_instances(mask)[painted].astype(np.float32)
+        colors = color_instances(before + mask[painted].astype(np.int64)).astype(np.float32)
         canvas[painted] = (alpha * colors + (1 - alpha) * canvas[painted]).astype(np.uint8)
     unit = image.shape[1] / 640  # line widths and letters grow with the picture
     for number, polyline in enumerate(result["lane_polylines"], start=1):

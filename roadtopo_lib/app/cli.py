@@ -17,12 +17,15 @@ from roadtopo_lib.data import SPLITS
 EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
 """What wrong input raises; anything else is a bug of ours and keeps its traceback."""
 
+LONGEST = 1000
+"""Characters of what is said of an error."""
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with a line in one line, without the usage that ``--help`` shows."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {shortened(message)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks.
+    """What an error says, without line breaks and ``shortened``: it may quote a file of strangers.
 
     A ``DataLoader`` raises the error of a worker process anew, with that process's traceback in the message: what the
     error itself says stands behind its name, at the end.
@@ -63,7 +66,12 @@ def one_line(error: Exception) -> str:
     text = str(error)
     if "in DataLoader worker process" in text:
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
-    return " ".join(text.split())
+    return shortened(" ".join(text.split()))
+
+
+def shortened(text: str) -> str:
+    """A text without its middle if it has more than ``LONGEST`` characters."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,6 +99,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     train.add_argument(
         "--checkpoint-every", type=int, metavar="STEPS", help="also save after that many steps (default: each 10 min)"
+    )
+    train.add_argument(
+        "--keep", default="", metavar="MODELS", help="more models than best and last: best_miou,best_mbou,last3"
     )
     train.set_defaults(run=commands.train)
 

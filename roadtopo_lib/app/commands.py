@@ -28,6 +28,7 @@ def train(arguments: argparse.Namespace) -> None:
         recorders=[PrintEpochs()],
         resume=arguments.resume,
         checkpoint_every=arguments.checkpoint_every,
+        keep=arguments.keep,
     )
     say(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
 

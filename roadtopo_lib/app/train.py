@@ -1,5 +1,6 @@
 """A whole training run, from a data folder to a run folder: what ``road-topology train lane`` does."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +18,7 @@ from roadtopo_lib.files import clear_unfinished
 from roadtopo_lib.losses import LaneCriterion, class_weights
 from roadtopo_lib.processes import locked
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
-from roadtopo_lib.training.recorders import Recorder
+from roadtopo_lib.training.recorders import BestModel, LastModel, LatestModels, Recorder
 from roadtopo_lib.training.run_folder import RunFolder
 from roadtopo_lib.training.run_state import RunState
 
@@ -36,6 +37,7 @@ def train_lane_model(
     recorders: Sequence[Recorder] = (),
     resume: bool = False,
     checkpoint_every: int | None = None,
+    keep: str = "",
 ) -> LaneSegmentationTrainer:
     """Trains on a data folder and leaves a run folder.
 
@@ -55,6 +57,7 @@ def train_lane_model(
         recorders: told of every step and epoch, after the files are written.
         resume: go on with the run in ``output``, if there is one.
         checkpoint_every: write a state after that many optimiser steps, beside those of each epoch and ten minutes.
+        keep: other models to keep, such as ``best_miou,best_mbou,last3``, see ``kept_models``.
 
     Returns:
         The trainer, its model holding the best epoch's weights.
@@ -73,7 +76,7 @@ def train_lane_model(
         raise ValueError("overwrite replaces a run, resume goes on with it: choose one of them")
     if overwrite and Path(output).resolve() in Path(str(config.pretrained)).resolve().parents:
         raise ValueError(f"{config.pretrained}: lies in the run that is to be replaced; use another folder, or copy it")
-    folder = RunFolder(output, checkpoint_every)
+    folder = RunFolder(output, checkpoint_every, keep=kept_models(keep, Path(output)))
 
     def begin() -> RunState:
         clear_unfinished(output)
@@ -95,6 +98,28 @@ def train_lane_model(
         except KeyboardInterrupt as stop:
             stop.args = (f"{str(stop) or 'interrupted'}; {folder.kept()}",)
             raise
+
+
+def kept_models(names: str, folder: Path) -> list[LastModel | LatestModels]:
+    """Which models a run keeps beside ``best.safetensors``, that of the lowest loss, and ``last.safetensors``.
+
+    Args:
+        names: separated by commas: ``best_miou``, ``best_mbou`` (the best model by mean IoU, or mean Boundary IoU, of
+            validation) and ``lastN`` (``epoch_….safetensors`` of the latest N epochs).
+        folder: of the run.
+
+    Raises:
+        ValueError: another name.
+    """
+    kept: list[LastModel | LatestModels] = []
+    for name in filter(None, (name.strip() for name in names.split(","))):
+        if name in ("best_miou", "best_mbou"):
+            kept.append(BestModel(folder / f"{name}.safetensors", f"val_{name.removeprefix('best_')}", highest=True))
+        elif found := re.fullmatch(r"last([1-9]\d{0,5})", name):
+            kept.append(LatestModels(folder, int(found[1])))
+        else:
+            raise ValueError(f"keep names {name!r}, expected best_miou, best_mbou, or last and a number, as in last3")
+    return kept
 
 
 def _train(

@@ -15,15 +15,14 @@ import numpy as np
 from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, read_images, write_image
+from roadtopo_lib.decoding import opened_video
 from roadtopo_lib.distributed import rank, world_size
-from roadtopo_lib.files import clear_unfinished, write_atomic, write_json
+from roadtopo_lib.files import clear_unfinished, utf8_name, write_atomic, write_json
 from roadtopo_lib.inference.records import find
 from roadtopo_lib.metrics.lanes import TUSIMPLE_MAX_RUN_TIME_MS
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.viz import overlay
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 """Always videos; a file of another ending is one if it is no picture and the reader can open it."""
@@ -199,11 +198,7 @@ def is_video(path: str | Path) -> bool:
     suffix = path.suffix.lower()
     if not path.is_file() or suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES or is_picture(path):
         return path.is_file() and suffix in VIDEO_SUFFIXES
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        return capture.isOpened()
-    finally:
-        capture.release()
+    return opened_video(utf8_name(path)).isOpened()
 
 
 def read_video(path: str | Path, on_fault: Callable[[str], object] = warnings.warn) -> Iterator[np.ndarray]:
@@ -215,7 +210,7 @@ def read_video(path: str | Path, on_fault: Callable[[str], object] = warnings.wa
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a video that OpenCV can decode.
+        ValueError: not a video that OpenCV can decode, or a name that is not UTF-8.
     """
     for _, frame in _numbered_frames(Path(path), on_fault):
         yield frame
@@ -225,7 +220,7 @@ def _numbered_frames(path: Path, on_fault: Callable[[str], object]) -> Iterator[
     """Frames with their places in the video, a damaged one's being left out."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    capture = cv2.VideoCapture(str(path))
+    capture = opened_video(utf8_name(path))
     try:
         announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number = found = end = 0  # ``end``: one behind the last frame that was read

@@ -71,7 +71,7 @@ class ConfusionMatrix:
 
     def miou(self) -> float:
         """Mean IoU over the classes that occur in predictions or targets; NaN before any pixel was counted."""
-        return _mean_of_present(self.class_iou())
+        return mean_of_present(self.class_iou())
 
     def pixel_accuracy(self) -> float:
         """Share of the counted pixels whose class is right; NaN before any pixel was counted."""
@@ -184,7 +184,7 @@ class BoundaryIoU:
 
     def miou(self) -> float:
         """Mean over the classes that occur in predictions or targets; NaN before any pixel was counted."""
-        return _mean_of_present(self.class_iou())
+        return mean_of_present(self.class_iou())
 
 
 def _checked_pair(
@@ -209,6 +209,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.divide(part, whole)
 
 
-def _mean_of_present(values: np.ndarray) -> float:
+def mean_of_present(values: np.ndarray) -> float:
+    """The mean of those that are not NaN; NaN if all are."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else math.nan

@@ -268,5 +268,5 @@ def _paint(size: tuple[int, int], groups: list[np.ndarray]) -> np.ndarray:
 
 def all_instances(result: LaneResult) -> np.ndarray:
     """Lanes 1..N and crosswalks N+1.. in one (H, W) int32 mask, as instance masks on disk have them."""
-    lanes, crosswalks = result["lane_instances"], result["crosswalk_instances"]
-    return np.where(lanes > 0, lanes, np.where(crosswalks > 0, crosswalks + result["lane_count"], 0)).astype(np.int32)
+    ids, crosswalks = result["lane_instances"].astype(np.int32), result["crosswalk_instances"]
+    return np.add(crosswalks, result["lane_count"], out=ids, where=(ids == 0) & (crosswalks > 0))

@@ -1,8 +1,13 @@
-"""Means of what is measured during an epoch."""
+"""Means and scores of what is measured during an epoch."""
 
 import math
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from roadtopo_lib.distributed import sum_over_processes
+from roadtopo_lib.metrics.semantic import BoundaryIoU, ConfusionMatrix, mean_of_present
 
 
 class Meter:
@@ -33,3 +38,24 @@ class Meter:
     def mean(self, name: str) -> float:
         """The mean of one scalar so far; NaN if it was never observed."""
         return float(self.sums[name]) / self.weights[name] if name in self.sums else math.nan
+
+
+class MaskScores:
+    """Scores of class masks, of all processes together: ``miou`` and, with ``boundary``, ``mbou``, which is slow."""
+
+    def __init__(self, num_classes: int, ignore_index: int, boundary: bool = False) -> None:
+        kinds = {"miou": ConfusionMatrix} | ({"mbou": BoundaryIoU} if boundary else {})
+        self.scores = {name: kind(num_classes, ignore_index) for name, kind in kinds.items()}
+
+    def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
+        """Counts a batch, (B, H, W) class ids each."""
+        for score in self.scores.values():
+            score.update(prediction, target)
+
+    def to_dict(self) -> dict[str, float]:
+        """Means of IoU and Boundary IoU over the classes that occur; NaN where no pixel is labelled."""
+        for score in self.scores.values():
+            for name, counts in vars(score).items():
+                if isinstance(counts, np.ndarray):
+                    setattr(score, name, sum_over_processes(torch.from_numpy(counts)).numpy())
+        return {name: mean_of_present(score.class_iou()) for name, score in self.scores.items()}

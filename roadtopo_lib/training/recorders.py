@@ -17,6 +17,8 @@ from roadtopo_lib.files import write_atomic
 class Recorder:
     """Does nothing; override what you need. ``trainer`` is the ``LaneSegmentationTrainer`` that calls."""
 
+    scores: tuple[str, ...] = ()  # what validation measures for this recorder, see ``meter.MaskScores``
+
     def on_step(self, trainer, values: dict[str, float]) -> None:
         """After an optimiser step; ``values``: ``loss``, the mean per image, and ``grad_norm`` before clipping."""
 
@@ -68,18 +70,18 @@ class BestModel(LastModel):
 
     Args:
         path: the file.
-        score: a column of the history, such as ``val_miou``.
+        score: a column of the history, such as ``val_miou``, or ``val_mbou``, which costs time.
         highest: the highest value is the best, not the lowest.
     """
 
     def __init__(self, path: str | Path, score: str = "val_loss", highest: bool = False) -> None:
         super().__init__(path)
-        self.score = score
+        self.score, self.scores = score, (score.removeprefix("val_"),)
         self.sign = -1 if highest else 1
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
         """Writes the model if it is the best; an equal score is no better one, and NaN is the worst."""
-        *earlier, latest = (self.sign * epoch[self.score] for epoch in trainer.history)
+        *earlier, latest = (self.sign * epoch.get(self.score, math.nan) for epoch in trainer.history)
         if not earlier or latest < min((score for score in earlier if score == score), default=math.inf):
             super().on_epoch(trainer, row)
 

@@ -5,6 +5,7 @@ last: what lies beside it is as old as the state or newer, and is written again 
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from roadtopo_lib.console import say
@@ -14,6 +15,7 @@ from roadtopo_lib.training.run_state import RunState
 RUN_FILES = ("config.yaml", "history.csv", "best.safetensors", "last.safetensors")
 """What a finished run leaves in its folder, beside its last state."""
 
+EXTRA_FILES = ("best_*.safetensors", "epoch_*.safetensors")  # of ``BestModel`` by other scores and ``LatestModels``
 STATES = ("state.safetensors", "state_before.safetensors")
 """The newest state of a run and the one before."""
 
@@ -28,22 +30,26 @@ class RunFolder(Recorder):
         folder: the run; made with the first file.
         every_steps: write a state after that many optimiser steps, too; >= 1.
         every_minutes: write a state after that many minutes.
+        keep: ``BestModel`` and ``LatestModels`` that write further files into the folder, see ``EXTRA_FILES``.
     """
 
-    def __init__(self, folder: str | Path, every_steps: int | None = None, every_minutes: float = 10.0) -> None:
+    def __init__(
+        self, folder: str | Path, every_steps: int | None = None, every_minutes: float = 10.0, keep: Sequence = ()
+    ) -> None:
         if every_steps is not None and every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}, expected at least 1")
         self.folder = Path(folder)
         self.every_steps, self.every_minutes = every_steps, every_minutes
         config, history, best, last = (self.folder / name for name in RUN_FILES)
-        self._files = (HistoryFile(history), BestModel(best), LastModel(last), ConfigFile(config))
+        self._files = (HistoryFile(history), BestModel(best), LastModel(last), *keep, ConfigFile(config))
+        self.scores = tuple(name for file in keep for name in file.scores)
         self._states = [self.folder / name for name in STATES]
         self._saved: tuple[int, int, int] | None = None  # epoch, batch and step of this run's newest state
         self._time = time.monotonic()
 
     def earlier(self) -> list[Path]:
         """What a run has left in the folder."""
-        return [path for path in (*(self.folder / name for name in RUN_FILES), *self._states) if path.exists()]
+        return [path for name in (*RUN_FILES, *STATES, *EXTRA_FILES) for path in sorted(self.folder.glob(name))]
 
     def newest(self) -> RunState:
         """The newest state that is whole; one that has not begun where no run lies. A damaged one is told and removed.

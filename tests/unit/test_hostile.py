@@ -1,11 +1,13 @@
 """Files of strangers: what is absurd, or no file, is refused by name, and nothing outside of a data set is read."""
 
+import base64
 import io
 import json
 import os
 import resource
 import struct
 import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -15,22 +17,32 @@ import torch
 import yaml
 from PIL import Image
 
-from roadtopo_lib.app.cli import main
+from roadtopo_lib.app.cli import main, one_line
 from roadtopo_lib.app.set_aside import undo
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.data.convert import convert_bdd100k, convert_coco, convert_culane, convert_labelme, convert_tusimple
+from roadtopo_lib.data.convert import (
+    convert_bdd100k,
+    convert_camvid,
+    convert_coco,
+    convert_culane,
+    convert_labelme,
+    convert_tusimple,
+)
 from roadtopo_lib.data.convert.export import read_h_samples
-from roadtopo_lib.data.images import picture_format, read_image, read_instance_mask
+from roadtopo_lib.data.images import picture_format, read_image, read_instance_mask, write_image
 from roadtopo_lib.data.samples import MOST_INSTANCES, check_instances
 from roadtopo_lib.decoding import decoded
 from roadtopo_lib.electives.unet import UNet
-from roadtopo_lib.files import check_file, list_files, load_weights
+from roadtopo_lib.files import check_file, list_files, load_weights, write_atomic
+from roadtopo_lib.inference.files import is_video, read_video
 from roadtopo_lib.models import load, upsample_to
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.plain_yaml import MAX_DEPTH, MAX_NODES, parse_yaml
+from roadtopo_lib.postprocess import all_instances
 from roadtopo_lib.scenes.render import check_size
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.strips import upsampled_strips
+from roadtopo_lib.viz import overlay
 
 HERE = {"workers": 1, "progress": False}
 PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -176,6 +188,31 @@ def test_a_whole_png_whose_last_rows_are_zero_is_read(mode):
     assert decoded(png(10, level=0)).size == (8, 10)
 
 
+BROKEN = png(10)[:33] + chunk(b"IDAT", zlib.compress(bytes(90))[:6]) + chunk(b"\0IEN", b"")
+"""Pillow looks for more of the pixels, and raises SyntaxError for the name of the last chunk."""
+
+
+@pytest.mark.parametrize("content", [BROKEN, b"no picture", png(1, 1 << 20, 1 << 20)])
+def test_a_damaged_mask_inside_a_label_file_is_a_damaged_shape(tmp_path, content):
+    picture(tmp_path / "in" / "a.jpg")
+    mask = {"label": "lane", "shape_type": "mask", "points": [[1, 1], [8, 10]]}
+    shapes = [mask | {"mask": base64.b64encode(data).decode()} for data in (content, png(10, level=1))]
+    (tmp_path / "in" / "a.json").write_text(json.dumps({"shapes": shapes, "imagePath": "a.jpg"}))
+    report = convert_labelme(tmp_path / "in", tmp_path / "out", **HERE)
+    assert (report.written, sum(report.dropped.values())) == (1, 1)
+    assert set(report.dropped) <= {"a damaged shape", "a mask that is too large"}
+
+
+def test_a_damaged_mask_of_camvid_is_a_label_file_that_cannot_be_read(tmp_path):
+    picture(tmp_path / "in" / "train" / "a.png")
+    (tmp_path / "in" / "trainannot").mkdir()
+    (tmp_path / "in" / "trainannot" / "a.png").write_bytes(BROKEN)
+    report = convert_camvid(tmp_path / "in", tmp_path / "out", **HERE)
+    assert (report.written, dict(report.dropped)) == (0, {"a label file that cannot be read": 1})
+    with pytest.raises(ValueError, match="broken PNG file"):
+        decoded(BROKEN)
+
+
 @pytest.mark.parametrize("form", ["DDS", "PPM", "TGA", "ICO", "EPS"])
 def test_formats_that_nobody_photographs_in_are_not_decoded_whatever_they_are_called(tmp_path, form):
     picture(tmp_path / "a.png", format=form)
@@ -195,6 +232,36 @@ def test_a_mask_of_thousands_of_instances_is_refused_with_their_number():
     many = np.arange(10_000, 10_001 + MOST_INSTANCES, dtype=np.uint16)[None]
     with pytest.raises(ValueError, match=f"mask.png: {MOST_INSTANCES + 1} instances, expected at most"):
         check_instances(np.zeros_like(many, np.uint8), many, "mask.png")
+
+
+# --- Names that are not UTF-8, and videos -----------------------------------------------------------------------------
+
+
+NO_UTF8 = os.fsdecode(b"\xff")
+REFUSED = "the name of this file is not UTF-8, expected one that is"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf8_is_read_written_or_refused_in_a_sentence(tmp_path):
+    picture(tmp_path / f"{NO_UTF8}.png")
+    write_image(tmp_path / NO_UTF8 / "b.png", read_image(tmp_path / f"{NO_UTF8}.png"))
+    assert read_image(tmp_path / NO_UTF8 / "b.png").shape == (32, 48, 3)
+    for name, read in ((f"{NO_UTF8}.safetensors", load_weights), (f"{NO_UTF8}.avi", video), (NO_UTF8 * 2, is_video)):
+        (tmp_path / name).write_bytes(b"RIFF")
+        with pytest.raises(ValueError, match=REFUSED):
+            read(tmp_path / name)
+
+
+def video(path):
+    return next(read_video(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF\xdc'\0\0AVI LIST", b"text"])
+def test_a_file_that_is_no_video_is_refused_by_name_and_nothing_else_is_printed(tmp_path, capfd, content):
+    (tmp_path / "a%02d.avi").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a%02d\.avi: not a video that can be decoded"):
+        video(tmp_path / "a%02d.avi")
+    assert capfd.readouterr() == ("", "")
 
 
 # --- Settings and models ----------------------------------------------------------------------------------------------
@@ -319,6 +386,22 @@ def test_strips_of_a_map_equal_the_map(monkeypatch, size):
     torch.testing.assert_close(torch.cat(strips, dim=1), whole, rtol=1e-5, atol=1e-6)
 
 
+def test_what_is_written_for_a_large_image_takes_a_small_multiple_of_it():
+    size = (1200, 1600)
+    lanes, crosswalks = np.zeros((2, *size), np.int32)
+    lanes[:, 100:110], crosswalks[:, 300:400] = 1, 1
+    result = {"lane_instances": lanes, "crosswalk_instances": crosswalks, "lane_count": 1, "lane_polylines": []}
+    image = np.zeros((*size, 3), np.uint8)
+    for work, most in ((lambda: all_instances(result), 7), (lambda: overlay(image, result), 9)):
+        tracemalloc.start()
+        found = work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most * lanes.size, f"{peak / lanes.size} bytes a pixel"
+        assert [found[9, x].any() for x in (0, 100, 300)] == [False, True, True]
+    assert np.unique(all_instances(result)).tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (20, 3000), (64, 128)])
 def test_the_network_sees_no_more_pixels_of_a_sliver_than_of_any_image(size):
     model = SegFormerModel("tiny", pretrained=False)
@@ -360,6 +443,22 @@ def test_a_scene_of_any_size_that_is_accepted_can_be_asked_for():
     for size in ((31, 64), (64, 8193)):
         with pytest.raises(ValueError, match="each 32 to 8192"):
             check_size(size)
+
+
+def test_a_long_quotation_in_an_error_is_shortened_and_its_end_stays(capsys):
+    assert one_line(ValueError("x" * 5000 + "\n; all faults: here")).endswith("x ; all faults: here")
+    assert len(one_line(ValueError("x" * 5000))) < 1100
+    with pytest.raises(SystemExit, match="2"):
+        main(["infer", "x" * 5000])
+    assert len(capsys.readouterr().err) < 1100
+
+
+@PIPES
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "device")
+    with pytest.raises(OSError, match=r"device: cannot be written \(a pipe, socket or device lies there\)"):
+        write_atomic(tmp_path / "device", "text")
+    assert (tmp_path / "device").is_fifo()
 
 
 SYNTH = ["synth", "--train", "2", "--size", "64x96", "--workers", "1", "--out"]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from scipy import ndimage
 from small_model import PixelModel
 from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
@@ -32,6 +33,7 @@ from roadtopo_lib.files import UNFINISHED, clear_unfinished, load_weights
 from roadtopo_lib.processes import LOCK, Stopped, locked
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
+from roadtopo_lib.training.meter import MaskScores
 from roadtopo_lib.training.recorders import BestModel, Recorder
 from roadtopo_lib.training.run_folder import RUN_FILES, STATES, RunFolder
 from roadtopo_lib.training.run_state import RunState
@@ -622,6 +624,74 @@ def test_the_best_of_scores_that_may_be_nan_is_a_number(tmp_path):
         recorder.on_epoch(trainer, row)
         kept.append(load_weights(tmp_path / "best.safetensors").info["epoch"])
     assert kept == [1, 2, 2, 2, 5]
+
+
+# More models to keep
+
+
+EXTRA = {"best_miou.safetensors", "best_mbou.safetensors", "epoch_0004.safetensors", "epoch_0005.safetensors"}
+
+
+def boundary_iou(data, model):
+    """Mean Boundary IoU over the validation images, by erosion with a square; the band is 1 px at 32×64."""
+    counts = np.zeros((2, model.num_classes))
+    for batch in loaders(data)[1]:
+        logits = models.upsample_to(model(batch["image"], upsample=False)["logits"], (32, 64))
+        for predicted, true in zip(logits.argmax(dim=1).numpy(), batch["semantic_mask"].numpy(), strict=True):
+            for k in range(model.num_classes):
+                inner, outer = (m & ~ndimage.binary_erosion(m, np.ones((3, 3))) for m in (predicted == k, true == k))
+                counts[:, k] += (inner & outer).sum(), (inner | outer).sum()
+    return np.mean([a / b for a, b in counts.T if b])
+
+
+def test_the_best_models_by_named_scores_and_those_of_the_latest_epochs_are_kept(data, tmp_path):
+    config = CONFIG.replace(epochs=5)
+    trainer = train(data, tmp_path / "all", config, keep="best_mbou,last5")
+    scores = [boundary_iou(data, models.load(path)) for path in sorted((tmp_path / "all").glob("epoch_*"))]
+    assert [row["val_mbou"] for row in trainer.history] == pytest.approx(scores)
+    assert len(set(scores)) > 1
+    train(data, tmp_path / "run", config, keep="best_miou, best_mbou,last2")
+    assert set(contents(tmp_path / "run")) == {*RUN_FILES, STATES[0], *EXTRA}
+    for name in ("miou", "mbou"):
+        values = [row[f"val_{name}"] for row in trainer.history]
+        assert load_weights(tmp_path / "run" / f"best_{name}.safetensors").info["epoch"] == 1 + np.argmax(values)
+    assert (tmp_path / "run" / "epoch_0005.safetensors").read_bytes() == contents(tmp_path / "all")["last.safetensors"]
+    train(data, tmp_path / "run", CONFIG, overwrite=True)
+    assert set(contents(tmp_path / "run")) == {*RUN_FILES, STATES[0]}, "models of the earlier run are gone"
+
+
+def test_kept_models_of_a_run_that_was_interrupted_are_those_of_one_that_was_not(data, tmp_path):
+    options = {"config": CONFIG.replace(epochs=5), "keep": "best_miou,best_mbou,last2"}
+    train(data, tmp_path / "whole", **options)
+    with pytest.raises(Stopped):
+        train(data, tmp_path / "run", recorders=[StopAt(9)], **options)
+    train(data, tmp_path / "run", resume=True, **options)
+    whole, run = contents(tmp_path / "whole"), contents(tmp_path / "run")
+    assert run.keys() == whole.keys() >= EXTRA
+    assert all(run[name] == whole[name] for name in EXTRA)
+
+
+@pytest.mark.parametrize("keep", ["best_lane", "last0", "last", "best_miou;last3"])
+def test_a_model_of_another_name_is_refused_before_anything_is_done(data, tmp_path, keep):
+    with pytest.raises(ValueError, match=f"keep names '{keep}', expected best_miou, best_mbou, or last and a number"):
+        train(data, tmp_path / "run", keep=keep)
+    assert not (tmp_path / "run").exists()
+
+
+def test_boundaries_are_measured_only_where_asked_for_and_over_all_processes(monkeypatch):
+    rng = np.random.default_rng(0)
+    whole, *parts = (MaskScores(3, 255, boundary=True) for _ in range(3))
+    for part in parts:
+        pair = rng.integers(0, 3, (2, 2, 20, 30))
+        for scores in (whole, part):
+            scores.update(*pair)
+    expected = whole.to_dict()
+    assert expected.keys() == {"miou", "mbou"}
+    assert MaskScores(3, 255).to_dict().keys() == {"miou"}
+    arrays = [v for s in parts[1].scores.values() for v in vars(s).values() if isinstance(v, np.ndarray)]
+    others = map(torch.from_numpy, arrays)
+    monkeypatch.setattr("roadtopo_lib.training.meter.sum_over_processes", lambda counts: counts + next(others))
+    assert parts[0].to_dict() == expected
 
 
 # Two processes, and the command line

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from roadtopo_lib.data.convert import reading
 from roadtopo_lib.data.convert.drawing import Shape
@@ -96,7 +97,10 @@ def _shape(label: dict, names: ClassNames) -> list[Shape]:
 
 def _placed_mask(label: dict, points: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """The mask of a shape of type mask, and its upper left corner (x, y)."""
-    mask = np.asarray(decoded(base64.b64decode(label["mask"])).convert("L")) > 0
+    try:
+        mask = np.asarray(decoded(base64.b64decode(label["mask"])).convert("L")) > 0
+    except Image.DecompressionBombError:
+        raise _Dropped("a mask that is too large") from None
     if not mask.any():
         raise _Dropped("a mask without a pixel")
     x, y = np.floor(np.clip(points.min(axis=0), -LARGEST, LARGEST)).astype(int).tolist()
