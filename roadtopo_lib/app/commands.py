@@ -45,7 +45,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
     if arguments.output is not None:
         check_writable(arguments.output)
-    metrics = [name.strip() for name in arguments.metrics.split(",")]
+    metrics = [name.strip() for name in arguments.metrics.split(",") if name.strip()]
     scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True, metrics=metrics)
     if arguments.output is not None:
         write_json(arguments.output, scores)
