@@ -29,6 +29,10 @@ It is the header's only entry beside the tensors: safetensors writes several in 
 make different files.
 """
 
+HIDDEN = (".", "__MACOSX", "@eaDir")
+"""How names of hidden files and folders begin. macOS puts ``._a.jpg`` beside a.jpg, and ``__MACOSX`` into an archive;
+a NAS of Synology puts thumbnails into ``@eaDir``."""
+
 _PICKLE_SIGNATURES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -78,7 +82,7 @@ def list_files(folder: str | Path, *endings: str, deep: bool = False) -> list[Pa
     """Files whose names end so, sorted by name; every listing of a folder goes through here.
 
     Pipes and devices are no files, links that lead nowhere are. Hidden files, and with ``deep`` all that lies in hidden
-    folders, are left out: macOS puts ``._a.jpg`` beside a.jpg.
+    folders, are left out, see ``HIDDEN``.
 
     Args:
         folder: where to look.
@@ -86,7 +90,7 @@ def list_files(folder: str | Path, *endings: str, deep: bool = False) -> list[Pa
         deep: look into subfolders, too, also into those that are links.
     """
     paths = _below(Path(folder), set()) if deep else Path(folder).iterdir()
-    named = (path for path in paths if path.name[0] != "." and path.name.lower().endswith(endings))
+    named = (path for path in paths if not path.name.startswith(HIDDEN) and path.name.lower().endswith(endings))
     found = [path for path in named if path.is_file() or not path.exists()]  # no pipe, no device; a broken link is told
     return sorted(found, key=lambda path: plain_name(str(path)))
 
@@ -96,7 +100,7 @@ def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
     real = folder.resolve()
     for path in sorted(folder.iterdir()) if real not in seen else ():
         seen.add(real)
-        if path.is_dir() and path.name[0] != ".":
+        if path.is_dir() and not path.name.startswith(HIDDEN):
             yield from _below(path, seen)
         else:
             yield path

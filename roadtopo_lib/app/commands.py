@@ -46,7 +46,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
     if arguments.output is not None:
         check_writable(arguments.output)
-    metrics = [name.strip() for name in arguments.metrics.split(",")]
+    metrics = [name.strip() for name in arguments.metrics.split(",") if name.strip()]
     scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True, metrics=metrics)
     if arguments.output is not None:
         write_json(arguments.output, scores)
@@ -159,7 +159,7 @@ def synth(arguments: argparse.Namespace) -> None:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Converts label files, and prints the report."""
+    """Converts label files, and prints the report; exit code 1 if a file is damaged, or nothing was written."""
     from roadtopo_lib.data.convert import FORMATS
     from roadtopo_lib.data.convert.names import read_classes
 
@@ -169,7 +169,10 @@ def convert(arguments: argparse.Namespace) -> int:
         options |= read_classes(arguments.classes)
     report = FORMATS[arguments.format](arguments.src, arguments.dst, **options)
     say(report)
-    return 1 if report.damaged else 0
+    if not report.written:
+        hint = "" if arguments.images else "; if the images lie elsewhere, give their folder: --images FOLDER"
+        say(f"road-topology: nothing was written{hint}", error=True)
+    return 1 if report.damaged or not report.written else 0
 
 
 def check_data(arguments: argparse.Namespace) -> int:

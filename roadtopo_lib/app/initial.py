@@ -14,7 +14,7 @@ import torch
 from roadtopo_lib.config import PRESETS, LaneSegmentationConfig, read_settings
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import ClassTable, table_for
-from roadtopo_lib.models import LaneModel, build, class_of, load_with_info
+from roadtopo_lib.models import KINDS, LaneModel, build, class_of, load_with_info
 from roadtopo_lib.training.run_folder import RunFolder
 
 REPLACEABLE = ("num_classes", "embedding_dim")
@@ -58,6 +58,8 @@ def load_run_config(
     """
     values = dict(PRESETS[str(source)]) if str(source) in PRESETS else read_settings(source)
     if init is not None:
+        if run is None and not is_model_file(str(init)):  # it would be taken for the name of weights on the hub
+            raise FileNotFoundError(f"{init}: no such model file, expected a .safetensors file of a run")
         values["pretrained"] = str(init)
     if is_model_file(values.get("pretrained", False)):
         path, state = Path(values["pretrained"]), None
@@ -80,8 +82,11 @@ def settings_of(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError, ValueError: see ``files.load_weights``.
+        ValueError: another file of this library, such as the state of a run.
     """
     file = load_weights(path)
+    if file.kind not in KINDS:
+        raise ValueError(f"{path}: holds {file.kind!r}, expected a model, such as best.safetensors of a run")
     known = {field.name for field in fields(LaneSegmentationConfig)}
     own = {name: value for name, value in file.config.items() if name in known}
     trained = {name: value for name, value in _training(file.info).items() if name in BROUGHT}

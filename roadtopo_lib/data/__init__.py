@@ -2,3 +2,4 @@
 
 SPLITS = ("train", "val", "test")
 """Folders of a data set."""
+FOLDERS = ("images", "semantic_masks", "instance_masks")  # the three folders of a split

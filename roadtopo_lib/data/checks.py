@@ -27,16 +27,19 @@ def check_every_file(dataset) -> bool:
 
     Raises:
         FileNotFoundError, ValueError: see ``data.samples.read_sample``; all its masks together hold nothing but 0 and
-            255 although the class table has lanes; nothing is labelled; a training set without a lane or crosswalk.
+            255 although the class table has lanes; nothing is labelled; a training set without a lane or crosswalk,
+            or with most instances elsewhere, see ``misplaced_instances``.
     """
 
     def check(index: int) -> np.ndarray:
         _, semantic, instance = dataset.read(index)
-        return np.append(np.bincount(semantic.ravel(), minlength=256), instance.any())
+        ids = np.count_nonzero(np.bincount(instance.ravel())[1:])
+        misplaced = len(misplaced_instances(semantic, instance, dataset.classes)) if ids else 0
+        return np.append(np.bincount(semantic.ravel(), minlength=256), (ids, misplaced))
 
     own = range(rank(), len(dataset), world_size())
-    counts = sum(in_threads(check, own, f"checking {dataset.split}"), start=np.zeros(257, np.int64))
-    *pixels, with_ids = sum_over_processes(torch.from_numpy(counts)).numpy()
+    counts = sum(in_threads(check, own, f"checking {dataset.split}"), start=np.zeros(258, np.int64))
+    *pixels, ids, misplaced = sum_over_processes(torch.from_numpy(counts)).numpy()
     pixels = np.array(pixels)
     folder, lacking = dataset.semantic_paths[0].parent, lacking_labels(pixels, dataset.classes)
     if lacking == "nothing_labelled":
@@ -45,7 +48,10 @@ def check_every_file(dataset) -> bool:
     if lacking and dataset.split == "train":
         expected = f"some of classes {list(dataset.classes.instance_ids)}"
         raise ValueError(f"{folder}: no pixel of a lane or crosswalk, expected {expected}")
-    return bool(with_ids)
+    if 2 * misplaced > ids and dataset.classes.instance_ids and dataset.split == "train":
+        found = f"{misplaced} of {ids} instances lie mostly on pixels of no lane or crosswalk"
+        raise ValueError(f"{dataset.instance_paths[0].parent}: {found}, expected both masks of one image")
+    return bool(ids)
 
 
 def lacking_labels(pixels: np.ndarray, classes: ClassTable) -> str:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from roadtopo_lib.data import FOLDERS
 from roadtopo_lib.decoding import decoded, orientation_of, turned
 from roadtopo_lib.files import check_file, list_files, write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
@@ -221,7 +222,8 @@ def read_images(
 
 
 def list_images(folder: str | Path, deep: bool = False) -> list[Path]:
-    """Photographs of a folder, ``deep``: of subfolders, too; sorted by name, no hidden files, no pictures of results.
+    """Photographs of a folder, ``deep``: of subfolders, too; sorted by name, no hidden files, no pictures of
+    results, no masks of a data set in a subfolder.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -231,6 +233,7 @@ def list_images(folder: str | Path, deep: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     files = [path for path in list_files(folder, *IMAGE_SUFFIXES, deep=deep) if not shows_results(path)]
+    files = [path for path in files if path.parent == folder or path.parent.name not in FOLDERS[1:]]
     if not files:
         raise ValueError(f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return files

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roadtopo_lib.data import SPLITS
+from roadtopo_lib.data import FOLDERS, SPLITS
 from roadtopo_lib.data.images import (
     MASK_SUFFIXES,
     check_class_ids,
@@ -29,7 +29,6 @@ from roadtopo_lib.decoding import turned
 from roadtopo_lib.files import list_files, plain_name
 from roadtopo_lib.labels import CLASSES, IGNORE_INDEX, NO_INSTANCE, ClassTable
 
-FOLDERS = ("images", "semantic_masks", "instance_masks")  # the three folders of a split
 JPEG_QUALITY = 92  # of the images that ``write_sample`` writes
 BINARY = "holds 0 and 255 only, and 255 means unlabelled: no pixel is labelled as a lane"
 """What is wrong with a binary mask; a model would learn nothing from it, and score an mIoU of 1."""

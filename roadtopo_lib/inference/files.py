@@ -293,6 +293,4 @@ def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
             (path.suffix == ".json" and not any(mark in path.read_bytes() for mark in OURS))
             or (path.suffix == ".txt" and path.parent.resolve() in folders)
         ):
-            raise ValueError(
-                f"{path}: holds something else than results, and would be written over; choose another output"
-            )
+            raise ValueError(f"{path}: may hold labels, and would be written over; choose another output")

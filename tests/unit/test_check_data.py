@@ -782,6 +782,10 @@ def _never_called(*_, **__):
     pytest.fail("training has begun")
 
 
+def instances_of_other_images(root):
+    relabel_all(root, lambda semantic, instance: np.copyto(instance, np.roll(instance, 70, axis=1)), TRAIN[:3])
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -792,6 +796,7 @@ def _never_called(*_, **__):
         (an_instance_mask_is_missing, r"b\.png: missing; 1 of 4 images lack it"),
         (half_a_png, r"b\.png: damaged or truncated"),
         (train_without_val, r"val: no such split"),
+        (instances_of_other_images, r"train.instance_masks: 9 of 12 instances lie mostly on pixels of no lane"),
     ],
 )
 def test_training_refuses_what_would_train_nothing_and_points_to_check_data(
@@ -817,6 +822,12 @@ def test_training_without_a_single_instance_says_so_once(root, monkeypatch, caps
     train_lane_model(TINY.replace(instance_weight=weight), root, root / "run")
     error = capsys.readouterr().err
     assert error.count("no instance mask in train holds an id") == warned
+
+
+def test_training_bears_a_few_instances_on_other_pixels(root, monkeypatch):
+    monkeypatch.setattr("roadtopo_lib.app.train.LaneSegmentationTrainer", Trainer)
+    an_instance_on_road(root)
+    train_lane_model(TINY, root, root / "run")
 
 
 def test_validation_without_lanes_is_allowed(root, monkeypatch):

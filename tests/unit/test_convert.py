@@ -102,7 +102,7 @@ def test_what_is_dropped_is_counted_by_reason_in_both_reports(tusimple_root, tmp
         "a lane without a point": 1,
         "the image is missing": 1,
         "the image cannot be read": 1,
-        "an image outside of the data set; --images names another folder": 1,
+        "the image lies outside of the labels' folder; --images FOLDER names another": 1,
         "the image is named more than once": 1,
     }
     assert dict(report.dropped) == expected
@@ -262,7 +262,7 @@ def test_labelme_images_may_lie_in_the_label_file_and_old_files_name_no_size(tmp
     assert sample(tmp_path / "out", "old")[2].max() == 1
     assert dict(report.dropped) == {
         "the image is missing": 1,
-        "an image outside of the data set; --images names another folder": 1,
+        "the image lies outside of the labels' folder; --images FOLDER names another": 1,
         "the image has another size than its labels": 1,
         "a label file that cannot be read": 1,
     }

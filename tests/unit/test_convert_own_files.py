@@ -107,7 +107,7 @@ def test_a_damaged_line_of_tusimple_costs_nothing_but_itself(tmp_path):
     report = convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE)
     assert report.dropped == {
         "a line that is no TuSimple label": len(NO_TUSIMPLE),
-        "an image outside of the data set; --images names another folder": len(names),
+        "the image lies outside of the labels' folder; --images FOLDER names another": len(names),
         "the image is missing": len(missing),
     }
     assert report.written == 1
@@ -209,12 +209,22 @@ def test_a_label_file_that_ends_too_early_gives_its_first_frames_and_the_other_f
     assert report.examples["a label file that cannot be read"] == ["lane_train"]
 
 
-def test_damaged_files_make_the_commands_exit_code_and_missing_ones_do_not(tmp_path, capsys):
+def test_damaged_files_or_nothing_written_make_the_commands_exit_code_and_missing_ones_do_not(tmp_path, capsys):
     src = tmp_path / "in"
     labelme(src / "a.json", shape("lane", STRAIGHT))
     command = ["convert", "labelme", str(src), str(tmp_path / "out"), "--workers", "1"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "dropped 1: the image is missing, as in a\n" in said.out
+    assert said.err.splitlines() == [
+        "road-topology: nothing was written; if the images lie elsewhere, give their folder: --images FOLDER"
+    ]
+    labelme(src / "c.json", shape("lane", STRAIGHT))
+    picture(src / "c.jpg")
     assert main(command) == 0
-    assert "dropped 1: the image is missing, as in a\n" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "dropped 1: the image is missing, as in a\n" in said.out
+    assert said.err == ""
     picture(src / "a.jpg")
     whole = (src / "a.jpg").read_bytes()
     (src / "a.jpg").write_bytes(whole[: len(whole) // 2])
@@ -270,7 +280,7 @@ def test_links_are_followed_inside_the_data_set_and_out_of_it_only_into_the_fold
     (tmp_path / "in" / "clips").unlink()
     (tmp_path / "in" / "clips").symlink_to(tmp_path / "disk" / "clips")
     report = convert_tusimple(labels, tmp_path / "outside", **HERE)
-    assert report.dropped == {"an image outside of the data set; --images names another folder": 1}
+    assert report.dropped == {"the image lies outside of the labels' folder; --images FOLDER names another": 1}
     assert convert_tusimple(labels, tmp_path / "named", images=tmp_path / "disk", **HERE).written == 1
 
 
@@ -306,13 +316,41 @@ def test_labelme_files_find_images_beside_elsewhere_and_by_their_bare_name(tmp_p
     labelme(tmp_path / "labels" / "a.json", shape("lane", STRAIGHT), image="../photos/a.jpg")
     labelme(tmp_path / "labels" / "b.json", shape("lane", STRAIGHT), image="C:\\Users\\me\\b.jpg")
     report = convert_labelme(tmp_path / "labels", tmp_path / "one", **HERE)
-    assert report.dropped == {"an image outside of the data set; --images names another folder": 1}
+    assert report.dropped == {"the image lies outside of the labels' folder; --images FOLDER names another": 1}
     assert convert_labelme(tmp_path, tmp_path / "all", **HERE).written == 2
     (tmp_path / "labels" / "b.jpg").rename(tmp_path / "photos" / "b.jpg")
     report = convert_labelme(tmp_path / "labels", tmp_path / "two", images=tmp_path / "photos", **HERE)
     assert (report.written, dict(report.dropped)) == (2, {})
     one = convert_labelme(tmp_path / "labels" / "a.json", tmp_path / "three", images=tmp_path / "photos", **HERE)
     assert one.written == 1
+
+
+def test_paths_that_lead_out_of_the_labels_folder_are_followed_into_the_folder_of_images_only(tmp_path):
+    photos = tmp_path / "photos"
+    picture(photos / "day 1" / "a.jpg")
+    labelme(tmp_path / "labels" / "day 1" / "a.json", shape("lane", STRAIGHT), image="..\\..\\photos\\day 1\\a.jpg")
+    images = [{"id": 1, "file_name": "../photos/day 1/a.jpg", "width": 128, "height": 72}]
+    coco = {"images": images, "categories": [], "annotations": []}
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "coco.json").write_text(json.dumps(coco))
+    for form, labels in (("labelme", "labels"), ("coco", "coco")):
+        report = FORMATS[form](tmp_path / labels, tmp_path / form, **HERE)
+        reason = "the image lies outside of the labels' folder; --images FOLDER names another"
+        assert (report.written, dict(report.dropped)) == (0, {reason: 1})
+        for images in (photos, photos / "day 1"):
+            report = FORMATS[form](tmp_path / labels, tmp_path / form, images=images, **HERE)
+            assert (report.written, dict(report.dropped)) == (1, {}), (form, images)
+        assert FORMATS[form](tmp_path / labels, tmp_path / "x", images=tmp_path / "labels", **HERE).written == 0
+
+
+def test_images_of_bdd100k_lie_in_a_folder_for_each_split(tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / "images" / split / f"{split}.jpg")
+        path = tmp_path / "labels" / f"lane_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps([{"name": f"{split}.jpg", "labels": []}]))
+    report = convert_bdd100k(tmp_path / "labels", tmp_path / "out", images=tmp_path / "images", **HERE)
+    assert (report.splits, dict(report.dropped)) == ({"train": 1, "val": 1}, {})
 
 
 def test_lists_of_culane_name_images_with_blanks_and_lose_none_without_a_word(tmp_path):
@@ -338,7 +376,7 @@ def test_lists_of_culane_name_images_with_blanks_and_lose_none_without_a_word(tm
         "a line that is no CULane lane": 4,
         "a lane of a single point": 1,
         "a label file that is missing or cannot be read": 1,
-        "an image outside of the data set; --images names another folder": 2,
+        "the image lies outside of the labels' folder; --images FOLDER names another": 2,
         "the image is named more than once": 1,
     }
     assert sample(tmp_path / "out", "my drive_a b")[2].max() == 2

@@ -89,6 +89,18 @@ def test_a_listing_leaves_out_hidden_folders_and_folders_named_like_files(tmp_pa
     (tmp_path / "folder.json").mkdir()
     assert [path.name for path in list_files(tmp_path, ".json")] == ["a.json", "b.JSON"]
     assert [path.name for path in list_files(tmp_path, ".json", deep=True)] == ["a.json", "b.JSON", "d.json"]
+    for name in ("__MACOSX/deep/g.json", "@eaDir/a.jpg/h.json", "deep/@eaDir/i.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}")
+    assert [path.name for path in list_files(tmp_path, ".json", deep=True)] == ["a.json", "b.JSON", "d.json"]
+
+
+def test_masks_of_a_data_set_in_a_subfolder_are_no_photographs(tmp_path):
+    write_image(tmp_path / "a.jpg", scene()[0])
+    image, _, _ = put(tmp_path / "set" / "train", "b", scene())
+    assert list_images(tmp_path, deep=True) == [tmp_path / "a.jpg", image]
+    masks = tmp_path / "set" / "train" / "semantic_masks"
+    assert list_images(masks, deep=True) == [masks / "b.png"], "whoever names that folder means it"
 
 
 def test_two_spellings_of_an_umlaut_are_one_name(tmp_path):
@@ -118,7 +130,7 @@ def test_results_beside_the_photographs_are_not_taken_for_photographs(tmp_path, 
 def test_labels_beside_the_photographs_are_not_written_over(tmp_path):
     write_image(tmp_path / "a.jpg", scene()[0])
     (tmp_path / "a.json").write_text('{"shapes": []}')
-    with pytest.raises(ValueError, match=r"a\.json: holds something else than results"):
+    with pytest.raises(ValueError, match=r"a\.json: may hold labels"):
         list(infer_to_files(Segmenter(), tmp_path, tmp_path))
     assert (tmp_path / "a.json").read_text() == '{"shapes": []}'
 

@@ -20,6 +20,7 @@ from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.data.sampling import EpochSampler
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.electives.unet import UNet
+from roadtopo_lib.files import save_nested
 from roadtopo_lib.labels import CLASSES, LANE_MARKING, ROAD, ClassTable
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.processes import Stopped
@@ -224,18 +225,22 @@ def test_weights_that_cannot_begin_a_run_are_refused_with_the_true_reason(model,
     (tmp_path / "run" / "best.safetensors").write_bytes(model.read_bytes())
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.pth")
+    save_nested(tmp_path / "state.safetensors", "state of a run", {})
     best = tmp_path / "run" / "best.safetensors"
     for name, reason in (
         ("run", f"the folder of a run, expected a model file: {best}"),
         ("none.safetensors", "no such model file"),
         ("foreign.safetensors", "expected a model file of this library, found a safetensors file with 1 tensors"),
         ("pickle.pth", "this is a pickled checkpoint"),
+        ("state.safetensors", "holds 'state of a run', expected a model"),
     ):
         assert train(data, tmp_path / "out", "--config", "finetune", "--init", tmp_path / name) == 2
         assert f"{tmp_path / name}: {reason}" in one_line(capsys)
         (tmp_path / "c.yaml").write_text(f"backbone: tiny\npretrained: {tmp_path / name}\n")
         assert train(data, tmp_path / "out", "--config", tmp_path / "c.yaml") == 2
         assert f"{tmp_path / name}: {reason}" in one_line(capsys)
+    assert train(data, tmp_path / "out", "--config", "tiny", "--init", tmp_path / "moved") == 2
+    assert f"{tmp_path / 'moved'}: no such model file" in one_line(capsys)
     assert train(data, tmp_path / "out", "--config", "finetune") == 2
     assert "preset finetune begins with a trained model: give --init MODEL" in one_line(capsys)
     with pytest.raises(ValueError, match=r"a model file; app\.initial\.initial_model"):

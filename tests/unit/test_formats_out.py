@@ -329,7 +329,7 @@ def test_what_was_corrected_in_labelme_is_not_written_over(tmp_path, command, ca
     )
     capsys.readouterr()
     assert command(*words) == 2
-    assert "a.json: holds something else than results" in capsys.readouterr().err
+    assert "a.json: may hold labels" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "a.json").read_text())["shapes"]) == 1
 
 
@@ -420,7 +420,7 @@ def test_nothing_is_half_written(tmp_path, form, monkeypatch):
 def test_labels_of_culane_beside_the_photographs_are_not_written_over(tmp_path):
     photo(tmp_path / "a.png")
     (tmp_path / "a.lines.txt").write_text("1 590 2 580\n")
-    with pytest.raises(ValueError, match=r"a\.lines\.txt: holds something else than results"):
+    with pytest.raises(ValueError, match=r"a\.lines\.txt: may hold labels"):
         export("culane", tmp_path, tmp_path)
     assert (tmp_path / "a.lines.txt").read_text() == "1 590 2 580\n"
     for _ in range(2):

@@ -47,7 +47,7 @@ from roadtopo_lib.viz import overlay
 HERE = {"workers": 1, "progress": False}
 PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 READERS = [check_file, read_image, read_instance_mask, load_weights, LaneSegmentationConfig.from_yaml]
-OUTSIDE = "an image outside of the data set; --images names another folder"
+OUTSIDE = "the image lies outside of the labels' folder; --images FOLDER names another"
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128))
 
 

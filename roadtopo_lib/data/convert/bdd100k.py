@@ -41,10 +41,12 @@ def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> It
     files = reading.label_files([src], ".json", "BDD100K's JSON")
     for path in files:
         split, number = next((split for split in ("val", "test") if split in path.stem), "train"), 0
+        root = images or path.parent
+        roots = [root, *filter(Path.is_dir, [root / split])]
         try:
             frames = (item for key, item in reading.json_items(path) if key in (None, "frames"))
             for number, frame in enumerate(frames, start=1):
-                yield _frame(frame, f"{path.stem}_{number}", images or path.parent, split, names)
+                yield _frame(frame, f"{path.stem}_{number}", roots, split, names)
             if number == 0:
                 raise ValueError(f"{path}: no label file of BDD100K, it names no frame")
         except ValueError:
@@ -53,9 +55,9 @@ def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> It
             yield Labelled.unreadable(path.stem, reading.UNREADABLE)
 
 
-def _frame(frame: dict, fallback: str, root: Path, split: str, names: ClassNames) -> Labelled:
+def _frame(frame: dict, fallback: str, roots: list[Path], split: str, names: ClassNames) -> Labelled:
     try:
-        name, image = reading.sample_name(frame["name"]), reading.locate([root], frame["name"])
+        name, image = reading.sample_name(frame["name"]), reading.locate(roots, frame["name"])
         recording, labels = str(frame.get("videoName") or name), list(frame.get("labels") or [])
     except DAMAGED:
         return Labelled.unreadable(fallback, "a frame that is no BDD100K label")

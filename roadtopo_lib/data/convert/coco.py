@@ -60,7 +60,7 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
         image, annotations = json.loads(text), (json.loads(row[0]) for row in rows)
         file = image["file_name"]
         shapes, size = _shapes(annotations, _size(image), categories, names, dropped)
-        place = reading.locate([images or path.parent], file)
+        place = reading.locate([images or path.parent, path.parent], file)
         recording = reading.recording_of(file, len(folders) == 1)
         yield Labelled(reading.sample_name(file), place, recording, shapes, None, +dropped, size)
         dropped.clear()

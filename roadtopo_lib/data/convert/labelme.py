@@ -45,10 +45,11 @@ def read_labelme(src: Path, names: ClassNames, images: Path | None = None) -> It
         except (OSError, *DAMAGED):
             yield Labelled.unreadable(name, reading.UNREADABLE)
             continue
-        image = reading.locate([images or path.parent], file, [images or root])
+        places, within = [images or path.parent, path.parent], [images or root]
+        image = reading.locate(places, file, within)
         if image is None or not image.is_file():  # moved, perhaps: what is it called?
             bare = file.replace("\\", "/").rpartition("/")[2]
-            moved = reading.locate([images or path.parent], bare, [images or root])
+            moved = reading.locate(places, bare, within)
             image = moved if moved and moved.is_file() else image
         if values.get("imageData") and not (image and image.is_file()):
             with suppress(*DAMAGED):

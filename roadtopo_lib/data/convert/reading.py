@@ -20,7 +20,7 @@ REPORT = "convert_report"
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 """What a label raises that is not as its format says."""
 NO_POINT, ONE_POINT = "a lane without a point", "a lane of a single point"
-OUTSIDE = "an image outside of the data set; --images names another folder"
+OUTSIDE = "the image lies outside of the labels' folder; --images FOLDER names another"
 UNREADABLE = "a label file that cannot be read"
 NEIGHBOURS = 10
 """Consecutive numbers that count as one recording where names of images are all that is known."""
@@ -96,7 +96,7 @@ def locate(roots: list[Path], name: str, within: list[Path] | None = None) -> Pa
                 inside = lies_in(found, within)
                 if inside and found.is_file():
                     return found
-                place = place or (found if inside else None)
+                place = place or (found if inside and "\\" not in spelling else None)  # else slashes are meant
     return place
 
 
