@@ -1358,8 +1358,11 @@ check("number_lanes", number_lanes)
 # `lane_mask` (H, W) is `True` on lane pixels, `embeddings` is (D, H, W), both NumPy arrays. Return
 # an integer array (H, W) with the number of each lane, and 0 elsewhere.
 #
-# * Pixels whose embeddings clump within `radius` are one lane. The radius is safe, as above; the
-#   embeddings decide, not the neighbourhood: a dashed line is one lane.
+# * Pixels whose embeddings lie within `radius` of one mean are one lane. The embeddings decide, not
+#   the neighbourhood: a dashed line is one lane.
+# * Real outputs are less tidy than the toy of this notebook. A lane may reach 0.8 radii to either
+#   side of its mean: do not split it. A few stray pixels may lie between two lanes, like a bridge:
+#   do not join them.
 # * A clump of fewer than `min_pixels` pixels is no lane.
 # * Number the others 1, 2, 3 … from left to right, without gaps, by the x at which each meets
 #   `reference_row` (in pixels). For this, fit a straight line x = a · y + b to its pixels.

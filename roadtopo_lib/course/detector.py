@@ -4,6 +4,7 @@ The encoder is the shipped model's and stays as it is: from random weights a min
 comes after the encoder begins with random weights and is trained.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -151,6 +152,18 @@ class Detector:
             curves = [fit_lane_curve(columns, rows) for rows, columns in pixels if len(rows)]
             ious.append(LaneF1().iou_matrix(curves, truth, image.shape[:2]))
         return float(self.parts["lane_f1"](ious))
+
+    def exchanged(self, name: str) -> "Detector":
+        """The same weights with the library's function as one part: what does the own part cost?
+
+        Args:
+            name: of a part that acts after training, too. ``discriminative`` and ``training_step`` do not.
+        """
+        other = copy.copy(self)
+        other.parts = {**self.parts, name: getattr(library_parts, name)}
+        other.model = copy.copy(self.model)  # shares the weights
+        other.model.fuse = other.parts["fuse"]
+        return other
 
     def _read_split(self, split: str) -> list[tuple[Tensor, Tensor, Tensor]]:
         """What the network sees of each sample: image (3, h, w), semantic and instance mask (h, w) int64."""

@@ -102,6 +102,26 @@ def test_one_line_says_whose_parts_these_are(folder, capsys):
     assert "one is yours: fuse;" in capsys.readouterr().out
 
 
+def test_one_part_is_exchanged_on_the_same_weights(folder):
+    def everything(lane_mask, *others):
+        return np.ones(lane_mask.shape, dtype=int)
+
+    def doubled(maps, projections, mix):
+        return 2 * library_parts.fuse(maps, projections, mix)
+
+    image = frame()[0]
+    detector = assemble({"separate_and_number": everything, "fuse": doubled})
+    for other in (detector, detector.exchanged("lane_f1"), detector.exchanged("fuse")):
+        assert np.mean(other.detect(image)) > 0.5
+    assert np.mean(detector.exchanged("separate_and_number").detect(image) > 0) < 0.5
+    with torch.inference_mode():
+        small = torch.rand(1, 3, 64, 128)
+        library, own = (d.model(small)["embeddings"] for d in (detector.exchanged("fuse"), detector))
+        bias = detector.model.embedder.bias[:, None, None]
+        assert_close(own - bias, 2 * (library - bias), atol=1e-4, rtol=1e-4)  # the weights are shared
+    assert detector.parts["fuse"] is detector.model.fuse is doubled
+
+
 def test_names_that_are_no_parts_are_refused():
     with pytest.raises(ValueError, match="no parts are called fusion"):
         assemble({"fusion": library_parts.fuse})

@@ -139,13 +139,15 @@ def fuse(answer) -> None:
     truth = 2 * torch.cat([resized, large[0](pair[0])], dim=1)
     expect_tensor(twice, (1, 6, 4, 6), "with two maps the result")
     expect_close(twice.detach(), truth.detach(), "it should hold for two maps and any callable as mix", atol=1e-4)
-    leaf = maps[3].clone().requires_grad_()
+    leaves = [x.clone().requires_grad_() for x in maps]
     try:
-        answer([*maps[:3], leaf], projections, mix).sum().backward()
+        answer(list(leaves), projections, mix).sum().backward()
     except RuntimeError:
         expect(False, "no gradient flows back: leave out detach() and no_grad()")
-    expect(leaf.grad is not None, "no gradient reaches the smallest map: leave out detach() and no_grad()")
-    expect(projections[0].weight.grad is not None, "no gradient reaches the first projection")
+    names = ("largest map", "second map", "third map", "smallest map")
+    for name, leaf, project in zip(names, leaves, projections, strict=True):
+        for what, tensor in ((f"the {name}", leaf), (f"the projection of the {name}", project.weight)):
+            expect(tensor.grad is not None, f"no gradient reaches {what}: leave out detach() and no_grad()")
 
 
 _LANES = {"A": (30.0, 20, 2, 39), "B": (4.0, 14, 8, 12), "C": (44.0, 44, 6, 39)}
@@ -190,6 +192,7 @@ def separate_and_number(answer) -> None:
     expect(numbers == (2, 1, 3), f"at row 36 the order is B, A, C; the numbers of A, B, C are {numbers}, not (2, 1, 3)")
     _expect_order_at_the_row(answer)
     _expect_few_pixels_dropped(answer)
+    _expect_untidy_lanes_told_apart(answer)
 
 
 def _expect_order_at_the_row(answer) -> None:
@@ -233,6 +236,29 @@ def _expect_few_pixels_dropped(answer) -> None:
     )
     nothing = answer(np.zeros((4, 6), dtype=bool), np.zeros((3, 4, 6), dtype=np.float32), 1.5, 3, 5)
     expect(np.shape(nothing) == (4, 6) and not np.any(nothing), "without a lane pixel the result is all zeros (H, W)")
+
+
+def _expect_untidy_lanes_told_apart(answer) -> None:
+    """Two dashed lanes whose means lie two radii apart: one of them is long, then stray pixels lie between both."""
+    radius, mask = 1.5, np.zeros((80, 40), dtype=bool)
+    mask[np.arange(80) % 10 < 7, 8::22] = True  # columns 8 and 30
+    right = np.nonzero(mask)[1] == 30  # (N,)
+    stray = np.arange(len(right)) % 12 == 3
+    along = np.linspace(-0.8, 0.8, len(right)) * radius  # the first pixel is one end of the left lane's clump
+    long = np.stack([right * 2 * radius, np.where(right, 0.0, along)])  # (2, N)
+    bridge = np.stack([right * 2 * radius, 0.1 * along])
+    bridge[:, stray] = np.linspace(0.1, 1.9, stray.sum()) * radius, np.zeros(stray.sum())
+    cases = {
+        "a lane that reaches 0.8 radii to either side of its mean was split: look around the lane's mean, not around "
+        "the pixel that you begin with": (long, np.full(len(right), True)),
+        "two lanes became one over a bridge of stray pixels: a chain from pixel to pixel, like DBSCAN's, crosses it; "
+        "look around a lane's mean": (bridge, ~stray),
+    }
+    for hint, (x, sure) in cases.items():
+        embeddings = np.zeros((2, *mask.shape), dtype=np.float32)
+        embeddings[:, mask] = x
+        ids = np.asarray(answer(mask.copy(), embeddings, radius, 70, 12))[mask]
+        expect({*ids} <= {0, 1, 2} and np.mean(ids[sure] == 1 + right[sure]) > 0.95, hint)
 
 
 @exercise("lane_f1")

@@ -156,7 +156,10 @@ wrong("fuse", "align_corners=True")(lambda m, p, mix: _fuse(m, p, mix, align_cor
 wrong("fuse", "mix should be called on it")(lambda m, p, mix: _fuse(m, p, lambda x: x))
 wrong("fuse", "values differ")(lambda m, p, mix: _fuse(m, p, mix, mode="bicubic"))
 wrong("fuse", "no gradient flows back", "tempting")(torch.no_grad()(_fuse))
-wrong("fuse", "reaches the smallest map")(lambda m, p, mix: _fuse([x.detach() for x in m], p, mix))
+wrong("fuse", "reaches the largest map")(lambda m, p, mix: _fuse([x.detach() for x in m], p, mix))
+wrong("fuse", "reaches the projection of the second map")(  # the first one learns, the others do not
+    lambda m, p, mix: _fuse(m, [p[0], *(lambda x, q=q: q(x).detach() + 0 * x.mean() for q in p[1:])], mix)
+)
 
 
 @wrong("fuse", "should have shape (2, 3, 5, 7)")
@@ -262,6 +265,7 @@ wrong("discriminative", "squared")(lambda *a: _loss(*a, hinge=lambda x: x))
 wrong("discriminative", "means 2.0 apart, 3.0 wanted")(lambda e, m, v, d: _loss(e, m, v, d - 0.2))
 wrong("discriminative", "should be pushed")(lambda e, m, v, d: _loss(e, m, v, d / 2))
 wrong("discriminative", "use delta_var and delta_dist as given", "cheating")(lambda e, m, v, d: _loss(e, m, 0.5, 1.5))
+wrong("discriminative", "random embeddings")(lambda e, m, v, d: _loss(e, m * (m != 255), v, d))
 wrong("discriminative", "cut off from the embeddings")(lambda e, m, v, d: _loss(e.detach(), m, v, d))
 wrong("discriminative", "NaN gradient")(lambda *a: _loss(*a, norm=lambda x, dim: x.square().sum(dim=dim).sqrt()))
 wrong("discriminative", "changed in place", "mutating")(lambda e, m, v, d: _loss(e, m.clamp_(max=100), v, d))
@@ -432,6 +436,13 @@ wrong("training_step", "a gradient shorter than max_grad_norm")(
 )
 
 
+@wrong("training_step", "in evaluation mode after the first step")
+def _(model, *others):
+    value = _step(model, *others)
+    model.eval()
+    return value
+
+
 def _in_order(order):
     """A step whose parts run in this order."""
 
@@ -559,12 +570,16 @@ def _(model, optimizer, criterion, batch, max_grad_norm):
 # --- separate_and_number
 
 
-def _greedy(x, radius):
+def _greedy(x, radius, moves=3):
     labels = np.full(len(x), -1)
-    for i in range(len(x)):
-        if labels[i] < 0:
-            near = (labels < 0) & (np.linalg.norm(x - x[i], axis=1) <= radius)
-            labels[near] = labels.max() + 1
+    while (labels < 0).any():
+        first = (labels < 0).argmax()
+        center = x[first]
+        for _ in range(moves + 1):
+            near = (labels < 0) & (np.linalg.norm(x - center, axis=1) <= radius)
+            near[first] = True
+            center = x[near].mean(axis=0)
+        labels[near] = labels.max() + 1
     return labels
 
 
@@ -590,12 +605,28 @@ def _separate(mask, embeddings, radius, row, min_pixels, cluster=_greedy, place=
 
 right("separate_and_number")(_separate)
 right("separate_and_number")(lambda *a: _separate(*a, cluster=lambda x, r: MeanShift(bandwidth=r).fit_predict(x)))
-right("separate_and_number", "unusual")(
-    lambda *a: _separate(*a, cluster=lambda x, r: DBSCAN(eps=r, min_samples=1).fit_predict(x)).astype(np.uint16)
-)
 
 
 @right("separate_and_number", "unusual")
+def _(*arguments):  # rough means first, then every pixel to the nearest
+    def cluster(x, radius):
+        labels = _greedy(x, radius)
+        names, counts = np.unique(labels, return_counts=True)
+        means = np.stack([x[labels == name].mean(axis=0) for name in names[counts > len(x) / 100]])
+        return cdist(x, means).argmin(axis=1)
+
+    return _separate(*arguments, cluster=cluster).astype(np.uint16)
+
+
+for _eps, _neighbours in ((1.0, 1), (1.0, 3), (0.5, 3)):
+    wrong("separate_and_number", "over a bridge of stray pixels")(
+        lambda *a, eps=_eps, n=_neighbours: _separate(
+            *a, cluster=lambda x, r: DBSCAN(eps=eps * r, min_samples=n).fit_predict(x)
+        )
+    )
+
+
+@wrong("separate_and_number", "over a bridge of stray pixels")
 def _(mask, embeddings, radius, row, min_pixels):  # connected components of the graph of near pixels
     def cluster(x, radius):
         labels = np.arange(len(x))
@@ -610,6 +641,9 @@ def _(mask, embeddings, radius, row, min_pixels):  # connected components of the
     return _separate(mask, embeddings, radius, row, min_pixels, cluster).astype(np.int32)
 
 
+wrong("separate_and_number", "not around the pixel that you begin with")(
+    lambda *a: _separate(*a, cluster=lambda x, r: _greedy(x, r, moves=0))
+)
 wrong("separate_and_number", "by its mean x")(lambda *a: _separate(*a, place=lambda y, x, row: x.mean()))
 wrong("separate_and_number", "at row 36 the order is B, A, C")(
     lambda *a: _separate(*a, place=lambda y, x, row: -_at_row(y, x, row))  # from right to left
