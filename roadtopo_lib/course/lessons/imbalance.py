@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.data import samples
 from roadtopo_lib.labels import CROSSWALK, NUM_CLASSES, ROAD
-from roadtopo_lib.losses import CombinedLoss, DiceLoss, FocalLoss, TverskyLoss, class_weights
+from roadtopo_lib.losses import (
+    CombinedLoss,
+    DiceLoss,
+    FocalDiceLoss,
+    FocalLoss,
+    FocalTverskyLoss,
+    TverskyLoss,
+    class_weights,
+)
 from roadtopo_lib.models import upsample_to
 from roadtopo_lib.scenes import Scene, render_scene
 from roadtopo_lib.scenes.streets import sample_layout
@@ -51,6 +59,8 @@ LOSSES: dict[str, Callable[[Tensor], nn.Module]] = {
     "focal": lambda weights: FocalLoss(),
     "Tversky": lambda weights: TverskyLoss(),
     "combined + weights": lambda weights: CombinedLoss(0.6, 0.4, class_weights=weights),
+    "focal + Dice": lambda weights: FocalDiceLoss(),
+    "focal Tversky": lambda weights: FocalTverskyLoss(),
 }
 """Name → the loss for given class weights (C,), of which most take no notice."""
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from roadtopo_lib.course.lessons.imbalance import row_of
 
-MARKERS = "osD^vP*"
+MARKERS = "osD^vP*Xp"
 
 
 def contest_table(measured: dict, rarity: str, name: str = "crosswalk") -> str:
