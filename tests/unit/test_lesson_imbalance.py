@@ -139,3 +139,22 @@ def test_the_table_and_the_pictures_hold_every_loss():
     gradients = {name: imbalance.pixel_gradients(loss(weights)) for name, loss in imbalance.LOSSES.items()}
     assert len(draw_gradients(gradients, "title").axes[0].patches) == 4 * len(imbalance.LOSSES)
     plt.close("all")
+
+
+def test_the_committed_results_are_those_of_the_whole_contest():
+    results, names = imbalance.results(), [*CLASS_NAMES, "mean"]
+    runs = set(itertools.product(imbalance.LOSSES, imbalance.RARITIES))
+    runs |= {(loss, imbalance.TABLE_RARITY) for loss in imbalance.TABLE_LOSSES}
+    assert {(row["loss"], row["rarity"]) for row in results["rows"]} == runs
+    assert len(results["rows"]) == len(runs)
+    assert len(set(results["seeds"])) >= 5
+    settings = (imbalance.TRAIN_SCENES, imbalance.TEST_SCENES, imbalance.STEPS, imbalance.BATCH, imbalance.RARITIES)
+    assert tuple(results[key] for key in ("train_scenes", "test_scenes", "steps", "batch", "rarities")) == settings
+    for row in results["rows"]:
+        assert list(row["iou"]) == list(row["interval"]) == names
+        scores = np.array([row["iou"][name] for name in names])  # (classes and mean, seeds)
+        assert scores.shape[1] == len(results["seeds"])
+        np.testing.assert_allclose(scores[-1], scores[:-1].mean(axis=0), atol=2e-4)
+        lows, highs = np.array([row["interval"][name] for name in names]).T
+        assert ((lows - 1e-3 <= scores.mean(axis=1)) & (scores.mean(axis=1) <= highs + 1e-3)).all()
+        assert ("p" in row) == ("minus_ce" in row) == (row["loss"] != "CE")

@@ -836,8 +836,8 @@ for name, function in {"one-hot": with_one_hot, "library": DiceLoss()}.items():
     print(f"{name}: {held(function, logits, target):.0f} MB")
 
 # %% [markdown]
-# The model needs far more. A U-Net of 48 × 128 pixels and a batch of 8, step by step from the usual
-# choices to the light ones:
+# And the model: a U-Net with a batch of two images of 48 × 128 pixels, step by step from the usual
+# choices to the light ones.
 
 
 # %%
@@ -845,7 +845,7 @@ def held_by(width, norm, upsampling, mixed=False):
     widths = (width, 2 * width, 4 * width, 8 * width)
     model = UNet(embedding_dim=0, widths=widths, norm=norm, upsampling=upsampling)
     with SavedBytes(model) as saved, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        outputs = model(torch.zeros(8, 3, 48, 128))
+        outputs = model(torch.zeros(2, 3, 48, 128))
         size = saved.megabytes()
     del outputs  # until here they keep the graph alive
     return size
