@@ -9,10 +9,12 @@ import torch
 from scipy import stats
 from sklearn.metrics import jaccard_score
 
+from roadtopo_lib.course.data import samples
 from roadtopo_lib.course.lessons import imbalance
-from roadtopo_lib.course.lessons.imbalance_pictures import contest_table, draw_contest, draw_gradients
+from roadtopo_lib.course.lessons.imbalance_pictures import contest_table, draw_contest, draw_gradients, weight_table
+from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK
-from roadtopo_lib.losses import CombinedLoss
+from roadtopo_lib.losses import WEIGHT_METHODS, CombinedLoss, class_weights
 
 
 def scenes(every, count=6, split="train"):
@@ -82,9 +84,11 @@ def test_gradients_of_cross_entropy_are_those_of_the_textbook():
 def measured(value=0.4):
     names = [*CLASS_NAMES, "mean"]
     rows = []
-    for rarity, loss in itertools.product(imbalance.RARITIES, imbalance.LOSSES):
+    pairs = list(itertools.product(imbalance.RARITIES, imbalance.LOSSES))
+    for rarity, loss in [*pairs, *((imbalance.TABLE_RARITY, loss) for loss in imbalance.TABLE_LOSSES)]:
         row = {"loss": loss, "rarity": rarity, "iou": {key: [value, value + 0.1] for key in names}}
         row |= {"interval": {key: [value, value + 0.1] for key in names}}
+        row |= {"crosswalk_recall": [0.2, 0.4], "crosswalk_false": [1.0, 2.0]}
         row |= {"slice_iou": {"crosswalk": [0.3, 0.4, 0.5], "mean": [0.5, 0.5, 0.5]}}
         if loss != "CE":
             row |= {"minus_ce": {key: [-0.01, 0.02] for key in names}, "p": dict.fromkeys(names, 0.5)}
@@ -98,13 +102,59 @@ def test_the_interval_of_the_slice_is_that_of_one_more_run():
     assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 2) * 0.1 * (4 / 3) ** 0.5)
 
 
+def test_gains_are_points_and_errors_are_per_true_pixel():
+    results = measured()
+    imbalance.row_of(results, "Dice", "rare")["iou"]["crosswalk"] = [0.5, 0.7]
+    assert imbalance.gain(results, "Dice", "rare") == pytest.approx(15)
+    assert imbalance.gain(results, "Dice", "rare", "mean") == pytest.approx(0)
+    assert imbalance.errors_of(results, "Dice", "rare") == pytest.approx((0.3, 1.5))
+    assert imbalance.cost_of_errors(results, "Dice", "rare", 10) == pytest.approx(10 * 0.7 + 1.5)
+
+
+def test_the_table_of_weights_holds_those_of_the_library():
+    data = LaneInstanceDataset(samples(), "val")
+    lines = weight_table(data).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(CLASS_NAMES)
+    columns = np.array([[float(cell) for cell in line.split()[2:]] for line in lines[1:]])  # (C, methods)
+    for method, column in zip(WEIGHT_METHODS, columns.T, strict=True):
+        np.testing.assert_allclose(column, class_weights(data, method), atol=0.006)
+    assert sum(float(line.split()[1].rstrip("%")) for line in lines[1:]) == pytest.approx(100, abs=0.1)
+
+
+def test_the_losses_of_the_decision_table_train_too():
+    data = imbalance.Scenes(5, "train", 8, 1)
+    for loss in imbalance.TABLE_LOSSES:
+        imbalance.train(loss, data, 0, steps=1)
+
+
 def test_the_table_and_the_pictures_hold_every_loss():
     table = contest_table(measured(), "rare").splitlines()
     assert [line[:20].strip() for line in table[1:]] == list(imbalance.LOSSES)
     assert "-0.010 … +0.020" in table[2]
+    table = contest_table(measured(), imbalance.TABLE_RARITY).splitlines()
+    assert [line[:20].strip() for line in table[1:]] == [*imbalance.LOSSES, *imbalance.TABLE_LOSSES]
     figure = draw_contest(measured(), "title")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(imbalance.LOSSES)
     weights = torch.ones(len(CLASS_NAMES))
     gradients = {name: imbalance.pixel_gradients(loss(weights)) for name, loss in imbalance.LOSSES.items()}
     assert len(draw_gradients(gradients, "title").axes[0].patches) == 4 * len(imbalance.LOSSES)
     plt.close("all")
+
+
+def test_the_committed_results_are_those_of_the_whole_contest():
+    results, names = imbalance.results(), [*CLASS_NAMES, "mean"]
+    runs = set(itertools.product(imbalance.LOSSES, imbalance.RARITIES))
+    runs |= {(loss, imbalance.TABLE_RARITY) for loss in imbalance.TABLE_LOSSES}
+    assert {(row["loss"], row["rarity"]) for row in results["rows"]} == runs
+    assert len(results["rows"]) == len(runs)
+    assert len(set(results["seeds"])) >= 5
+    settings = (imbalance.TRAIN_SCENES, imbalance.TEST_SCENES, imbalance.STEPS, imbalance.BATCH, imbalance.RARITIES)
+    assert tuple(results[key] for key in ("train_scenes", "test_scenes", "steps", "batch", "rarities")) == settings
+    for row in results["rows"]:
+        assert list(row["iou"]) == list(row["interval"]) == names
+        scores = np.array([row["iou"][name] for name in names])  # (classes and mean, seeds)
+        assert scores.shape[1] == len(results["seeds"])
+        np.testing.assert_allclose(scores[-1], scores[:-1].mean(axis=0), atol=2e-4)
+        lows, highs = np.array([row["interval"][name] for name in names]).T
+        assert ((lows - 1e-3 <= scores.mean(axis=1)) & (scores.mean(axis=1) <= highs + 1e-3)).all()
+        assert ("p" in row) == ("minus_ce" in row) == (row["loss"] != "CE")

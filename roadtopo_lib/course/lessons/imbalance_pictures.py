@@ -6,9 +6,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from roadtopo_lib.course.lessons.imbalance import row_of
+from roadtopo_lib.course.lessons.imbalance import LOSSES, row_of
+from roadtopo_lib.data.counting import count_class_pixels
+from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.losses import WEIGHT_METHODS, weights_from_counts
 
 MARKERS = "osD^vP*"
+
+
+def weight_table(dataset: LaneInstanceDataset) -> str:
+    """A line for each class: its share of the pixels, and its weight by each method."""
+    pixels, around = count_class_pixels(dataset, dataset.num_classes)
+    columns = [weights_from_counts(pixels, method, image_pixels=around).tolist() for method in WEIGHT_METHODS]
+    lines = [f"{'class':14s} {'pixels':>8s}" + "".join(f"{method:>18s}" for method in WEIGHT_METHODS)]
+    for name, share, *weights in zip(dataset.classes.names, (pixels / pixels.sum()).tolist(), *columns, strict=True):
+        lines.append(f"{name:14s} {share:8.2%}" + "".join(f"{weight:18.2f}" for weight in weights))
+    return "\n".join(lines)
 
 
 def contest_table(measured: dict, rarity: str, name: str = "crosswalk") -> str:
@@ -27,13 +40,12 @@ def contest_table(measured: dict, rarity: str, name: str = "crosswalk") -> str:
 def draw_contest(measured: dict, title: str, name: str = "crosswalk") -> Figure:
     """Each loss's IoU of a class with its interval, as the class becomes rarer."""
     rarities = measured["rarities"]
-    losses = list(dict.fromkeys(row["loss"] for row in measured["rows"]))
     figure, ax = plt.subplots(figsize=(8, 3.2))
-    for place, (loss, marker) in enumerate(zip(losses, MARKERS, strict=True)):
+    for place, (loss, marker) in enumerate(zip(LOSSES, MARKERS, strict=True)):
         rows = [row_of(measured, loss, rarity) for rarity in rarities]
         means = np.array([np.mean(row["iou"][name]) for row in rows])
         ends = np.array([row["interval"][name] for row in rows]).T  # (2, rarities)
-        x = np.arange(len(rows)) + 0.08 * (place - len(losses) / 2)
+        x = np.arange(len(rows)) + 0.08 * (place - len(LOSSES) / 2)
         # The mean may lie outside of a bootstrap's interval by rounding.
         ax.errorbar(x, means, np.maximum(0, [means - ends[0], ends[1] - means]), fmt=marker, label=loss)
     ax.set(title=title, ylabel=f"IoU, {name}", ylim=(0, None), xlabel="training scenes that show their crossing")
@@ -49,7 +61,8 @@ def draw_gradients(gradients: Mapping[str, Mapping[str, float]], title: str) -> 
     for place, (kind, hatch) in enumerate(zip(kinds, ("", "//", "..", "xx"), strict=True)):
         x = np.arange(len(gradients)) + 0.2 * (place - 1.5)
         ax.bar(x, [values[kind] for values in gradients.values()], 0.2, hatch=hatch, edgecolor="white", label=kind)
-    ax.set(title=title, ylabel="gradient × pixels", yscale="log")
+    ax.set(ylabel="gradient × pixels", yscale="log")
     ax.set_xticks(range(len(gradients)), list(gradients), rotation=20, ha="right")
-    ax.legend(fontsize="small", ncols=4)
+    ax.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.suptitle(title, fontsize="medium", fontweight="bold")
     return figure

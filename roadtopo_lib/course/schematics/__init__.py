@@ -10,6 +10,7 @@ from roadtopo_lib.course.schematics._canvas import ALT
 from roadtopo_lib.course.schematics.config import boxes, schedule
 from roadtopo_lib.course.schematics.dataset import flip_together, nearest_and_bilinear, sample_files
 from roadtopo_lib.course.schematics.end_to_end import iou_drawing, lane_matching, metres_from_pixels
+from roadtopo_lib.course.schematics.imbalance import class_weight_formulas, dice_image_and_batch, paired_runs
 from roadtopo_lib.course.schematics.losses import cross_entropy_pixel, dice_overlap, loss_terms
 from roadtopo_lib.course.schematics.model import (
     attention_mix,
@@ -45,10 +46,12 @@ __all__ = [
     "attention_reduction",
     "attention_weights",
     "boxes",
+    "class_weight_formulas",
     "clustering",
     "cross_entropy_pixel",
     "crosswalk_groups",
     "curves_of_one_road",
+    "dice_image_and_batch",
     "dice_overlap",
     "flip_together",
     "fusion",
@@ -62,6 +65,7 @@ __all__ = [
     "muon_step",
     "nearest_and_bilinear",
     "numbering",
+    "paired_runs",
     "patch_embedding",
     "plain_step",
     "sample_files",
