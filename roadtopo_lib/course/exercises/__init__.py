@@ -11,6 +11,7 @@ from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importin
     config,
     dataset,
     end_to_end,
+    large_images,
     losses,
     model,
     parts,

@@ -1,6 +1,6 @@
 """What is tried against the checks of the exercises, chapter by chapter."""
 
-from answers import config, dataset, end_to_end, losses, model, parts, postprocessing, training
+from answers import config, dataset, end_to_end, large_images, losses, model, parts, postprocessing, training
 from answers._register import ANSWERS, RIGHT, WRONG
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "config",
     "dataset",
     "end_to_end",
+    "large_images",
     "losses",
     "model",
     "parts",
