@@ -10,6 +10,7 @@ from roadtopo_lib.course.schematics._canvas import ALT
 from roadtopo_lib.course.schematics.config import boxes, schedule
 from roadtopo_lib.course.schematics.dataset import flip_together, nearest_and_bilinear, sample_files
 from roadtopo_lib.course.schematics.end_to_end import iou_drawing, lane_matching, metres_from_pixels
+from roadtopo_lib.course.schematics.large_images import draws_by_share, tiles_of_a_row, unet
 from roadtopo_lib.course.schematics.losses import cross_entropy_pixel, dice_overlap, loss_terms
 from roadtopo_lib.course.schematics.model import (
     attention_mix,
@@ -50,6 +51,7 @@ __all__ = [
     "crosswalk_groups",
     "curves_of_one_road",
     "dice_overlap",
+    "draws_by_share",
     "flip_together",
     "fusion",
     "iou_drawing",
@@ -67,6 +69,8 @@ __all__ = [
     "sample_files",
     "schedule",
     "seed_and_gather",
+    "tiles_of_a_row",
     "training_step",
     "two_heads",
+    "unet",
 ]
