@@ -1,9 +1,12 @@
-"""Patches of large images: drawn more often where the searched class is, and the seams that tiles may leave."""
+"""Patches of large images: cut out, drawn more often where the class is, and the seams that tiles may leave."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from roadtopo_lib.dataset import image_to_tensor
 
 
 def seam_ratio(values: np.ndarray, seams: tuple[Sequence[int], Sequence[int]]) -> float:
@@ -83,6 +86,49 @@ class PositivePatchSampler(Sampler[int]):
     def share_reached(self) -> float:
         """Share of positive patches among the draws of this epoch."""
         return float(self.positive[self.drawn()].mean())
+
+
+class Patches(Dataset):
+    """Patches of one large labelled image, as the trainer takes them from ``dataset.LaneInstanceDataset``.
+
+    Args:
+        image: (H, W, 3) uint8.
+        semantic: (H, W) class ids.
+        instance: (H, W) instance ids, 0 none.
+        patch: side of a patch in pixels; see ``patch_starts``.
+        turned: turn and mirror each patch, as (``seed``, epoch, index) decide: from above, no direction is special.
+        seed: of the turns.
+    """
+
+    def __init__(
+        self, image: np.ndarray, semantic: np.ndarray, instance: np.ndarray, patch: int, turned: bool = False,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.layers = image, semantic, instance
+        self.patch = patch
+        self.starts = patch_starts(semantic.shape, patch)
+        self.turned = turned
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the turns of an epoch; the trainer calls it."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict:
+        """``image`` (3, P, P) float32 in [0, 1], ``semantic_mask`` and ``instance_mask`` (P, P) int64, a path."""
+        top, left = self.starts[index]
+        parts = [layer[top : top + self.patch, left : left + self.patch] for layer in self.layers]
+        if self.turned:
+            quarter, mirrored = np.random.default_rng((self.seed, self.epoch, index)).integers((4, 2))
+            parts = [np.rot90(part, quarter)[:, :: 1 - 2 * mirrored] for part in parts]
+        image, semantic, instance = parts
+        masks = {"semantic_mask": semantic, "instance_mask": instance}
+        tensors = {name: torch.from_numpy(mask.astype(np.int64)) for name, mask in masks.items()}
+        return {"image": image_to_tensor(image), **tensors, "image_path": f"row {top}, column {left}"}
 
 
 def patch_starts(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importin
     dataset,
     end_to_end,
     imbalance,
+    large_images,
     losses,
     model,
     parts,

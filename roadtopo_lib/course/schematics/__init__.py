@@ -11,6 +11,7 @@ from roadtopo_lib.course.schematics.config import boxes, schedule
 from roadtopo_lib.course.schematics.dataset import flip_together, nearest_and_bilinear, sample_files
 from roadtopo_lib.course.schematics.end_to_end import iou_drawing, lane_matching, metres_from_pixels
 from roadtopo_lib.course.schematics.imbalance import class_weight_formulas, dice_image_and_batch, paired_runs
+from roadtopo_lib.course.schematics.large_images import draws_by_share, tiles_of_a_row, unet
 from roadtopo_lib.course.schematics.losses import cross_entropy_pixel, dice_overlap, loss_terms
 from roadtopo_lib.course.schematics.model import (
     attention_mix,
@@ -53,6 +54,7 @@ __all__ = [
     "curves_of_one_road",
     "dice_image_and_batch",
     "dice_overlap",
+    "draws_by_share",
     "flip_together",
     "fusion",
     "iou_drawing",
@@ -71,6 +73,8 @@ __all__ = [
     "sample_files",
     "schedule",
     "seed_and_gather",
+    "tiles_of_a_row",
     "training_step",
     "two_heads",
+    "unet",
 ]

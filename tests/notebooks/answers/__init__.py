@@ -1,6 +1,6 @@
 """What is tried against the checks of the exercises, chapter by chapter."""
 
-from answers import config, dataset, end_to_end, imbalance, losses, model, parts, postprocessing, training
+from answers import config, dataset, end_to_end, imbalance, large_images, losses, model, parts, postprocessing, training
 from answers._register import ANSWERS, RIGHT, WRONG
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "dataset",
     "end_to_end",
     "imbalance",
+    "large_images",
     "losses",
     "model",
     "parts",
