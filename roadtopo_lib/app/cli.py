@@ -105,6 +105,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=commands.train)
 
+    sweep = subparsers.add_parser("sweep", help="compare settings", parents=[common], allow_abbrev=False)
+    sweep.add_argument("space", type=_path, help="YAML: setting → list of values, or low, high and log")
+    sweep.add_argument("--config", required=True, help="what all runs have in common: YAML file, or a preset")
+    sweep.add_argument("--data", required=True, type=_path, help="folder with train/ and val/")
+    sweep.add_argument("--output", type=_path, default=Path("runs/sweep"), help="of all runs (default %(default)s)")
+    sweep.add_argument("--runs", type=int, help="so many random draws (default: every combination of the values)")
+    sweep.add_argument("--seed", type=int, default=0, help="of the draws")
+    sweep.add_argument("--epochs", type=int, help="instead of the config's")
+    sweep.add_argument("--score", default="val_miou", help="column of the history that judges (default %(default)s)")
+    sweep.add_argument("--device")
+    sweep.set_defaults(run=commands.sweep)
+
     evaluate = _task(subparsers, "evaluate", "score a model on labelled images", common)
     evaluate.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
     evaluate.add_argument("--data", required=True, type=_path, help="data folder, or one of its splits")

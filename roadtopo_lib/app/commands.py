@@ -33,6 +33,24 @@ def train(arguments: argparse.Namespace) -> None:
     say(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
 
 
+def sweep(arguments: argparse.Namespace) -> None:
+    """Trains with many settings, and prints the best runs."""
+    from roadtopo_lib.app.initial import load_run_config
+    from roadtopo_lib.app.sweep import grid, random_draws, read_space, run_sweep, shown
+
+    if arguments.runs is not None and arguments.runs < 1:
+        raise ValueError(f"--runs is {arguments.runs}, expected at least 1")
+    space = read_space(arguments.space)
+    settings = grid(space) if arguments.runs is None else random_draws(space, arguments.runs, arguments.seed)
+    config = load_run_config(arguments.config, None, None)
+    if arguments.epochs is not None:
+        config = config.replace(epochs=arguments.epochs)
+    rows = run_sweep(config, settings, arguments.data, arguments.output, arguments.score, _device(arguments))
+    for row in rows[:5]:
+        say(", ".join(f"{name} {shown(value)}" for name, value in row.items()))
+    say(f"all runs: {arguments.output / 'sweep.csv'}, {arguments.output / 'sweep.png'}")
+
+
 def evaluate(arguments: argparse.Namespace) -> None:
     """Prints the scores of a model."""
     from roadtopo_lib.data.samples import locate_split
