@@ -53,6 +53,7 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Prints the scores of a model."""
+    from roadtopo_lib.data.checks import check_every_file
     from roadtopo_lib.data.samples import locate_split
     from roadtopo_lib.dataset import LaneInstanceDataset
     from roadtopo_lib.files import check_writable, write_json
@@ -64,6 +65,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
     if arguments.output is not None:
         check_writable(arguments.output)
+    check_every_file(dataset)  # a damaged one is found now, not when most is scored
     metrics = [name.strip() for name in arguments.metrics.split(",") if name.strip()]
     scores = evaluate(segmenter, dataset, baselines=arguments.baselines, progress=True, metrics=metrics)
     if arguments.output is not None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -661,6 +662,15 @@ def test_an_image_is_never_in_train_and_val_at_once(tmp_path):
         assert not recordings[0] & recordings[1], "a recording is never divided"
         seen[share] = report.splits["val"]
     assert seen == {0.0: 0, 0.25: pytest.approx(6, abs=3), 0.5: pytest.approx(12, abs=3), 1.0: 24, 0.1: 3}
+
+
+def test_a_sample_that_a_killed_run_left_in_its_earlier_split_is_removed(tmp_path):
+    drive(tmp_path / "in", count=2)
+    convert_tusimple(tmp_path / "in", tmp_path / "out", val_share=1.0, **HERE)
+    shutil.copytree(tmp_path / "out" / "val", tmp_path / "out" / "train")
+    report = convert_tusimple(tmp_path / "in", tmp_path / "out", val_share=1.0, **HERE)
+    assert (report.splits, report.written) == ({"val": 2}, 2)
+    assert [path.name for path in (tmp_path / "out" / "train").glob("*/*")] == []
 
 
 def test_photographs_of_one_folder_are_divided_by_blocks_of_their_numbers(tmp_path):

@@ -35,6 +35,7 @@ from roadtopo_lib.plain_yaml import parse_yaml
 from roadtopo_lib.postprocess import clustering
 from roadtopo_lib.scenes import write_dataset
 
+SHIPPED = Path(__file__).parents[2] / "data_samples" / "tiny.safetensors"
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "
 SIZE = (24, 40)
 
@@ -384,6 +385,15 @@ def test_binary_masks_without_instances_are_refused_before_training_and_get_no_s
     dataset = LaneInstanceDataset(tmp_path, "val")
     check_every_file(dataset)
     assert evaluate(Segmenter(), dataset)["miou"] < 0.9
+
+
+def test_a_damaged_file_ends_an_evaluation_before_it_begins(tmp_path, monkeypatch, capsys):
+    for name in "abc":
+        files = put(tmp_path / "test", name, scene())
+    files[2].write_bytes(files[2].read_bytes()[:60])
+    monkeypatch.setattr("roadtopo_lib.inference.evaluation.evaluate", lambda *_, **__: pytest.fail("it has begun"))
+    assert cli.main(["evaluate", "lane", "--model", str(SHIPPED), "--data", str(tmp_path)]) == 2
+    assert "c.png: damaged or truncated image" in capsys.readouterr().err
 
 
 def test_partly_unlabelled_masks_and_masks_of_background_are_read(tmp_path):

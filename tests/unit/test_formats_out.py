@@ -199,6 +199,11 @@ def test_labels_of_tusimple_choose_images_and_rows(tmp_path, command, capsys):
     assert [(line["raw_file"], line["h_samples"]) for line in lines] == frames
     assert [len(lane) for line in lines for lane in line["lanes"]] == [2, 2, 3, 3]
     assert lines[0]["lanes"] == [[-2, round(500 - 210 * 400 / 419)], [600, 600]]
+    (tmp_path / "in" / "clips").rename(tmp_path / "in" / "Stra\u00dfe \u00fc")
+    labels.write_text(labels.read_text().replace("clips", "Stra\u00dfe u\u0308"))
+    assert command(*words) == 0, "a name may be spelt in another of Unicode's forms"
+    labels.write_text(labels.read_text().replace("Stra\u00dfe u\u0308", "clips"))
+    (tmp_path / "in" / "Stra\u00dfe \u00fc").rename(tmp_path / "in" / "clips")
     (tmp_path / "in" / "clips" / "1" / "20.png").unlink()
     capsys.readouterr()
     assert command(*words) == 1, "an image that is missing is reported, the rest is done"

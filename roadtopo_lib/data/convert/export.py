@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from roadtopo_lib import __version__
-from roadtopo_lib.files import check_file, lies_in
+from roadtopo_lib.files import check_file, find_file, lies_in
 
 ENDINGS = {"json": ".json", "tusimple": "tusimple.json", "culane": ".lines.txt", "labelme": ".json"}
 """Of a format's file for each image; TuSimple has one file for all."""
@@ -116,7 +116,7 @@ def read_h_samples(path: Path, root: Path) -> dict[Path, tuple[str, list[float]]
             name = raw_file.replace("\\", "/").lstrip("/")
             if not rows or not lies_in(root / name, [root]):
                 raise ValueError(f"{path}: line {number} names no row, or {raw_file}, which is not in {root}")
-            found[root / name] = (raw_file, rows)
+            found[find_file(root / name)] = (raw_file, rows)
     if not found:
         raise ValueError(f"{path}: holds no label, expected TuSimple's")
     return found

@@ -13,6 +13,7 @@ SYNONYMS = {
     "lane": "lane_marking", "lane line": "lane_marking", "lane mark": "lane_marking", "line": "lane_marking",
     "road edge": "lane_boundary", "curb": "lane_boundary", "kerb": "lane_boundary", "road curb": "lane_boundary",
     "crossing": "crosswalk", "zebra": "crosswalk", "pedestrian crossing": "crosswalk",
+    "zebra crossing": "crosswalk",
     "pavement": "sidewalk", "undrivable": "background",
 }  # fmt: skip
 """Names that label files use for the classes of the default table."""

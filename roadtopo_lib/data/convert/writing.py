@@ -234,6 +234,7 @@ def _convert_one(task: tuple[Labelled, str], dst: Path, options: Options) -> tup
         is_whole = all(path.is_file() and path.stat().st_size > 0 for path in files)  # empty: after a power cut
         if found.startswith(f"{source} {labels} ") and is_whole:
             dropped[HIDDEN] += int(found.rpartition(" ")[2])
+            _clear_other_splits(place, source, dst, options)  # the run that moved it may have been killed before
             return place, +dropped, True
         if files[0].exists() and not found.startswith(source):
             raise ValueError("another image of that name is in the data set")
@@ -246,12 +247,18 @@ def _convert_one(task: tuple[Labelled, str], dst: Path, options: Options) -> tup
     note = f"{source} {labels} {hidden}"
     write_sample(dst / split, record.name, image, semantic, instance, options.classes, note=note)
     dropped[HIDDEN] += hidden
-    for other in SPLITS if options.split is None else ():  # it lay in another split, by other options
-        moved = sample_files(dst / other, record.name)
+    _clear_other_splits(place, source, dst, options)
+    return place, +dropped, True
+
+
+def _clear_other_splits(place: tuple[str, str], source: str, dst: Path, options: Options) -> None:
+    """Removes a sample from the splits that it lies in by other options, unless ``options`` name its split."""
+    split, name = place
+    for other in SPLITS if options.split is None else ():
+        moved = sample_files(dst / other, name)
         if other != split and note_of(moved[0]).startswith(source):
             for path in moved:
                 path.unlink(missing_ok=True)
-    return place, +dropped, True
 
 
 def _content(image: Path | bytes) -> bytes:
