@@ -28,6 +28,7 @@ from roadtopo_lib.losses import CombinedLoss, DiscriminativeLoss, FocalLoss, Lan
 from roadtopo_lib.models import KINDS
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.meter import Meter
+from roadtopo_lib.training.recorders import Recorder
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -206,6 +207,14 @@ def rows(run):
     return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+class StopAtStepSix(Recorder):
+    """Sends this process a signal."""
+
+    def on_step(self, trainer, values):
+        if trainer.state.step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_a_run_of_two_processes_equals_that_of_one_and_goes_on_with_another_number(data, tmp_path, capsys):
     CONFIG.replace(batch_size=2).to_yaml(data / "lane.yaml")
     assert command_line(train_command(data, tmp_path / "alone")) == 0
@@ -215,8 +224,11 @@ def test_a_run_of_two_processes_equals_that_of_one_and_goes_on_with_another_numb
     code, _, err = torchrun(2, "stop", *train_command(data, tmp_path / "resumed"))
     assert code != 0
     assert "(step 3)" in err, "a signal to one process stops both after the same step"
-    assert command_line(train_command(data, tmp_path / "resumed", "--resume")) == 0
-    assert "going on" in capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("roadtopo_lib.training.recorders.PrintEpochs", StopAtStepSix)
+        assert command_line(train_command(data, tmp_path / "resumed", "--resume")) == 130, "goes on alone"
+    assert "(step 6)" in capsys.readouterr().err
+    assert "(step 6)" in run(2, *train_command(data, tmp_path / "resumed", "--resume")), "and with two again"
     for name in ("together", "resumed"):
         left, expected = ({path.name for path in (tmp_path / run).iterdir()} for run in (name, "alone"))
         assert left == expected

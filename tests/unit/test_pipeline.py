@@ -1,6 +1,7 @@
 """From a checkpoint to instances: shapes, coordinates, files, scores, and the command line around them."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -302,6 +303,20 @@ def test_tiles_may_come_between_view_and_classes():
     whole = segmenter.predict(image)
     for name in ("semantic_pred", "embeddings", "confidence"):
         np.testing.assert_array_equal(predicted[name], whole[name])
+
+
+def test_four_threads_give_what_one_gives(segmenter, checkpoint):
+    """Pictures of four sizes with one to three lanes, each looked at three times."""
+    images = [striped_scene()[0][:, : 60 * k + 16].repeat(1 + k % 2, axis=0) for k in range(1, 5)] * 3
+    for one in (segmenter, LaneSegmenter.from_checkpoint(checkpoint, "cpu")):
+        expected = [one(image) for image in images]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(one, images))
+        for result, other in zip(found, expected, strict=True):
+            assert result["lane_count"] == other["lane_count"]
+            for name in ("semantic_mask", "lane_instances", "crosswalk_instances", "lane_centers"):
+                np.testing.assert_array_equal(result[name], other[name])
+    assert len({segmenter(image)["lane_count"] for image in images}) > 1
 
 
 def test_files_and_folders_give_what_arrays_give(segmenter, tmp_path):
