@@ -741,16 +741,18 @@ print("[OK] every claim of this notebook holds")
 # %% [markdown]
 # ## Where the guide differs
 #
-# This course grew from the Road Topology ML guide, a Korean document; this table is for its
-# readers.
+# This course grew from the Road Topology ML guide, a Korean document; this list is for its
+# readers. In bold stands what the guide states, in brackets where that is tested, and then what
+# was measured.
 #
 # <details><summary>Three statements of the guide</summary>
 #
-# | the guide's statement | where | the measured fact |
-# |---|---|---|
-# | L2-normalised, and δ_dist = 1.5 | "Margins on a sphere" | asked for 3.0 apart, at most 2.0 possible |
-# | radii of 0.3 and 0.5 for the clustering | "Settings of the embeddings" | 1.0 < radius < 2.0 is safe |
-# | AdamW's `weight_decay` is L2 regularisation | the folded cell below | in the first step, without a gradient, AdamW takes the same share off each weight, Adam with L2 the same amount |
+# * **L2-normalised, and δ_dist = 1.5** ("Margins on a sphere"): Asked for 3.0 apart, at most 2.0
+#   possible.
+# * **radii of 0.3 and 0.5 for the clustering** ("Settings of the embeddings"): 1.0 < radius < 2.0
+#   is safe.
+# * **AdamW's `weight_decay` is L2 regularisation** (the folded cell below): In the first step,
+#   without a gradient, AdamW takes the same share off each weight, Adam with L2 the same amount.
 #
 # </details>
 

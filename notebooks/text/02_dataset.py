@@ -1184,23 +1184,26 @@ print("[OK] every claim on counts and folders holds")
 # %% [markdown]
 # ## Where the guide differs
 #
-# This course grew from the Road Topology ML guide, a Korean document; this table is for its
-# readers.
+# This course grew from the Road Topology ML guide, a Korean document; this list is for its
+# readers. In bold stands what the guide states, in brackets where that is tested, and then what
+# was measured.
 #
 # <details><summary>The guide's statements on data, and what we measured</summary>
 #
-# | The guide states | Where | Measured |
-# |---|---|---|
-# | `cv2.imread(path)` gives (H, W, 3) RGB | Three files, read by hand | Blue comes first |
-# | In an RGB mask red is 1 and green is 2 | Three formats of instance masks | Any numbers do: the loss is the same |
-# | An RGB mask read in grey gives `None` | cell below; Trap: luminance is not an id | It gives luminances in place of ids; `None` means "cannot be read" |
-# | Instance masks are loaded in grey | cell below | Right for 8-bit grey only. Of the 154 instances of our training split none is left |
-# | Colours are sorted and numbered from 0, so that black is 0 | cell below | Without a black pixel the first colour becomes 0, and that instance vanishes |
+# * **`cv2.imread(path)` gives (H, W, 3) RGB** (Three files, read by hand): Blue comes first.
+# * **In an RGB mask red is 1 and green is 2** (Three formats of instance masks): Any numbers do:
+#   the loss is the same.
+# * **An RGB mask read in grey gives `None`** (cell below; Trap: luminance is not an id): It gives
+#   luminances in place of ids; `None` means "cannot be read".
+# * **Instance masks are loaded in grey** (cell below): Right for 8-bit grey only. Of the 154
+#   instances of our training split none is left.
+# * **Colours are sorted and numbered from 0, so that black is 0** (cell below): Without a black
+#   pixel the first colour becomes 0, and that instance vanishes.
 #
 # </details>
 
 # %% tags=["folded"]
-# @title Measured for the table: reading in grey
+# @title Measured for the list: reading in grey
 conversions, right = [], []
 for name in ("grey8", "grey16", "rgb"):
     in_grey = cv2.imread(f"{folder.name}/{name}.png", cv2.IMREAD_GRAYSCALE)
@@ -1215,7 +1218,7 @@ assert in_file == 154 and max(int(mask.max()) for mask in grey_masks) == 0
 print(f"read rightly in grey: {right}; instances left of {in_file}: 0")
 
 # %% tags=["folded"]
-# @title Measured for the table: colours numbered from 0
+# @title Measured for the list: colours numbered from 0
 
 
 def ids_by_enumeration(rgb):

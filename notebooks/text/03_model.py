@@ -1300,6 +1300,11 @@ keep(fuse)
 
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted
+collected = copy.deepcopy(careless.state_dict())  # of a model in training mode
+of_one, of_both = (careless.predict(some) for some in (photos[:1], photos))
+for name in ("logits", "embeddings"):  # "`eval()`, or `predict()`, which calls it"
+    assert_close(of_one[name], of_both[name][:1], atol=1e-2, rtol=1e-2)
+assert all(torch.equal(t, collected[name]) for name, t in careless.state_dict().items())
 # The predictions.
 assert np.allclose(scores, [0.38, 0.44, 0.40, 0.24, 0.09], atol=0.02)
 assert np.allclose(scores_of_frame[1:3], [0.55, 0.65], atol=0.02)
@@ -1409,30 +1414,43 @@ print("[OK] every claim of this notebook holds")
 # %% [markdown]
 # ## Where the guide differs
 #
-# This course grew from the Road Topology ML guide, a Korean document; this table is for its
-# readers.
+# This course grew from the Road Topology ML guide, a Korean document; this list is for its
+# readers. In bold stands what the guide states, in brackets where that is tested, and then what
+# was measured.
 #
 # <details><summary>The guide's statements on the model, and what we measured</summary>
 #
-# | The guide states | Where | Measured |
-# |---|---|---|
-# | The field is global from the start, a CNN's is local first | What does one place see? | Holds: stage 1 of a SegFormer sees the whole frame, that of a CNN less than 1 % |
-# | Far dependence is strong in SegFormer, weak in a CNN | A task whose cue is far away | Holds for this CNN, which uses less than its field; depth extends the field |
-# | A CNN has very many parameters and is slow, SegFormer computes faster | cell below | With about equal parameters our SegFormer needs fewer operations. It took more time than the CNN where this page was made; the cell prints both times |
-# | Logits have the size of the image | One encoder, two heads | transformers' class stops at a quarter of height and width; ours goes on |
-# | The semantic head ends with a softmax | cell below | Cross-entropy applies its own; a perfect answer would then have a loss of 1.04 instead of 0 |
-# | `torch.randn` as an image to try the model | cell below | Two thirds of its values lie outside of [0, 1]; `torch.rand` fits |
-# | Values in [0, 1] go straight into pretrained weights | Normalisation | The lane IoU drops; no message |
-# | b0 to b5 have 3.7, 13.2, 24.7, 47.3, 62.0 and 84.7 million parameters | cell below | b0 fits 6 classes, b3 and b5 the paper's 150; b1 is the encoder alone, b2 and b4 are nearest to it |
-# | b5 has depths 3, 8, 27, 3, and stages of 12, 20, 45 and 7 million | cell below | These depths are b4's. b5 has 3, 6, 40, 3, and its first stage about one million |
-# | After loading, the decoder is initialised (the section on learning rates) | Nineteen classes become six | Only its classifier, as the guide's own box on `ignore_mismatched_sizes` says; and our embedding head |
-# | Cityscapes pretraining has learnt lanes; it has 30 classes | cell below | 30 are defined, 19 trained; none is a lane or a crosswalk |
-# | Groups with `lr_scale`, sorted by the name "encoder" | Trap: the encoder's rate | The full rate for everything |
+# * **The field is global from the start, a CNN's is local first** (What does one place see?):
+#   Holds: stage 1 of a SegFormer sees the whole frame, that of a CNN less than 1 %.
+# * **Far dependence is strong in SegFormer, weak in a CNN** (A task whose cue is far away): Holds
+#   for this CNN, which uses less than its field; depth extends the field.
+# * **A CNN has very many parameters and is slow, SegFormer computes faster** (cell below): With
+#   about equal parameters our SegFormer needs fewer operations. It took more time than the CNN
+#   where this page was made; the cell prints both times.
+# * **Logits have the size of the image** (One encoder, two heads): The class of
+#   `transformers` stops at a quarter of height and width; ours goes on.
+# * **The semantic head ends with a softmax** (cell below): Cross-entropy applies its own; a
+#   perfect answer would then have a loss of 1.04 instead of 0.
+# * **`torch.randn` as an image to try the model** (cell below): Two thirds of its values lie
+#   outside of [0, 1]; `torch.rand` fits.
+# * **Values in [0, 1] go straight into pretrained weights** (Normalisation): The lane IoU drops;
+#   no message.
+# * **b0 to b5 have 3.7, 13.2, 24.7, 47.3, 62.0 and 84.7 million parameters** (cell below): b0 fits
+#   6 classes, b3 and b5 the paper's 150; b1 is the encoder alone, b2 and b4 are nearest to it.
+# * **b5 has depths 3, 8, 27, 3, and stages of 12, 20, 45 and 7 million** (cell below): These
+#   depths are b4's. b5 has 3, 6, 40, 3, and its first stage about one million.
+# * **After loading, the decoder is initialised (the section on learning rates)** (Nineteen classes
+#   become six): Only its classifier, as the guide's own box on `ignore_mismatched_sizes` says; and
+#   our embedding head.
+# * **Cityscapes pretraining has learnt lanes; it has 30 classes** (cell below): 30 are defined, 19
+#   trained; none is a lane or a crosswalk.
+# * **Groups with `lr_scale`, sorted by the name "encoder"** (Trap: the encoder's rate): The full
+#   rate for everything.
 #
 # </details>
 
 # %% tags=["folded"]
-# @title Measured for the table: outputs, softmax, randn
+# @title Measured for the list: outputs, softmax, randn
 config = SegformerConfig(**ARCHITECTURES["tiny"], num_labels=6)
 network = SegformerForSemanticSegmentation(config).eval()
 assert network(torch.rand(2, 3, 64, 128)).logits.shape == (2, 6, 16, 32)
@@ -1452,7 +1470,7 @@ assert not [name for name in cityscapes if "lane" in name or "cross" in name]
 print("[OK] outputs, softmax, randn, Cityscapes")
 
 # %% tags=["folded"]
-# @title Measured for the table: parameters
+# @title Measured for the list: parameters
 guide = [3.7, 13.2, 24.7, 47.3, 62.0, 84.7]
 totals = {
     "encoder alone": [millions(networks[name].segformer) for name in names],
@@ -1474,7 +1492,7 @@ assert [len(s.blocks) for s in networks["b4"].segformer.stages] == [3, 8, 27, 3]
 assert 0.5 < millions(networks["b5"].segformer.stages[0]) < 1.5
 
 # %% tags=["folded", "nbval-ignore-output"]
-# @title Measured for the table: operations and time
+# @title Measured for the list: operations and time
 plain = SegFormerModel("tiny", pretrained=False).eval()
 costs = {"SegFormer": cost(plain.encode, large[..., ::2, ::2])}
 plain.encoder = conv_encoder().eval()

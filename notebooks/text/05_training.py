@@ -593,6 +593,9 @@ changed = [name for name, t in twin.state_dict().items() if not torch.equal(t, b
 assert any(name.endswith("running_mean") for name in changed)
 trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
 assert trainer.model.training  # the next epoch switches back
+trainer.validate(val_loader)
+trainer.train_epoch(DataLoader(four_scenes, batch_size=4))
+assert trainer.model.training and trainer.state.epoch == 2  # and so does each
 
 # %% [markdown]
 # The running means follow slowly. They begin at 0 (the variances at 1), and after the 12 steps of
@@ -734,17 +737,18 @@ assert lesson.largest_difference(in_one_go.model, again.model) == 0
 
 # %% [markdown]
 # The machine may go in the middle of a save. The library writes a new file beside the old one and
-# renames it when it is whole. `power_cut(at_write=k)` stops the k-th write inside its block half
-# way, as a power cut would. We cut the first write of a save, then the second, if there is one. A
-# whole file is there each time:
+# renames it when it is whole. `power_cut(at_step=k)` stops what its block does, as a power cut would:
+# at the k-th step, a write half way, a rename before it happens. We cut a save at its write, then at
+# its rename. A whole file is there each time:
 
 # %% tags=["folded"]
 # @title Checked: a save that is cut off
 file, old = folder / "settings.yaml", small.replace(epochs=99)
 for moment in (1, 2):
     old.to_yaml(file)
-    with lesson.power_cut(at_write=moment):
+    with lesson.power_cut(at_step=moment):
         small.to_yaml(file)
+        raise AssertionError("this save has no such step")
     assert LaneSegmentationConfig.from_yaml(file) in (old, small)  # an error if it is not whole
 
 # %% [markdown]
@@ -1646,6 +1650,16 @@ assert (preset("tiny").lr, preset("tiny").muon_lr, preset("b0").muon_lr) == (0.0
 groups = start_model.parameter_groups()
 in_muon = sum(p.numel() for group in groups if group["matrices"] for p in group["params"])
 assert in_muon > 0.95 * sum(p.numel() for p in start_model.parameters())  # "nearly all weights"
+for muon_lr in (0.02, 0):  # the decay of the settings reaches each group, by either rule
+    optimizer = build_optimizer(start_model, tiny.replace(muon_lr=muon_lr, weight_decay=0.3))
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}
+for matrices in (False, True):  # decay takes the rate that the schedule has reached
+    weight = nn.Parameter(torch.ones(4, 6))
+    rule = Muon([{"params": [weight], "matrices": matrices}], lr=0.1, weight_decay=0.5)
+    build_scheduler(rule, total_steps=10, warmup_fraction=0.5)  # the first step has a fifth
+    weight.grad = torch.zeros(4, 6)
+    rule.step()
+    assert_close(weight.detach(), torch.full((4, 6), 1 - 0.1 / 5 * 0.5))
 _, by_adamw = path_of(Muon, 0 * gradient, [gradient], lr=1.0, weight_decay=0.0)
 assert_close(by_adamw.abs(), torch.ones(4, 6))  # each number by the rate
 
@@ -1725,23 +1739,34 @@ print("[OK] every claim of this notebook holds")
 # <details><summary>What the guide states of this chapter, where it is tested, and what was
 # measured</summary>
 #
-# This course grew from the Road Topology ML guide, a Korean document;
-# this table is for its readers.
+# This course grew from the Road Topology ML guide, a Korean document; this list is for its
+# readers. In bold stands what the guide states, in brackets where that is tested, and then what
+# was measured.
 #
-# | the guide | tested in | measured |
-# |---|---|---|
-# | AMP: forward and backward in float16, loss and weights in float32 | "Mixed precision" | right on the way; in `.grad` gradients are float32 again |
-# | AMP halves the model, 340 MB to 170 MB; Adam's state takes 340 MB | cell below | weights stay float32; Adam's state of b5 takes 677 MB |
-# | 1.5 GB of activations for "the batch" | cell below | one image of 512 × 512 needs more, four of 512 × 1024 far more |
-# | `is_bf16_supported()` decides | "Trap: bfloat16 that is only emulated" | it says yes on a T4, too |
-# | clipping: batch 2 becomes 0.5 / 50 · 1.0 = 0.01 | "Gradient clipping" | 50 is multiplied by 0.02 and keeps norm 1; 0.5 stays 0.5 |
-# | without clipping: explosion, then NaN | "Gradient clipping" | not in the toy of one weight and one outlier: there Adam's steps shrink; a network was not measured |
-# | `if (i + 1) % 4 == 0` steps | "Gradient accumulation" | the last two of ten batches would wait for the next epoch |
-# | collected outputs: wrap forward pass and loss in `no_grad` | "Trap: a memory leak" | right for evaluation; in training nothing learns |
-# | a loop of `train_epoch` and `validate` | "All lines in their order" | works, without schedule, early stopping and best weights |
-# | the best weights go to a file, the last stay in the model | "Early stopping" | ours restores the best |
-# | 0.1 × for the encoder: no forgetting | "The encoder at a tenth of the rate" | right: at either rate it forgets less |
-# | …, faster convergence and higher accuracy | "The encoder at a tenth of the rate" | not at the low rate: there it gains less in the same steps |
+# * **AMP: forward and backward in float16, loss and weights in float32** ("Mixed precision"):
+#   Right on the way; in `.grad` gradients are float32 again.
+# * **AMP halves the model, 340 MB to 170 MB; Adam's state takes 340 MB** (cell below): Weights
+#   stay float32; Adam's state of b5 takes 677 MB.
+# * **1.5 GB of activations for "the batch"** (cell below): One image of 512 × 512 needs more, four
+#   of 512 × 1024 far more.
+# * **`is_bf16_supported()` decides** ("Trap: bfloat16 that is only emulated"): It says yes on a
+#   T4, too.
+# * **clipping: batch 2 becomes 0.5 / 50 · 1.0 = 0.01** ("Gradient clipping"): 50 is multiplied by
+#   0.02 and keeps norm 1; 0.5 stays 0.5.
+# * **without clipping: explosion, then NaN** ("Gradient clipping"): Not in the toy of one weight
+#   and one outlier: there Adam's steps shrink; a network was not measured.
+# * **`if (i + 1) % 4 == 0` steps** ("Gradient accumulation"): The last two of ten batches would
+#   wait for the next epoch.
+# * **collected outputs: wrap forward pass and loss in `no_grad`** ("Trap: a memory leak"): Right
+#   for evaluation; in training nothing learns.
+# * **a loop of `train_epoch` and `validate`** ("All lines in their order"): Works, without
+#   schedule, early stopping and best weights.
+# * **the best weights go to a file, the last stay in the model** ("Early stopping"): Ours restores
+#   the best.
+# * **0.1 × for the encoder: no forgetting** ("The encoder at a tenth of the rate"): Right: at
+#   either rate it forgets less.
+# * **…, faster convergence and higher accuracy** ("The encoder at a tenth of the rate"): Not at
+#   the low rate: there it gains less in the same steps.
 #
 # </details>
 

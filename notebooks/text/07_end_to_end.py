@@ -927,7 +927,7 @@ assert 15 < believed < 18.5
 #
 # | you have | it becomes a data set by |
 # |---|---|
-# | photographs without labels | drafts by the model, corrected in LabelMe (below), `convert labelme` |
+# | photographs without labels | drafts by the model, corrected in LabelMe; `convert labelme` |
 # | TuSimple's or CULane's files | `convert tusimple`, `convert culane`: lanes only |
 # | BDD100K's files | `convert bdd100k`: lanes, kerbs and crosswalks |
 # | COCO polygons or RLE, as many labelling tools export them | `convert coco` |
@@ -1461,15 +1461,18 @@ assert not trained_on & (fresh | set(SEEDS) | set(ROADS))
 # %% [markdown]
 # ## Where the guide differs
 #
-# This course grew from the Road Topology ML guide, a Korean document; this table is for its readers.
+# This course grew from the Road Topology ML guide, a Korean document; this list is for its
+# readers. In bold stands what the guide states, in brackets where that is tested, and then what
+# was measured.
 #
 # <details><summary>Three statements</summary>
 #
-# | the guide | cell or section | measured |
-# |---|---|---|
-# | Boundary IoU with a band of 2 pixels | *Boundary IoU and its band*; the first cell below | at twice the size, the same masks lose more than 30 % of their score; bands that grow keep it |
-# | `evaluate lane --data …/val` | *Validation scores and luck* | `val` has chosen the epoch, and the best of ten equal models looks better than it is |
-# | `--model results/best_model.pth` | the second cell below | a `.pth` file is a pickle, and reading one may run any code; a pickle is refused here, and by `torch.load` |
+# * **Boundary IoU with a band of 2 pixels** (*Boundary IoU and its band*; the first cell below):
+#   At twice the size, the same masks lose more than 30 % of their score; bands that grow keep it.
+# * **`evaluate lane --data …/val`** (*Validation scores and luck*): `val` has chosen the epoch,
+#   and the best of ten equal models looks better than it is.
+# * **`--model results/best_model.pth`** (the second cell below): A `.pth` file is a pickle, and
+#   reading one may run any code; a pickle is refused here, and by `torch.load`.
 #
 # </details>
 

@@ -39,8 +39,10 @@ CHAPTER_BOXES = {
 goes back to the boxes that it works on; all are open by then."""
 WIDTH = 512
 """Of a box, in pixels; larger images are reduced to it."""
-FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 8.0, 0.3, 0.04
+FIGURE_WIDTH, TITLE_HEIGHT, MARGIN = 8.0, 0.42, 0.04
 """In inches, without the margins."""
+TITLE_SIZE, NUMBER_SIZE = 12, 11
+"""In points: still read where the strip is 420 px wide."""
 GAP = 0.08
 """Between boxes, as a share of a box's width."""
 CURRENT = "#EE6677"
@@ -169,7 +171,7 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
         side, MARGIN / total, 1 - side, 1 - (TITLE_HEIGHT + MARGIN) / total, GAP, GAP * width / np.mean(heights)
     )
     earlier = range(2, chapter + closing) if chapter in range(2, 7) else range(1, 2)
-    opened = {"image"}.union(*(CHAPTER_BOXES[k] for k in earlier))
+    opened = set().union(*(CHAPTER_BOXES[k] for k in earlier))
     for row, line in zip(rows, axes, strict=True):
         for name, ax in zip(BOXES, line, strict=True):
             is_open, is_current = name in opened, chapter not in (1, 7) and name in CHAPTER_BOXES[chapter]
@@ -178,7 +180,7 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
             for spine in ax.spines.values():
                 spine.set(visible=is_current, color=CURRENT, linewidth=3)
             if name == "lanes" and is_open:
-                number_lanes(ax, row["result"], row[name].shape[1])
+                number_lanes(ax, row["result"], row[name].shape[1], size=NUMBER_SIZE)
             if not is_open:
                 ax.text(0.5, 0.5, _where_opened(name), transform=ax.transAxes, ha="center", va="center", fontsize=10)
             if name != "image":
@@ -190,12 +192,14 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
                     arrowprops={"arrowstyle": "-|>", "color": "#444444", "shrinkA": 0, "shrinkB": 0},
                 )
     for name, ax in zip(BOXES, axes[0], strict=True):
-        ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=9, fontweight="bold")
+        ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=TITLE_SIZE, fontweight="bold")
     plt.close(figure)
     return figure
 
 
-def number_lanes(ax: Axes, result: dict, width: int, first_crosswalk: int | None = None) -> None:
+def number_lanes(
+    ax: Axes, result: dict, width: int, first_crosswalk: int | None = None, size: float = 9
+) -> None:
     """Numbers at the near ends of the lanes and on the crosswalks, larger than those of the overlay.
 
     Args:
@@ -203,6 +207,7 @@ def number_lanes(ax: Axes, result: dict, width: int, first_crosswalk: int | None
         result: a ``LaneResult``.
         width: of the overlay, in pixels.
         first_crosswalk: instance id whose colour C1 has; default the one after the last lane, as in ``overlay``.
+        size: of the numbers, in points.
     """
     scale = width / result["semantic_mask"].shape[1]
     height = scale * result["semantic_mask"].shape[0]
@@ -217,7 +222,7 @@ def number_lanes(ax: Axes, result: dict, width: int, first_crosswalk: int | None
     for name, k, (x, y) in labels:
         place = (np.clip(x, 0.04 * width, 0.96 * width), np.clip(y, 0.1 * height, 0.92 * height))
         plate = {"boxstyle": "square,pad=0.15", "facecolor": np.array(instance_color(k)) / 255, "edgecolor": "none"}
-        ax.text(*place, name, color="white", fontsize=9, fontweight="bold", ha="center", va="center", bbox=plate)
+        ax.text(*place, name, color="white", fontsize=size, fontweight="bold", ha="center", va="center", bbox=plate)
 
 
 def alt_text(row: dict, chapter: int | str, closing: bool) -> str:
@@ -230,7 +235,7 @@ def alt_text(row: dict, chapter: int | str, closing: bool) -> str:
 def _title(name: str, result: dict, is_open: bool) -> str:
     if name == "lanes" and is_open:
         lanes, crosswalks = result["lane_count"], result["crosswalk_count"]
-        return f"{lanes} lane{'s' * (lanes != 1)}, {crosswalks} crosswalk{'s' * (crosswalks != 1)}"
+        return f"{lanes} lane{'s' * (lanes != 1)}\n{crosswalks} crosswalk{'s' * (crosswalks != 1)}"
     return name
 
 

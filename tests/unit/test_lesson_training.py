@@ -36,7 +36,7 @@ def test_a_pretended_gpu_answers_by_its_capability_and_is_gone_afterwards():
 
 def test_a_power_cut_stops_the_write_that_was_asked_for_half_way(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    with lesson.power_cut(at_write=2):
+    with lesson.power_cut(at_step=2):
         first.write_bytes(b"whole")
         second.write_bytes(b"half of it")
         raise AssertionError("the block goes on after the cut")
@@ -45,14 +45,25 @@ def test_a_power_cut_stops_the_write_that_was_asked_for_half_way(tmp_path):
     assert second.read_bytes() == b"afterwards"
 
 
+def test_a_power_cut_stops_a_rename_before_it_happens(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"old")
+    with lesson.power_cut(at_step=2):
+        new.write_bytes(b"new")
+        new.replace(old)
+        raise AssertionError("the block goes on after the cut")
+    assert (old.read_bytes(), new.read_bytes()) == (b"old", b"new")
+    assert new.replace(old).read_bytes() == b"new"
+
+
 def test_a_power_cut_that_comes_too_late_changes_nothing(tmp_path):
-    with lesson.power_cut(at_write=2):
+    with lesson.power_cut(at_step=2):
         Path(tmp_path / "file").write_bytes(b"whole")
     assert (tmp_path / "file").read_bytes() == b"whole"
 
 
 def test_other_errors_leave_a_power_cut():
-    with pytest.raises(ZeroDivisionError), lesson.power_cut(at_write=1):
+    with pytest.raises(ZeroDivisionError), lesson.power_cut(at_step=1):
         print(1 / 0)
 
 

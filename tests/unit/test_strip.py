@@ -128,7 +128,7 @@ def drawn(boxes, chapter, closing):
 @pytest.mark.parametrize("chapter", [2, 3, 4, 5, 6])
 def test_boxes_of_later_notebooks_are_grey_and_this_ones_are_framed_and_filled_at_the_end(boxes, chapter):
     for closing in (False, True):
-        opened = {"image"}.union(*(CHAPTER_BOXES[k] for k in range(2, chapter + closing)))
+        opened = set().union(*(CHAPTER_BOXES[k] for k in range(2, chapter + closing)))
         for name, (in_colour, framed) in drawn(boxes, chapter, closing).items():
             assert in_colour == (name in opened)
             assert framed == (name in CHAPTER_BOXES[chapter])

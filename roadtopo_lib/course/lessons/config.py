@@ -1,5 +1,6 @@
 """Notebook 1: values of one setting, with the boxes that they change; all settings in a table."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -86,8 +87,12 @@ SETTINGS = {
 """The notebook that teaches a setting → setting → what it is."""
 
 
+TABLE_WIDTH = 100
+"""Characters of a line of the table."""
+
+
 def settings_table(config: LaneSegmentationConfig) -> str:
-    """All settings of a config, a line each, under the notebook that teaches them.
+    """All settings of a config, each on lines of its own, under the notebook that teaches them.
 
     Raises:
         ValueError: ``SETTINGS`` leaves a field of the config out, or names one that it does not have.
@@ -99,7 +104,9 @@ def settings_table(config: LaneSegmentationConfig) -> str:
     lines = []
     for notebook, group in SETTINGS.items():
         lines += ["", f"{notebook}"] if lines else [f"{notebook}"]
-        lines += [f"  {name:20s} {getattr(config, name)!s:12s} {words}" for name, words in group.items()]
+        for name, words in group.items():
+            begins = f"  {name:20s} {getattr(config, name)!s:12s} "
+            lines += textwrap.wrap(words, TABLE_WIDTH, initial_indent=begins, subsequent_indent=" " * len(begins))
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Notebook 5: data sets and trainers that begin alike; counts what graphs keep alive, acts like a GPU, stops a save."""
 
 import copy
+import itertools
 import signal
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -87,19 +88,22 @@ class PowerCut(BaseException):
 
 
 @contextmanager
-def power_cut(at_write: int) -> Iterator[None]:
-    """The ``at_write``-th file that is written inside stops half way; the block ends there, and no error leaves it."""
-    write, writes = Path.write_bytes, 0
+def power_cut(at_step: int) -> Iterator[None]:
+    """Stops the ``at_step``-th write inside half way, or a rename before it; the block ends, and no error leaves it."""
+    write, rename, steps = Path.write_bytes, Path.replace, itertools.count(1)
 
     def write_or_stop(path: Path, content: bytes) -> int:
-        nonlocal writes
-        writes += 1
-        if writes == at_write:
+        if next(steps) == at_step:
             write(path, content[: len(content) // 2])
             raise PowerCut
         return write(path, content)
 
-    with mock.patch.object(Path, "write_bytes", write_or_stop), suppress(PowerCut):
+    def rename_or_stop(path: Path, target: Path) -> Path:
+        if next(steps) == at_step:
+            raise PowerCut
+        return rename(path, target)
+
+    with mock.patch.multiple(Path, write_bytes=write_or_stop, replace=rename_or_stop), suppress(PowerCut):
         yield
 
 
