@@ -197,9 +197,7 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
     return figure
 
 
-def number_lanes(
-    ax: Axes, result: dict, width: int, first_crosswalk: int | None = None, size: float = 9
-) -> None:
+def number_lanes(ax: Axes, result: dict, width: int, first_crosswalk: int | None = None, size: float = 9) -> None:
     """Numbers at the near ends of the lanes and on the crosswalks, larger than those of the overlay.
 
     Args:

@@ -131,9 +131,8 @@ def main(folder: Path, output: Path | None, seeds: list[int]) -> None:
     log = folder / "runs.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {tuple(line["run"]): line["found"] for line in lines}
-    budgets = ("far", "time", "steps")
-    wanted = [(kind, "step", 0) for kind in PRESETS]
-    wanted += [(kind, budget, s) for s in seeds for budget in budgets for kind in PRESETS]
+    wanted = [(kind, "step", 0) for kind in PRESETS] + [(kind, "far", s) for s in seeds for kind in PRESETS]
+    wanted += [(kind, budget, s) for budget in ("time", "steps") for s in seeds for kind in PRESETS]
     for kind, budget, seed in wanted:
         if (kind, budget, seed) in done:
             continue
@@ -150,22 +149,28 @@ def main(folder: Path, output: Path | None, seeds: list[int]) -> None:
         with log.open("a") as file:
             file.write(json.dumps({"run": [kind, budget, seed], "found": found}) + "\n")
         print(kind, budget, seed, found, flush=True)
-    rows = []
-    for budget in ("steps", "time", "far"):
-        for kind in PRESETS:
-            runs = [done[kind, budget, seed] for seed in seeds]
-            rows.append({"model": kind, "budget": budget} | {name: [run[name] for run in runs] for name in runs[0]})
-    result = {
-        "command": "python tests/benchmarks/bench_unet.py FOLDER --output data_samples/unet.json",
-        "scenes": COUNTS, "image_size": SIZE, "steps": STEPS, "far_steps": FAR_STEPS, "seeds": seeds, "rows": rows,
-    }  # fmt: skip
-    if output is not None:
-        write_json(output, result)
-    for row in rows:
+        if output is not None:
+            write_json(output, summary(done, seeds))
+    for row in summary(done, seeds)["rows"]:
         cells = (
             f"{name} {np.mean(v):.4g} ({min(v):.4g} … {max(v):.4g})" for name, v in row.items() if isinstance(v, list)
         )
         print(f"{row['budget']:6s} {row['model']:10s} {'; '.join(cells)}")
+
+
+def summary(done: dict[tuple, dict], seeds: list[int]) -> dict:
+    """What was found: a row for each model of the budgets whose runs are all done."""
+    rows = []
+    for budget, of_budget in (("step", [0]), ("far", seeds), ("time", seeds), ("steps", seeds)):
+        if not all((kind, budget, seed) in done for kind in PRESETS for seed in of_budget):
+            continue
+        for kind in PRESETS:
+            runs = [done[kind, budget, seed] for seed in of_budget]
+            rows.append({"model": kind, "budget": budget} | {name: [run[name] for run in runs] for name in runs[0]})
+    return {
+        "command": "python tests/benchmarks/bench_unet.py FOLDER --output data_samples/unet.json",
+        "scenes": COUNTS, "image_size": SIZE, "steps": STEPS, "far_steps": FAR_STEPS, "seeds": seeds, "rows": rows,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def unet(widths: Sequence[int] = (8, 16, 32), side: int = 96) -> Figure:
             sheet.text((left[k] + right[k]) / 2 + 0.3, y - 0.16, "skip: concatenate", SMALL, ORANGE)
             below = tops[k + 1] + heights[k + 1] / 2
             to_left = middle if k == levels - 2 else left[k + 1]
-            from_right = middle + 0.45 + depth if k == levels - 2 else right[k + 1] + 0.35 + depth
+            from_right = middle + 0.45 + depth if k == levels - 2 else right[k + 1] + 0.48 + depth
             foot = top + height + 0.05
             sheet.arrow((left[k] + 0.1, foot), (to_left - 0.08, below), INK, bend=0.3)
             sheet.arrow((from_right, below), (right[k] + 0.25, foot), INK, bend=0.3)
