@@ -165,7 +165,7 @@ for name, value in parts.items():
 
 # %% tags=["folded"]
 # @title Drawing: the cost of a pixel
-show(schematics.cross_entropy_pixel(), schematics.ALT["cross_entropy_pixel"], colors=20)
+show(schematics.cross_entropy_pixel(), schematics.ALT["cross_entropy_pixel"], colors=28)
 
 # %% [markdown]
 # A pixel has one logit for each class. Softmax turns them into probabilities that sum to 1.
@@ -194,7 +194,7 @@ target = batch["semantic_mask"]
 logits = upsample_to(outputs["logits"], target.shape[1:])  # (1, 6, 384, 1024)
 cost = F.cross_entropy(logits, target, reduction="none")[0]  # (384, 1024)
 figure = draw_cost(image, cost, "Cross-entropy: most pixels cost little", "−log p")
-show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=24)
+show(figure, "The frame in grey; pixels glow where cross-entropy is high.", colors=32)
 
 # %% [markdown]
 # The costly pixels lie along the edges of the classes, behind the parked cars, and far away, where

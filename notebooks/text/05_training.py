@@ -49,7 +49,7 @@ strip(5, photo=PHOTO)
 #
 # **You need** notebooks 3 and 4: what the model gives out and what the losses ask for.
 #
-# **Time** to run: about two minutes on two CPU cores. To work through: three hours. The notebook
+# **Time** to run: one to two minutes on two CPU cores. To work through: three hours. The notebook
 # has four parts: I one step, II a whole run, III runs that go wrong, IV memory. Part V, on Muon, is
 # optional.
 

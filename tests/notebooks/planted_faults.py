@@ -149,6 +149,13 @@ FAULTS = [
         "06_postprocessing",
     ),
     Fault(
+        "crossings are numbered by their lower ends",
+        "postprocess/__init__.py",
+        'near_to_far = np.argsort(-crossing_centers[:, 1], kind="stable")',
+        'near_to_far = np.argsort([-p.max() for p in crossings], kind="stable").astype(int)',
+        "06_postprocessing",
+    ),
+    Fault(
         "crossings are never separated",
         "postprocess/__init__.py",
         "crossings = _split(*crosswalks, min_pixels)",
@@ -167,6 +174,13 @@ FAULTS = [
         "losses/discriminative.py",
         "images = (instances > 0).sum()",
         "images = torch.tensor(len(instances))",
+        "04_losses",
+    ),
+    Fault(
+        "an image without instances counts if it comes first",
+        "losses/discriminative.py",
+        "images = (instances > 0).sum()",
+        "images = ((instances > 0) * torch.arange(1, len(instances) + 1)).amax()",
         "04_losses",
     ),
     Fault(
@@ -191,6 +205,13 @@ FAULTS = [
         "05_training",
     ),
     Fault(
+        "predict runs a head in training mode",
+        "segformer.py",
+        "        self.eval()\n        try",
+        "        self.semantic_head.eval()\n        try",
+        "03_model",
+    ),
+    Fault(
         "predict leaves the model in evaluation mode",
         "segformer.py",
         "self.train(was_training)",
@@ -198,10 +219,31 @@ FAULTS = [
         "03_model",
     ),
     Fault(
+        "only the first epoch trains in training mode",
+        "trainer_lane.py",
+        "        self.model.train()\n        self.state.model = None",
+        "        self.model.train(self.state.epoch == 0)\n        self.state.model = None",
+        "05_training",
+    ),
+    Fault(
+        "the decay of the settings does not reach Muon",
+        "training/optimizer.py",
+        "return Muon(groups, **shared)",
+        "return Muon(groups, betas=config.betas)",
+        "05_training",
+    ),
+    Fault(
         "Muon's matrices do not decay",
         "training/optimizer.py",
         'p.mul_(1 - lr * group["weight_decay"])',
         "p",
+        "05_training",
+    ),
+    Fault(
+        "the old file is removed before the new one is in place",
+        "files.py",
+        "        temporary.replace(path)",
+        "        Path(path).unlink(missing_ok=True)\n        temporary.replace(path)",
         "05_training",
     ),
     Fault(
