@@ -154,7 +154,7 @@ def test_a_damaged_entry_of_coco_costs_nothing_but_itself(tmp_path):
         "é",
         "o" * 1_000_000,
         5,
-        [2**62, 2**62],
+        [2**62] * 4 + [72 * 128],
         [1, 2],
         [-5, 72 * 128 + 5],
         [72 * 128],
