@@ -93,10 +93,7 @@ def write_sample(
 
 
 def read_sample(
-    image_path: str | Path,
-    semantic_path: str | Path,
-    instance_path: str | Path,
-    classes: ClassTable = CLASSES,
+    image_path: str | Path, semantic_path: str | Path, instance_path: str | Path, classes: ClassTable = CLASSES
 ) -> Sample:
     """Reads and checks one sample.
 
@@ -132,10 +129,7 @@ def has_binary_ids(pixels: np.ndarray) -> bool:
 
 
 def check_instances(
-    semantic: np.ndarray,
-    instance: np.ndarray,
-    name: str | Path = "instance mask",
-    classes: ClassTable = CLASSES,
+    semantic: np.ndarray, instance: np.ndarray, name: str | Path = "instance mask", classes: ClassTable = CLASSES
 ) -> None:
     """Refuses an instance id that lies on pixels of two classes that bear instances.
 

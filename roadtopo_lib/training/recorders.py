@@ -32,33 +32,31 @@ class Recorder:
         """When ``fit`` returns, the best weights loaded if the run is over, or when it is interrupted."""
 
 
-class HistoryFile(Recorder):
-    """The history as a CSV file, written anew after every epoch."""
+class FileRecorder(Recorder):
+    """A recorder that writes one file, ``path``."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+
+class HistoryFile(FileRecorder):
+    """The history as a CSV file, written anew after every epoch."""
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
         """Writes all rows so far."""
         write_atomic(self.path, history_csv(trainer.history))
 
 
-class ConfigFile(Recorder):
+class ConfigFile(FileRecorder):
     """The run's settings as YAML, written after every epoch."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
         """Writes the settings."""
         trainer.config.to_yaml(self.path)
 
 
-class LastModel(Recorder):
+class LastModel(FileRecorder):
     """The model after every epoch."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
 
     def on_epoch(self, trainer, row: dict[str, float]) -> None:
         """Writes the model with the epoch, its scores and the settings of the training."""
