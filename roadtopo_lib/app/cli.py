@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 a failed check (``doctor``, ``check-data``) or done but for damaged files or frames
-        (``infer``, ``convert``, ``horizon``), 2 wrong input, 130 stopped by Ctrl-C (SIGINT), 143 by SIGTERM.
+        (``infer``, ``convert``, ``horizon``) or nothing written (``convert``), 2 wrong input, 130 stopped by Ctrl-C
+        (SIGINT), 143 by SIGTERM.
 
     Raises:
         SystemExit: with code 2, a line that cannot be parsed; with code 0, after ``--help`` or ``--version``.

@@ -490,6 +490,8 @@ BOUNDS = {  # pixels: sideways in the file and in the masks; rows lost at an end
     "tusimple": {"points": 1.5, "masks": 1.0, "rows": 10.0},
     "culane": {"points": 1.5, "masks": 1.0, "rows": 10.0},
     "labelme": {"points": 0.52, "masks": 1.2, "rows": 0.01, "crosswalk": 1.5},
+    "bdd100k": {"points": 0.01, "masks": 1.2, "rows": 0.01, "crosswalk": 1.5},
+    "coco": {"masks": 2.5, "crosswalk": 1.5},
 }
 
 
