@@ -635,7 +635,7 @@ reveal(my_guess, luck)
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# No model was better, and yet the winner looks better, by 0.05 to 0.2. Real epochs resemble each
+# No model was better, and yet the winner looks better, by about 0.1. Real epochs resemble each
 # other, so their luck is smaller. Choose on `val`, report on `test`. The library's default split is
 # therefore `test`.
 #
@@ -703,7 +703,7 @@ show(draw_kinds(of_kind), "Lane F1 of seven kinds of scenes, each with its inter
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Night lowers F1, by 0.03 to 0.25, and so do vehicles: their paired intervals lie below 0.
+# Night lowers F1, by about 0.1, and so do vehicles: their paired intervals lie below 0.
 #
 # Rain's interval ends close to 0 or above: these roads do not prove that rain alone costs
 # anything, although the few rainy scenes scored low.
@@ -819,7 +819,7 @@ print(f"95 % within {gain_low:+.3f} … {gain_high:+.3f}")
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# On the kind of scene that the model was trained for, the second view pays: F1 rises by 0.01 to 0.1,
+# On the kind of scene that the model was trained for, the second view pays: F1 rises by about 0.04,
 # and the whole interval lies above 0. If you need speed more than lanes: `LaneSegmenter(model,
 # config, tta=False)`.
 #
@@ -1003,7 +1003,7 @@ print(", ".join(f"{work_done[what]} {what}" for what in ("kept", "moved", "drawn
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Between 25 and 55 % must be drawn by hand: on roads that it has not learnt, the model misses many
+# About 40 % must be drawn by hand: on roads that it has not learnt, the model misses many
 # lanes.
 #
 # </details>
