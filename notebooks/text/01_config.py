@@ -43,8 +43,8 @@ strip(1, photo=PHOTO)
 # %% [markdown]
 # From left to right: the image; a class for each pixel; an embedding, a list of numbers, for each
 # lane pixel (three directions drawn as red, green, blue); clusters of similar embeddings; numbered
-# lanes. A cluster has the colour of its lane. The grey one became no lane, because the network gives
-# too few of its pixels a probability of 0.7 or more of being lane. Boxes 3 and 4 leave out the
+# lanes. A cluster has the colour of its lane. The grey one became no lane: the network is
+# sure of too few of its pixels (notebook 6). Boxes 3 and 4 leave out the
 # crosswalk, C1: its pixels are clustered in the same way, apart from those of lanes.
 #
 # **You will be able to** say what goes in and out of each box, say what the settings change, start
@@ -60,8 +60,8 @@ strip(1, photo=PHOTO)
 # **Stored pages**, as on GitHub, keep outputs of predictions empty on purpose until you run them.
 #
 # From notebook 2 on, the last exercise is a part of a lane detector of your own: `keep` stores it,
-# and notebook 7 assembles the parts. `progress()` prints how many exercises you have solved and how
-# many parts you have kept.
+# and notebook 7 assembles the parts on top of the shipped model's encoder. `progress()` prints how
+# many exercises you have solved and how many parts you have kept.
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
@@ -318,7 +318,11 @@ print(f"{lowest} < {radius} < {highest}")
 
 # %% [markdown]
 # The radius follows from `delta_dist`, so this setting changes the clusters of a trained model,
-# too. With 0.6 the radius is too small:
+# too. With 0.6 the rule leaves no radius: none lies between 1.0 and 0.2. The config accepts 0.6 all
+# the same, since it only asks that `delta_dist` exceeds `delta_var`. So check the rule yourself.
+#
+# Below, the four lanes survive the small radius, because this model brought their embeddings close
+# together. Those of the crosswalk lie farther from their mean, so they become several clusters:
 
 # %%
 title = "Too small a radius splits the crosswalk"
@@ -347,7 +351,11 @@ reveal(my_guess, wide["lane_count"], "lanes")
 #
 # `clustering` chooses the method. `fast` is the library's own, and looks at a sample of the pixels.
 # `dbscan` is a textbook method. It looks at all pixels and is slow, so we give it a small image.
-# The network's outputs are the same in both columns; notebook 6 explains the methods.
+# The network's outputs are the same in both columns.
+#
+# The radius is the same, too, and safe by the rule. But the rule holds where both terms are zero. A
+# trained model leaves stray pixels between two lanes, and `dbscan` joins lanes across such a bridge
+# (notebook 6):
 
 # %%
 small = cv2.resize(image, (256, 128), interpolation=cv2.INTER_AREA)
@@ -358,6 +366,7 @@ assert results[0]["lane_count"] == 4 > results[1]["lane_count"]
 # %% [markdown]
 # ### Margins on a sphere
 #
+# Some losses compare only the directions of embeddings. For them,
 # `normalize_embeddings` divides each embedding by its length
 # ([L2-normalises](GLOSSARY.md#l2-normalise) it). All embeddings then lie on a sphere of radius 1,
 # whose diameter is 2. The smallest distance of $K$ means is at most $\sqrt{2K/(K-1)}$: 2.0 for two

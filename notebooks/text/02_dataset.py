@@ -137,7 +137,8 @@ show_pixels(pictures, title, alt, ("classes", "instances"))
 
 # %% [markdown]
 # On disk a sample is one name in three folders. The name is the only thing that ties the three
-# files together.
+# files together. (The drawing shows the frame's pictures; the names are those of the first training
+# sample.)
 
 # %%
 show(schematics.sample_files(), schematics.ALT["sample_files"], colors=64)
@@ -201,7 +202,8 @@ assert (scene.instance_amodal == instance).all()  # the frame's file is amodal
 # compares lanes (notebook 7): 19 pixels in the frame, 9 in the samples. (Where the paint itself is
 # wider, as that of the near double line, the label is as wide as the paint.) A label as thin as the
 # paint would fall to pieces: 12 cm of paint at a distance of 80 m are 1.4 pixels in the frame, and
-# a third of a pixel in the image that `tiny` sees.
+# a third of a pixel in the image that `tiny` sees. Lanes run together in the distance: a label ends
+# where the next one is nearer than two label widths.
 
 # %% [markdown]
 # ## Three files, read by hand
@@ -728,6 +730,12 @@ factors = repeat_factors(raw, 0.5)  # one factor an image
 shows_one = np.array([(mask == CROSSWALK).any() for mask in masks])
 
 # %% [markdown]
+# <details><summary>What it means</summary>
+#
+# $f$ is 10 / 48, so the factor is $\sqrt{0.5 / 0.21} = 1.55$.
+#
+# </details>
+#
 # Does it work? The sampler draws 100 epochs. The folded cell counts how often a drawn image shows a
 # crosswalk. (It contains both answers, so its output is not stored either.)
 
@@ -742,6 +750,12 @@ for epoch in range(100):
 print(f"{shows_one.mean():.0%} of the files show one, {shows_one[drawn].mean():.0%} of those drawn")
 
 # %% [markdown]
+# <details><summary>What it shows</summary>
+#
+# 21 % of the files show a crosswalk, and 28 % of the images drawn.
+#
+# </details>
+#
 # An epoch is no longer than before, so images that show no rare class come less often. An image
 # that is drawn twice in one epoch is augmented alike both times; the next epoch differs.
 

@@ -84,8 +84,8 @@ from roadtopo_lib.course.lessons.losses import (
     distances_to_means,
     draw_contest,
     draw_cost,
+    draw_gradients,
     draw_layouts,
-    draw_pulls,
     draw_shares,
     encoded,
     features_of,
@@ -165,7 +165,7 @@ for name, value in parts.items():
 
 # %% tags=["folded"]
 # @title Drawing: the cost of a pixel
-show(schematics.cross_entropy_pixel(), schematics.ALT["cross_entropy_pixel"], colors=28)
+show(schematics.cross_entropy_pixel(), schematics.ALT["cross_entropy_pixel"], colors=24)
 
 # %% [markdown]
 # A pixel has one logit for each class. Softmax turns them into probabilities that sum to 1.
@@ -392,30 +392,31 @@ reveal(my_guess, lane_dice)
 # </details>
 
 # %% [markdown]
-# ## How hard a loss pulls
+# ## How large a gradient each loss gives
 #
-# The *pull* on a pixel is minus the gradient of the loss by its logit for the true class. We take a
+# We look at the gradient of the loss by a pixel's logit for the true class, with its sign changed, so
+# that it is positive where training raises that logit. We take a
 # small scene of 1000 pixels, with a rare class of 3 pixels or of 100. All other pixels get
 # probability 0.99 for their true class. The rare pixels get probability $p$.
 
 # %% [markdown]
 # `loss_curves(share, rest, probabilities=…)` computes all four losses of this chapter for such a
 # scene: `share` is the rare class's share of the pixels, `rest` the probability of the other pixels,
-# and the result's `pull["Dice"]` is an array with the pull at each $p$, in thousandths.
+# and the result's `gradient["Dice"]` is an array with the gradient at each $p$, in thousandths.
 
 # %%
 at = [0.1, 0.5, 0.9]
 for rare in (3, 100):
-    pull = loss_curves(rare / 1000, rest=0.99, probabilities=at).pull["cross-entropy"]
-    print(f"cross-entropy, class of {rare:3d} pixels: pull", *(f"{value:.2f}" for value in pull))
+    gradient = loss_curves(rare / 1000, rest=0.99, probabilities=at).gradient["cross-entropy"]
+    print(f"cross-entropy, class of {rare:3d} pixels:", *(f"{value:.2f}" for value in gradient))
 
 # %% [markdown]
-# Cross-entropy pulls equally hard whether the class has 3 pixels or 100. The more wrong a pixel
-# is, the harder it is pulled.
+# With cross-entropy the gradient is the same whether the class has 3 pixels or 100. The more wrong a
+# pixel is, the larger it is.
 
 # %% [markdown]
-# > **Predict first.** And Dice? How many times as hard does it pull a pixel of the class of 3
-# > pixels as one of the class of 100, both at p = 0.5?
+# > **Predict first.** And Dice? How many times as large is its gradient at a pixel of the class of 3
+# > pixels as at one of the class of 100, both at p = 0.5?
 
 # %%
 my_guess = None
@@ -423,19 +424,21 @@ my_guess = None
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 of_few, of_many = (loss_curves(n / 1000, rest=0.99, probabilities=[0.5]) for n in (3, 100))
-factor = of_few.pull["Dice"][0] / of_many.pull["Dice"][0]
+factor = of_few.gradient["Dice"][0] / of_many.gradient["Dice"][0]
 reveal(my_guess, factor, "times")
 small, large = (loss_curves(rare / 1000, rest=0.99) for rare in (3, 100))  # p from 0.01 to 0.99
-show(*draw_pulls({3: small, 100: large}))
+show(*draw_gradients({3: small, 100: large}))
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# * A pixel of the class of 3 is pulled about 12 times as hard as one of the class of 100. This is why
-#   Dice is used for rare classes.
-# * The pull of **Dice** is small near p = 1 and also near p = 0, where the error is largest. Softmax
-#   moves p by p · (1 − p) per unit of logit. The logarithm of cross-entropy cancels the factor p;
-#   Dice keeps it.
+# * At a pixel of the class of 3 the gradient is about 12 times as large. This is why Dice is used for
+#   rare classes. It is not 33 times, the ratio of the sizes: the denominator of Dice also holds the 1
+#   % of all other pixels, about 10, and `smooth`, 1. So it is about 15 for the class of 3, and 160
+#   for the class of 100.
+# * The gradient of **Dice** is small near p = 1 and also near p = 0, where the error is largest.
+#   Softmax moves p by p · (1 − p) per unit of logit. The logarithm of cross-entropy cancels the
+#   factor p; Dice keeps it.
 #
 # </details>
 
@@ -496,14 +499,11 @@ assert_close(equal_weights, dice, **about)
 # %% [markdown]
 # ### Shape all four losses yourself
 #
-# The scene of 1000 pixels again, now with sliders for every number. *Others right* is the
-# probability that all other pixels get for their true class. Above it was 0.99.
+# The scene of 1000 pixels again. Above, all other pixels were right with probability 0.99.
 #
-# > **Predict first.** Set *others right* to 0.5 and shrink the rare class from 3 % to 0.1 %. How
-# > many times as hard does Dice pull one of its pixels then, at p = 0.5?
-
-# %%
-LossShaper()
+# > **Predict first.** Let the other pixels be right with 0.5 only, and shrink the rare class from 3 %
+# > to 0.1 %. How many times as large does the gradient of Dice at one of its pixels become, at p =
+# > 0.5?
 
 # %%
 my_guess = None
@@ -511,19 +511,26 @@ my_guess = None
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 few, many = (loss_curves(rare / 1000, rest=0.5, probabilities=[0.5]) for rare in (1, 30))
-growth = {name: few.pull[name][0] / many.pull[name][0] for name in LOSSES}
+growth = {name: few.gradient[name][0] / many.gradient[name][0] for name in LOSSES}
 reveal(my_guess, growth["Dice"], "times")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Hardly harder: about 1.1 times. Dice and Tversky compare areas. They pull much harder on a small
+# Hardly larger: about 1.1 times. Dice and Tversky compare areas. They favour a small
 # class only if few other pixels are predicted as that class. Here the other pixels all get
 # probability 0.5 for the rare class. They are most of the denominator, whether the class has 1 pixel
 # or 30. Cross-entropy and focal loss divide by all pixels, so the size of the class never changes
-# their pull on one pixel.
+# their gradient at one pixel.
 #
 # </details>
+
+# %% [markdown]
+# Now with sliders for every number. *Others right* is the probability that all other pixels get for
+# their true class: set it to 0.5 and shrink the rare class.
+
+# %%
+LossShaper()
 
 # %% [markdown]
 # ## The semantic loss
@@ -571,6 +578,9 @@ assert_close(sqrt_inverse, by_hand / by_hand.mean(), check_dtype=False)
 # `effective_number` does nothing here. The denominator stops growing beyond about $1/(1 - \beta)$
 # pixels. The library uses β = 0.9999, so the limit is 10,000 pixels. Crosswalk, the rarest class over
 # the 48 images, has more. This β suits counts of *images*.
+#
+# The preset `tiny` uses no weights. The next section tries one formula; the elective E1, on rare
+# classes, compares them in training.
 
 # %% [markdown]
 # ## Why a sum? Cross-entropy, Dice and both in a contest
@@ -615,17 +625,17 @@ show(*draw_contest(iou))
 # * **After 60 steps** the average lead is only 0.01. This mean is misleading. In 11 of the 12 pairs
 #   of seed and class Dice is level or ahead, mostly by 0.02 to 0.06. In the twelfth it is 0.40
 #   behind: with one seed its head never finds the crosswalk. Its p on crosswalk pixels is nearly 0
-#   there, and near 0 the pull of Dice is nearly 0, too.
+#   there, and near 0 the gradient of Dice is nearly 0, too.
 # * **The sum** begins behind Dice. After 60 steps it is ahead of cross-entropy by 0.03, and it found
 #   the crosswalk with every seed. Without the lost crosswalk Dice would be better by about 0.02. So
-#   the sum is the safer choice, not the best in each run.
+#   in these three runs the sum was the safer choice, not the best in each.
 # * **Class weights** help the sum at first. In the end they cost 0.03: a missed rare pixel is then
 #   more expensive than a false one. The next cell counts the pixels of rare classes that the head
 #   predicts: 1.45 times as many as there are, in place of 0.85 times.
 #
 # Three seeds are few. With six more, `contest(losses, train, val, seeds=range(3, 9))`, Dice was level
-# with cross-entropy or ahead in all 24 pairs, and no loss lost a class. So Dice lost one in one of
-# nine runs.
+# with cross-entropy or ahead in all 24 pairs, and no loss lost a class (measured once; no cell here
+# runs them). One lost class in nine runs is weak evidence for the sum.
 #
 # 60 steps are no full training, and the features come from a model trained with the sum.
 #
@@ -692,11 +702,10 @@ show(schematics.loss_terms(), schematics.ALT["loss_terms"], colors=24)
 # %% [markdown]
 # The second head gives each pixel an embedding, a point in 32 dimensions. The *[discriminative
 # loss](GLOSSARY.md#discriminative-loss)* is low if pixels of one instance lie close together, and
-# different instances far apart. Clustering can then separate them. The *[variance
-# term](GLOSSARY.md#variance-term)* pulls, the *[distance term](GLOSSARY.md#distance-term)* pushes,
-# the *[regularisation term](GLOSSARY.md#regularisation-term)* keeps the points near the origin. Two
-# margins, $\delta_\text{var}$ and $\delta_\text{dist}$, say from which distance on pull and push are
-# zero.
+# different instances far apart. Clustering can then separate them. The *variance
+# term* is the pull term of notebook 1, the *distance term* its push term. The *[regularisation
+# term](GLOSSARY.md#regularisation-term)* keeps the points near the origin. Two margins,
+# $\delta_\text{var}$ and $\delta_\text{dist}$, say from which distance on pull and push are zero.
 
 # %% [markdown]
 # ### Read the embeddings where there are instances
@@ -727,7 +736,7 @@ assert 6 < upsampled.numel() / points.numel() < 8
 # \big[\lVert \mu_c - x_i \rVert - \delta_\text{var}\big]_+^2$$
 
 # %%
-lanes = range(1, 6)
+lanes = range(1, 6)  # the five instances: four lanes and the crosswalk
 means = torch.stack([points[lane_of == lane].mean(dim=0) for lane in lanes])  # (C=5, 32)
 distance = (points - means[lane_of - 1]).norm(dim=1)  # (N,)
 pull = (distance - config.delta_var).clamp(min=0) ** 2
@@ -936,14 +945,10 @@ assert 0.09 < lost[0.5, 0.6] < 0.12 and max(lost[pair] for pair in pairs[:3]) < 
 # %% [markdown]
 # ### All margins on sliders
 #
-# Every margin and weight, the sphere, and the clustering radius on sliders. The points are
-# projected from 32 dimensions, so means look nearer than they are.
+# First a pair of margins that is the wrong way round.
 #
-# > **Predict first.** Preset "pull margin 1.5, push margin 0.5": the loss comes to zero. Which ARI
-# > does clustering reach, with a radius of 0.5?
-
-# %%
-MarginsExplorer()
+# > **Predict first.** Pull margin 1.5, push margin 0.5: the loss comes to zero. Which ARI does
+# > clustering reach, with a radius of 0.5?
 
 # %%
 my_guess = None
@@ -963,6 +968,13 @@ reveal(my_guess, swapped.clusters(radius=0.5).ari)
 # above. So check the rule yourself when you change a margin.
 #
 # </details>
+
+# %% [markdown]
+# Every margin and weight, the sphere, and the clustering radius on sliders; the pair above is one of
+# the presets. The points are projected from 32 dimensions, so means look nearer than they are.
+
+# %%
+MarginsExplorer()
 
 # %% [markdown]
 # ## Trap: background that is not zero
@@ -1281,9 +1293,9 @@ for seed in range(3):
 assert 0.15 < of_pixels[2:].sum() < 0.25  # "a fifth"
 assert 0.4 < sum(cost_of[2:]) < 0.5  # "nearly half"
 assert 0.925 < (counts[BACKGROUND] + counts[ROAD]) / counts.sum() < 0.935  # "93 %"
-pulls = {(n, r): loss_curves(n / 1000, r).pull for n in (30, 1) for r in (0.5, 0.99)}
+gradients = {(n, r): loss_curves(n / 1000, r).gradient for n in (30, 1) for r in (0.5, 0.99)}
 rise = {
-    (name, right): (pulls[1, right][name] / pulls[30, right][name])[20]
+    (name, right): (gradients[1, right][name] / gradients[30, right][name])[20]
     for name in LOSSES
     for right in (0.5, 0.99)
 }
@@ -1293,12 +1305,14 @@ for name in ("Dice", "Tversky"):
     assert 1 < rise[name, 0.5] < 1.3 and rise[name, 0.99] > 3
 assert 1.05 < growth["Dice"] < 1.2  # "about 1.1 times"
 assert 1 < growth["Tversky"] < 1.3
-assert (small.pull["Dice"] > 5 * large.pull["Dice"]).all()
+assert (small.gradient["Dice"] > 5 * large.gradient["Dice"]).all()
 assert 12 < factor < 13  # "about 12 times"
-assert_close(small.pull["cross-entropy"], large.pull["cross-entropy"], rtol=1e-3, atol=1e-6)
-assert (np.diff(small.pull["cross-entropy"]) < 0).all()
+assert_close(small.gradient["cross-entropy"], large.gradient["cross-entropy"], rtol=1e-3, atol=1e-6)
+assert (np.diff(small.gradient["cross-entropy"]) < 0).all()
 for curves in (small, large):
-    assert max(curves.pull["Dice"][[0, -1]]) < 0.1 * max(curves.pull["Dice"])  # near 0 and near 1
+    assert max(curves.gradient["Dice"][[0, -1]]) < 0.1 * max(
+        curves.gradient["Dice"]
+    )  # near 0 and near 1
 assert counts.min() > 10_000
 effective = weights_from_counts(counts, "effective_number")
 assert effective.sub(1).abs().max() < 0.2 < sqrt_inverse.sub(1).abs().max()
@@ -1414,9 +1428,9 @@ print("[OK] every claim of this notebook holds")
 # readers. In bold stands what the guide states, in brackets where that is tested, and then what
 # was measured.
 #
-# * **The gradient of Dice is stable, that of cross-entropy changes in scale** (How hard a loss
-#   pulls; cell below): Over p the pull of Dice changes more than that of cross-entropy; it depends
-#   on the size of the class, that of cross-entropy does not.
+# * **The gradient of Dice is stable, that of cross-entropy changes in scale** (How large a gradient
+#   each loss gives; cell below): Over p the gradient of Dice changes more than that of cross-entropy;
+#   it depends on the size of the class, that of cross-entropy does not.
 # * **The focal factor with γ = 2 is 0.01, 0.25 and 0.81 at p = 0.9, 0.5 and 0.1** (cell below):
 #   Holds.
 # * **Cross-entropy is weak on rare classes, Dice strong but slow, the sum best** (Why a sum?):
@@ -1442,7 +1456,7 @@ print("[OK] every claim of this notebook holds")
 
 # %% tags=["folded"]
 # @title Measured for the list: Dice's gradient, focal factors, weighted Dice
-span = {name: small.pull[name].max() / small.pull[name][:21].min() for name in LOSSES}
+span = {name: small.gradient[name].max() / small.gradient[name][:21].min() for name in LOSSES}
 assert span["Dice"] > 5 * span["cross-entropy"]  # from p = 0.01 to 0.5
 assert_close((1 - torch.tensor([0.9, 0.5, 0.1])) ** 2, torch.tensor([0.01, 0.25, 0.81]))
 their_weights, good = torch.tensor([0.8, 58.2]), torch.tensor([0.9, 0.9])

@@ -113,7 +113,7 @@ from roadtopo_lib.segformer import upsample_to
 # %%
 image, true_semantic, true_instances = frame()
 segmenter = shipped_segmenter()
-segmenter.tta = False  # no test-time augmentation, the mean over the image and its mirror image
+segmenter.tta = False  # one view: no second one, mirrored and 1.35 times as large, beside it
 prediction = segmenter.predict(image)
 print({name: getattr(value, "shape", value) for name, value in prediction.items()})
 
@@ -146,10 +146,6 @@ x = embeddings[:, semantic == LANE_MARKING].T  # (2, 6, 11) → (18, 2): lane pi
 # annotations.) The simplest method takes a pixel that has no number yet. It gathers all such pixels
 # within a *[radius](GLOSSARY.md#radius)*, moves to their mean, and gathers again. What is gathered
 # is a lane. A pixel's place in the image plays no part.
-#
-# Two other ways do not suit dashed lanes of unknown number. A watershed grows regions in the image,
-# so each dash would be one. A network with one output for each lane needs a largest number of
-# lanes.
 #
 # One line needs care. The mean may move so far that the first pixel is no longer within the radius.
 # Without `near[i] = True` that pixel would keep −1 for ever.
@@ -565,9 +561,10 @@ print("order by mean x:", by_mean)
 # of the road meet in the image. A lane of which only the far part shows has its mean near the
 # middle of the image, wherever it comes from.
 #
-# **Fixed.** Fit a curve, follow it down to the reference row, and order by that x. Where a curve
-# ends above the row, it is continued straight (dashed in the figure, up to the image's edge).
-# Dotted white is the reference row, thin white are the true lanes.
+# **Fixed.** The first half of the mend; the second, better curves, is the next section, and without
+# it the first can do harm. Fit a curve, follow it down to the reference row, and order by that x.
+# Where a curve ends above the row, it is continued straight (dashed in the figure, up to the image's
+# edge). Dotted white is the reference row, thin white are the true lanes.
 
 # %% tags=["trap:mended"]
 curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in shown]
@@ -643,8 +640,7 @@ print(*(f"{kind:8s}{counts}" for kind, counts in wrong.items()), sep="\n")
 # </details>
 
 # %% [markdown]
-# So the reference row alone is only half of the fix: with a curve for each lane it is wrong now and
-# then on both kinds of labels. Its other half comes next, better curves.
+# So the reference row alone is only half of the fix. Its other half comes next, better curves.
 
 # %% [markdown]
 # ## Curves
@@ -944,7 +940,7 @@ assert len(board.moments.steps) == 8
 board
 
 # %% [markdown]
-# > **Predict first.** Then drag *steps trained* to 0. Are the embeddings of random weights "one
+# > **Predict first.** Before you drag *steps trained* to 0: are the embeddings of random weights "one
 # > clump" or "spread out"? And what will they be after the first steps of training?
 
 # %%

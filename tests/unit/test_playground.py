@@ -194,12 +194,12 @@ class TestShaping:
         }.items():
             assert curves.loss[name][0] == pytest.approx(criterion(logits, target).item(), abs=1e-9)
 
-    def test_the_pull_of_cross_entropy_is_what_is_missing_to_one(self):
+    def test_the_gradient_of_cross_entropy_is_what_is_missing_to_one(self):
         curves = loss_curves(moved="one pixel")
-        np.testing.assert_allclose(curves.pull["cross-entropy"], 1 - curves.probability, atol=1e-9)
+        np.testing.assert_allclose(curves.gradient["cross-entropy"], 1 - curves.probability, atol=1e-9)
 
     @pytest.mark.parametrize("moved", MOVED)
-    def test_the_pull_is_the_slope_of_the_loss(self, moved):
+    def test_the_gradient_is_the_slope_of_the_loss(self, moved):
         p = 0.4
         step = 1e-6
         around = loss_curves(moved=moved, rare_share=0.02, probabilities=[p - step, p, p + step])
@@ -207,7 +207,7 @@ class TestShaping:
         for name, loss in around.loss.items():
             # dp/dz = p (1 − p); all moving pixels share the change.
             slope = (loss[2] - loss[0]) / (2 * step) * p * (1 - p) / moving
-            assert around.pull[name][1] == pytest.approx(-1000 * slope, rel=1e-4)
+            assert around.gradient[name][1] == pytest.approx(-1000 * slope, rel=1e-4)
 
     def test_rarity_dims_cross_entropy_but_not_dice(self):
         rare, common = loss_curves(rare_share=0.01), loss_curves(rare_share=0.5)

@@ -146,7 +146,7 @@ def test_the_still_picture_does_not_run_ahead(kind):
     [
         ("EmbeddingSeparation", r"3\.0\d|2 · delta_dist|overlap"),  # how far apart will the nearest two means end?
         ("MarginsExplorer", r"sphere|1\.58"),  # which radius still finds five lanes on the sphere?
-        ("LossShaper", r"rarer|one pixel"),  # which losses pull harder on a rarer class?
+        ("LossShaper", r"rarer|one pixel"),  # which losses have a larger gradient for a rarer class?
         ("AugmentationInStep", r"Out of step|two draws|\b\d{1,2}%"),  # what share of the pixels still fits?
         ("FrameEmbeddings", r"\b0 steps|spread"),  # do random weights give one clump?
     ],
@@ -454,7 +454,7 @@ class TestMargins:
 
 
 class TestShaper:
-    def test_a_rarer_class_pulls_harder_with_dice(self):
+    def test_a_rarer_class_has_a_larger_gradient_with_dice(self):
         board = LossShaper()
         assert "cross-entropy 0.70" in board.words
         before = pictures(board)

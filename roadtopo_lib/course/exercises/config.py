@@ -109,7 +109,8 @@ def tokens_per_stage(answer) -> None:
     )
     expect(list(tokens) != [8, 32, 128, 512], "the first stage comes first: it has the most tokens")
     expect(list(tokens) != [48, 24, 12, 6], "tokens fill an area: multiply height and width, do not add them")
-    expect(list(tokens) == [512, 128, 32, 8], "a stage has (height / stride) · (width / stride) tokens")
+    hint = "a stage's grid is its stride times smaller, in height and in width; its tokens are all places of the grid"
+    expect(list(tokens) == [512, 128, 32, 8], hint)
     expect(all(isinstance(n, Integral) for n in tokens), "tokens are whole numbers: divide with //")
     for height, width in ((512, 1024), (96, 160)):
         expect(

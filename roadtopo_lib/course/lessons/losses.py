@@ -134,19 +134,19 @@ def draw_contest(iou: dict[str, Tensor]) -> tuple[Figure, str]:
     return figure, "Bars of IoU by class and loss after 15 and after 60 steps, a dot for each seed."
 
 
-def draw_pulls(curves: dict[int, LossCurves]) -> tuple[Figure, str]:
-    """Pulls of Dice and cross-entropy over the probability: figure, and what it shows in words.
+def draw_gradients(curves: dict[int, LossCurves]) -> tuple[Figure, str]:
+    """Gradients of Dice and cross-entropy over the probability: figure, and what it shows in words.
 
     Args:
-        curves: of classes with so many pixels; the pull of cross-entropy is the same for all.
+        curves: of classes with so many pixels; the gradient of cross-entropy is the same for all.
     """
     figure, ax = plt.subplots(figsize=(7, 3))
     for (size, of_class), style in zip(curves.items(), ("-", "--"), strict=True):
-        ax.semilogy(of_class.probability, of_class.pull["Dice"], f"C1{style}", label=f"Dice, {size} pixels")
-    ax.semilogy(of_class.probability, of_class.pull["cross-entropy"], "C0", label="cross-entropy, both")
-    ax.set(title="Dice pulls a small class harder", xlabel="p of the rare pixels", ylabel="pull (‰)")
+        ax.semilogy(of_class.probability, of_class.gradient["Dice"], f"C1{style}", label=f"Dice, {size} pixels")
+    ax.semilogy(of_class.probability, of_class.gradient["cross-entropy"], "C0", label="cross-entropy, both")
+    ax.set(title="Dice gives a small class a larger gradient", xlabel="p of the rare pixels", ylabel="gradient (‰)")
     ax.legend()
-    return figure, "Pulls over p: that of cross-entropy falls, those of Dice rise first and fall then."
+    return figure, "Gradients over p: that of cross-entropy falls, those of Dice rise first and fall then."
 
 
 def draw_shares(shares: dict[str, Tensor], title: str) -> Figure:

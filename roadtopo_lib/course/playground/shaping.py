@@ -30,14 +30,14 @@ class LossCurves:
     Attributes:
         probability: (P,) what the moved pixels get for the rare class.
         loss: by loss, (P,).
-        pull: by loss, (P,): minus the derivative by one moved pixel's logit, in thousandths. Positive: up, towards
+        gradient: by loss, (P,): minus the derivative by one moved pixel's logit, in thousandths. Positive: up, towards
             the rare class.
         rare: pixels of the rare class.
     """
 
     probability: np.ndarray
     loss: dict[str, np.ndarray]
-    pull: dict[str, np.ndarray]
+    gradient: dict[str, np.ndarray]
     rare: int
 
 
@@ -88,9 +88,9 @@ def loss_curves(
     logits = torch.stack([torch.zeros_like(foreground), torch.logit(foreground)], dim=1)[:, :, None].requires_grad_()
     target = torch.zeros(count, 1, PIXELS, dtype=torch.int64)
     target[..., :rare] = 1
-    loss, pull = {}, {}
+    loss, gradient = {}, {}
     for name, criterion in criteria.items():
         of_images = torch.vmap(lambda x, y, criterion=criterion: criterion(x[None], y[None]))(logits, target)  # (P,)
-        (gradient,) = torch.autograd.grad(of_images.sum(), logits)
-        loss[name], pull[name] = of_images.detach().numpy(), -1000 * gradient[:, 1, 0, 0].numpy()
-    return LossCurves(probability, loss, pull, rare)
+        (by_logits,) = torch.autograd.grad(of_images.sum(), logits)
+        loss[name], gradient[name] = of_images.detach().numpy(), -1000 * by_logits[:, 1, 0, 0].numpy()
+    return LossCurves(probability, loss, gradient, rare)

@@ -1,4 +1,4 @@
-"""Loss shaper: what each semantic loss pays for a probability, and how hard it pulls."""
+"""Loss shaper: what each semantic loss pays for a probability, and its gradient."""
 
 import math
 
@@ -52,14 +52,14 @@ class CurvesPanel(Panel):
 
 
 class LossShaper(Board):
-    """Cross-entropy, Dice, focal and Tversky over one predicted probability, and their pull on one pixel's logit."""
+    """Cross-entropy, Dice, focal and Tversky over a predicted probability, and their gradient by a pixel's logit."""
 
     title = "Loss shaper"
 
     def __init__(self) -> None:
         super().__init__()
-        self._loss, self._pull = CurvesPanel("loss"), CurvesPanel("pull on a logit (thousandths)")
-        self.panels = [self._loss, self._pull]
+        self._loss, self._gradient = CurvesPanel("loss"), CurvesPanel("gradient by a logit (thousandths)")
+        self.panels = [self._loss, self._gradient]
         self._at = slider("probability", 0.3, 0.01, 0.99, 0.01)
         self._moved = choice("what moves", MOVED, MOVED[1])
         self._share = slider("rare class (%)", 3.0, 0.1, 50.0, 0.1)
@@ -93,13 +93,14 @@ class LossShaper(Board):
     def draw(self) -> None:
         """Sets the artists and the words."""
         curves, at = self._curves, self._at.value
-        pull = {name: float(np.interp(at, curves.probability, values)) for name, values in curves.pull.items()}
-        strongest = max(pull, key=pull.get)
+        there = {name: float(np.interp(at, curves.probability, values)) for name, values in curves.gradient.items()}
+        strongest = max(there, key=there.get)
         self._loss.draw(curves.loss, curves.probability, at, f"{curves.rare} of 1000 pixels rare")
-        self._pull.draw(curves.pull, curves.probability, at, f"At {at:.2f} {strongest} pulls hardest")
-        told = ", ".join(f"{name} {value:.2f}" for name, value in pull.items())
+        self._gradient.draw(curves.gradient, curves.probability, at, f"At {at:.2f} that of {strongest} is largest")
+        told = ", ".join(f"{name} {value:.2f}" for name, value in there.items())
         self.words = (
-            f"Pull towards the rare class on one of its pixels at probability {at:.2f}, in thousandths: {told}."
+            f"Gradient towards the rare class, by a logit of one of its pixels at probability {at:.2f}, "
+            f"in thousandths: {told}."
         )
 
     def _compute(self) -> LossCurves:

@@ -266,10 +266,8 @@ right("tokens_per_stage", "unusual")(lambda height, width: list(np.int64(height 
 right("tokens_per_stage", "unusual")(lambda height, width: tuple(height * width >> n for n in (4, 6, 8, 10)))
 wrong("tokens_per_stage", "shrink by their product")(lambda h, w: [h * w // s for s in (16, 32, 64, 128)])
 wrong("tokens_per_stage", "divide with //")(lambda h, w: [(h / s) * (w / s) for s in STRIDES])
-wrong("tokens_per_stage", "(height / stride) · (width / stride)")(lambda h, w: [h * w // s for s in STRIDES])
-wrong("tokens_per_stage", "(height / stride) · (width / stride)")(
-    lambda h, w: [h // s * (w // s) for s in (2, 4, 8, 16)]
-)
+wrong("tokens_per_stage", "in height and in width")(lambda h, w: [h * w // s for s in STRIDES])
+wrong("tokens_per_stage", "in height and in width")(lambda h, w: [h // s * (w // s) for s in (2, 4, 8, 16)])
 wrong("tokens_per_stage", "the first stage comes first")(lambda h, w: [h * w // s**2 for s in STRIDES[::-1]])
 wrong("tokens_per_stage", "do not add them")(lambda h, w: [h // s + w // s for s in STRIDES])
 wrong("tokens_per_stage", "list of four numbers")(lambda h, w: sum(h * w // s**2 for s in STRIDES))
