@@ -45,12 +45,14 @@ def draw_contest(measured: dict, title: str, name: str = "crosswalk") -> Figure:
         rows = [row_of(measured, loss, rarity) for rarity in rarities]
         means = np.array([np.mean(row["iou"][name]) for row in rows])
         ends = np.array([row["interval"][name] for row in rows]).T  # (2, rarities)
-        x = np.arange(len(rows)) + 0.08 * (place - len(LOSSES) / 2)
+        x = np.arange(len(rows)) + 0.11 * (place - (len(LOSSES) - 1) / 2)
         # The mean may lie outside of a bootstrap's interval by rounding.
         ax.errorbar(x, means, np.maximum(0, [means - ends[0], ends[1] - means]), fmt=marker, label=loss)
-    ax.set(title=title, ylabel=f"IoU, {name}", ylim=(0, None), xlabel="training scenes that show their crossing")
-    ax.set_xticks(range(len(rarities)), [f"{rarity}\n(one in {every})" for rarity, every in rarities.items()])
-    ax.legend(fontsize="small", ncols=2)
+    ax.set(ylabel=f"IoU, {name}", ylim=(0, None), xlabel="training scenes that show their crossing")
+    shown = ["all" if every == 1 else f"one in {every}" for every in rarities.values()]
+    ax.set_xticks(range(len(rarities)), [f"{rarity}: {words}" for rarity, words in zip(rarities, shown, strict=True)])
+    ax.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.suptitle(title, fontsize="medium", fontweight="bold")
     return figure
 
 
