@@ -66,7 +66,11 @@ wrong("E2_tile_starts", "no tile at all")(
 wrong("E2_tile_starts", "list of starts")(lambda length, tile, overlap: max(0, length - tile))
 wrong("E2_tile_starts", "wrong for 13 of them", "cheating")(
     lambda length, tile, overlap: (
-        [0, 25, 50, 75] if tile == 25 else [0] if length <= tile else sorted({0, min(448, length - tile), length - tile})
+        [0, 25, 50, 75]
+        if tile == 25
+        else [0]
+        if length <= tile
+        else sorted({0, min(448, length - tile), length - tile})
     )
 )
 wrong("E2_tile_starts", "is not seen", "cheating")(lambda length, tile, overlap: [0])
@@ -294,18 +298,14 @@ wrong("E2_mean_iou", "division by zero")(
     )
 )
 wrong("E2_mean_iou", "where there is none")(
-    lambda batches: np.mean(
-        [_iou(p, t) if t.any() else 1.0 for a, b in batches for p, t in zip(a, b, strict=True)]
-    )
+    lambda batches: np.mean([_iou(p, t) if t.any() else 1.0 for a, b in batches for p, t in zip(a, b, strict=True)])
 )
 wrong("E2_mean_iou", "is the Dice")(
     lambda batches: np.mean(
         [2 * (p & t).sum() / max(1, p.sum() + t.sum()) for a, b in batches for p, t in zip(a, b, strict=True)]
     )
 )
-wrong("E2_mean_iou", "one number")(
-    lambda batches: [_iou(p, t) for a, b in batches for p, t in zip(a, b, strict=True)]
-)
+wrong("E2_mean_iou", "one number")(lambda batches: [_iou(p, t) for a, b in batches for p, t in zip(a, b, strict=True)])
 
 
 @wrong("E2_mean_iou", "was changed in place", "mutating")
