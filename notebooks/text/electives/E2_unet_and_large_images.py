@@ -51,7 +51,8 @@ strip("E2", photo=PHOTO)
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
-# choose `notebooks/electives/E2_unet_and_large_images.ipynb`, write the same address into `REPOSITORY`
+# choose `notebooks/electives/E2_unet_and_large_images.ipynb`, write the same address into
+# `REPOSITORY`
 # in the first code cell, and run that cell again.
 # **On your machine:** `make lab`.
 
@@ -337,7 +338,7 @@ show(*lesson.draw_reach(seen[24:104, 24:104].numpy()), colors=16)
 # Notebook 3 has a task whose cue is far away: a lane shows its colour, yellow or white, in its
 # first 16 columns of 384, and the network must name the colour everywhere. A benchmark trained
 # SegFormer `tiny` and both presets on it, with about equal numbers of weights and equal steps, with
-# several seeds. It is too long for a notebook. Its figures are stored with the command that
+# three seeds. It is too long for a notebook. Its figures are stored with the command that
 # makes them.
 
 # %% tags=["folded"]
@@ -965,7 +966,8 @@ print("one empty: ", tuple(compare_masks(nothing, true)))
 # @title A small data set, with three spoilt masks
 folder = Path(tempfile.mkdtemp())
 command = f"synth --preset aerial --out {folder / 'data'} --train 6 --val 2 --test 2 --size 96x96"
-with contextlib.redirect_stdout(io.StringIO()):
+quiet = io.StringIO()
+with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
     assert road_topology([*command.split(), "--seed", "3", "--workers", "1"]) == 0
 first, second, third = sorted((folder / "data" / "train" / "semantic_masks").iterdir())[:3]
 before = {path: cv2.imread(str(path), -1) for path in (first, second, third)}
