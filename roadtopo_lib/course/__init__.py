@@ -167,9 +167,11 @@ def colab_cell(name: str, repository: str) -> str:
         path = repository.removesuffix(".git").removesuffix("/").removeprefix("https://github.com/")
         link = f"https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb"
         return f"[![Open in Colab]({COLAB_BADGE})]({link})"
+    choose = f"choose `notebooks/{name}.ipynb`, write the same address into"
+    gap = " " if len(choose) + len(" `REPOSITORY`") <= 100 else "\n"  # as wide as a page of the notebooks
     return (
         "**In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,\n"
-        f"choose `notebooks/{name}.ipynb`, write the same address into `REPOSITORY`\n"
+        f"{choose}{gap}`REPOSITORY`\n"
         "in the first code cell, and run that cell again.\n"
         "**On your machine:** `make lab`."
     )

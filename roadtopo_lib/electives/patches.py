@@ -1,4 +1,4 @@
-"""Patches of large images: cut out, drawn more often where the class is, and the seams that tiles may leave."""
+"""Patches of large images: cut out, drawn more often where the searched class is; and seams that tiles may leave."""
 
 from collections.abc import Iterator, Sequence
 

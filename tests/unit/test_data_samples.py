@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.dataset import LaneInstanceDataset, image_to_tensor
+from roadtopo_lib.electives.thin import compare_masks
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.inference.evaluation import evaluate
+from roadtopo_lib.inference.tiling import tiled_predict
 from roadtopo_lib.labels import CROSSWALK
+from roadtopo_lib.models import load
 from roadtopo_lib.pipeline import LaneSegmenter
-from roadtopo_lib.scenes import render_scene
+from roadtopo_lib.scenes import render_aerial, render_scene
 from roadtopo_lib.scenes.synth import image_seed
 
 SAMPLES = Path(__file__).parents[2] / "data_samples"
@@ -51,6 +54,13 @@ def test_the_committed_checkpoint_finds_most_lanes_of_the_samples():
     segmenter = LaneSegmenter.from_checkpoint(SAMPLES / "tiny.safetensors", device="cpu")
     assert next(segmenter.model.parameters()).dtype == torch.float32
     assert evaluate(segmenter, LaneInstanceDataset(SAMPLES, "test"))["lane_f1"] > 0.6
+
+
+def test_the_committed_unet_finds_most_roads_from_above():
+    model, scene = load(SAMPLES / "aerial.safetensors"), render_aerial(29, (256, 256))
+    assert next(model.parameters()).dtype == torch.float32
+    found = tiled_predict(model, image_to_tensor(scene.image), 128, 32)[1].numpy() >= 0.5
+    assert compare_masks(found, scene.semantic > 0).dice > 0.85
 
 
 def test_the_card_of_the_shipped_model_says_what_the_readme_says():

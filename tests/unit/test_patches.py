@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from roadtopo_lib.electives.patches import PositivePatchSampler, patch_starts, positive_patches
+from roadtopo_lib.electives.patches import Patches, PositivePatchSampler, patch_starts, positive_patches
 
 
 @pytest.mark.parametrize("size", [(100, 130), (20, 20), (64, 64), (65, 64)])
@@ -22,6 +22,42 @@ def test_positive_patches_are_those_that_hold_the_class():
     found = [starts[k] for k in np.flatnonzero(positive_patches(mask, 1, 32))]
     assert found == [(32, 64)]
     assert not positive_patches(mask, 1, 32, min_pixels=4).any()
+
+
+def labelled(size):
+    """An image whose colour, class and instance id all say the same number at each pixel."""
+    numbers = np.arange(size[0] * size[1]).reshape(size) % 200
+    return (
+        np.repeat(numbers.astype(np.uint8)[..., None], 3, axis=2),
+        numbers.astype(np.uint8),
+        numbers.astype(np.uint16),
+    )
+
+
+def test_patches_are_cut_where_they_begin_and_fit_the_trainer():
+    patches = Patches(*labelled((70, 100)), patch=32)
+    assert len(patches) == len(patches.starts) == 12
+    item = patches[5]
+    top, left = patches.starts[5]
+    expected = labelled((70, 100))[1][top : top + 32, left : left + 32]
+    assert (item["semantic_mask"].numpy() == expected).all()
+    assert (item["instance_mask"].numpy() == expected).all()
+    assert item["image"].shape == (3, 32, 32)
+    assert (255 * item["image"][0]).round().numpy() == pytest.approx(expected)
+    assert str(top) in item["image_path"]
+
+
+def test_turned_patches_keep_image_and_masks_together_and_depend_on_the_epoch():
+    patches = Patches(*labelled((64, 64)), patch=32, turned=True)
+    seen = []
+    for epoch in range(12):
+        patches.set_epoch(epoch)
+        item = patches[1]
+        assert (255 * item["image"][0]).round().numpy() == pytest.approx(item["semantic_mask"].numpy())
+        assert (item["instance_mask"] == item["semantic_mask"]).all()
+        assert (patches[1]["semantic_mask"] == item["semantic_mask"]).all()
+        seen.append(item["semantic_mask"].numpy().tobytes())
+    assert 4 < len(set(seen)) <= 8
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])

@@ -16,6 +16,8 @@ from sklearn.metrics import adjusted_rand_score, f1_score, jaccard_score
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import schematics
 from roadtopo_lib.course.schematics import losses, model, postprocessing, training
+from roadtopo_lib.electives.unet import UNet
+from roadtopo_lib.inference.tiling import tile_starts
 from roadtopo_lib.metrics.lanes import LaneF1
 from roadtopo_lib.postprocess.clustering import cluster_embeddings
 from roadtopo_lib.scenes import Camera
@@ -201,6 +203,20 @@ def test_lanes_are_matched_as_lane_f1_matches_them():
     assert "TP 2    FP 1    FN 1" in twice_and_missed
     assert "TP 0" in " ".join(words_of(schematics.lane_matching(threshold=0.999)))
     assert f"above {LaneF1().iou_threshold:g}" in " ".join(words_of(schematics.lane_matching()))
+
+
+def test_the_maps_of_a_unet_are_those_of_the_library():
+    network, shapes = UNet(2, 0, (8, 16, 24)).eval(), []
+    for block in (*network.encoder, *network.decoder):
+        block.register_forward_hook(lambda module, given, x: shapes.append(" × ".join(map(str, x.shape[1:]))))
+    network(torch.zeros(1, 3, 64, 64))
+    drawn = [words for words in words_of(schematics.unet((8, 16, 24), 64)) if "×" in words]
+    assert sorted(drawn) == sorted(shapes)
+
+
+def test_tiles_begin_where_the_library_begins_them():
+    drawn = [words for words in words_of(schematics.tiles_of_a_row(900, 256, 32)) if words.startswith("from ")]
+    assert drawn == [f"from {start}" for start in tile_starts(900, 256, 32)]
 
 
 def test_metres_are_those_of_the_ground_under_the_pixel():

@@ -51,7 +51,8 @@ strip("E2", photo=PHOTO)
 
 # %% [markdown] tags=["colab"]
 # **In Colab:** *File → Open notebook → GitHub*, paste the address of your fork of this repository,
-# choose `notebooks/electives/E2_unet_and_large_images.ipynb`, write the same address into `REPOSITORY`
+# choose `notebooks/electives/E2_unet_and_large_images.ipynb`, write the same address into
+# `REPOSITORY`
 # in the first code cell, and run that cell again.
 # **On your machine:** `make lab`.
 
@@ -126,6 +127,8 @@ model.requires_grad_(False)
 pixels = image_to_tensor(scene.image)  # (3, 512, 512) in [0, 1]
 probability = tiled_predict(model, pixels, tile=256, overlap=64)[1].numpy()  # of road
 found = probability >= 0.5
+score = compare_masks(found, true)
+print(f"IoU {score.iou:.2f}, {np.mean(true):.1%} of the pixels are road")
 
 # %% tags=["folded"]
 # @title Picture: the landscape and what was found
@@ -136,10 +139,6 @@ pictures = {
 }
 figure = panels(pictures, title="Wide roads are found, a narrow track is missed")
 show(figure, "A landscape from above, the probability of road, and hits and errors.", colors=48)
-
-# %%
-score = compare_masks(found, true)
-print(f"IoU {score.iou:.2f}, {np.mean(true):.1%} of the pixels are road")
 
 # %% [markdown]
 # The model has 30,000 weights. SegFormer `tiny`, the model of the strip, has 1.2 million.
@@ -224,17 +223,16 @@ my_guess = None
 # @title Compare with your guess
 iou_cut = [road_iou(network) for network in (model, without_depth, without_skip)]
 reveal(my_guess, iou_cut[1], "IoU")
-print(
-    f"whole {iou_cut[0]:.2f}, nothing from below {iou_cut[1]:.2f}, no finest skip {iou_cut[2]:.2f}"
-)
+for name, value in zip(("whole", "nothing from below", "no finest skip"), iou_cut):
+    print(f"{name}: {value:.2f}")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# It falls to 0.76 only: here, roads are told from fields by their colour and texture, and a few pixels
+# It falls to 0.76 only. Here roads are told from fields by colour and texture, and a few pixels
 # around are enough. Without the finest skip nothing is found at all, IoU 0.00. What comes from below
-# has too little detail for lines of a few pixels, and the block was trained with both halves. The
-# depth of a U-Net is bought for tasks that need context; this one needs little.
+# has too little detail for lines of a few pixels, and the block was trained with both halves. Depth
+# pays off in tasks that need context. This one needs little.
 #
 # </details>
 
@@ -288,9 +286,8 @@ for norm in ("batch", "group", "instance"):
 # %%
 criterion = LaneCriterion(FocalDiceLoss(), DiscriminativeLoss(), instance_weight=0.1)
 deep = UNet(1, 8, (8, 16, 32, 64), deep_supervision=True)
-masks = torch.from_numpy(
-    np.stack([scene.semantic, scene.instance])[:, 200:296, 200:296].astype(int)
-)
+layers = np.stack([scene.semantic, scene.instance]).astype(int)  # (2, 512, 512)
+masks = torch.from_numpy(layers[:, 200:296, 200:296])
 batch = {"image": piece, "semantic_mask": masks[:1], "instance_mask": masks[1:]}
 outputs = deep(piece)
 _, parts = DeepSupervision(criterion, weight=0.4)(outputs, batch)
@@ -341,10 +338,11 @@ show(*lesson.draw_reach(seen[24:104, 24:104].numpy()), colors=16)
 # Notebook 3 has a task whose cue is far away: a lane shows its colour, yellow or white, in its
 # first 16 columns of 384, and the network must name the colour everywhere. A benchmark trained
 # SegFormer `tiny` and both presets on it, with about equal numbers of weights and equal steps, with
-# several seeds. It is too long for a notebook. Its figures are stored with the command that
+# three seeds. It is too long for a notebook. Its figures are stored with the command that
 # makes them.
 
-# %%
+# %% tags=["folded"]
+# @title The stored figures
 bench = json.loads((samples() / "unet.json").read_text(encoding="utf-8"))
 rows = {(row["budget"], row["model"]): row for row in bench["rows"]}
 kinds = ("segformer", "unet", "resunet")
@@ -362,18 +360,15 @@ my_guess = None
 reveal(my_guess, float(np.mean(rows["far", "unet"]["right_to"])), "columns")
 for kind in kinds:
     far = rows["far", kind]
-    print(
-        f"{kind:9s} depends on the cue up to column {far['reach']}, right up to {far['right_to']}"
-    )
+    print(f"{kind:9s} sees the cue up to column {far['reach']}, right up to {far['right_to']}")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
 # The cue ends at column 16, and the windows of `unet` and `resunet` reach about 46 pixels to each
 # side. So behind column 62 no U-Net of this depth depends on the cue, whatever its training; there it
-# guesses. Where the windows only just touch the cue, it has not learnt to use them. SegFormer's
-# attention reads the whole strip and is right up to its end. More resolutions would widen the window
-# of a U-Net, and cost memory and steps.
+# guesses. SegFormer's attention reads the whole strip and is right up to its end. More resolutions
+# would widen the window of a U-Net.
 #
 # </details>
 
@@ -383,15 +378,14 @@ for kind in kinds:
 # numbers in brackets are the least and the greatest of the seeds.
 
 
-# %%
+# %% tags=["folded"]
+# @title Table: time, and scores at equal budgets
 def spread(values):
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 for kind in kinds:
-    print(
-        f"{kind:9s} {rows['step', kind]['seconds'][0]:.2f} s of processor time for a training step"
-    )
+    print(f"{kind:9s} {rows['step', kind]['seconds'][0]:.2f} s for a training step")
 for budget, kind in rows:
     if budget in ("time", "steps"):
         row = rows[budget, kind]
@@ -476,7 +470,8 @@ print({step: round(rates[step], 2) for step in (0, 9, 19, 20, 65, 110, 155, 199)
 # focal loss single pixels. *Focal-Tversky* is a power of the Tversky loss and looks at regions only
 # (notebook 4). We compare them on a mask of one row of road, with three answers.
 
-# %%
+# %% tags=["folded"]
+# @title A mask and three answers
 mask = torch.zeros(1, 12, 12, dtype=torch.long)
 mask[:, 6] = 1
 answers = {"right": mask, "half missed": mask.clone(), "twice as wide": mask.clone()}
@@ -523,13 +518,6 @@ loss = FocalDiceLoss(per_image=True)(z, empty)
 assert 1 - dice.item() > 0.999 and slope_of_dice.abs().sum() < 1e-8  # the symptom
 assert slope_of_both.min() > 0 and slope_of_both.sum() > 1e-3  # the fix: less road everywhere
 print(f"loss {loss.item():.4f}, all gradients together {slope_of_both.sum():.0e}")
-
-# %%
-both = torch.cat([mask, torch.zeros_like(mask)])  # one image with road, one without
-logits = torch.randn(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))
-per_image = DiceLoss(per_image=True)
-assert_close(per_image(logits, both), per_image(logits[:1], mask))
-print("Dice per image: the empty one is left out")
 
 # %% [markdown]
 # ## Images of any size: tile by tile
@@ -707,7 +695,8 @@ for top, done in blend(no_network, size=(1000, 256), tile=256, overlap=64):
 #
 # A benchmark measured time and memory on one core:
 
-# %%
+# %% tags=["folded"]
+# @title Table: large images
 large = json.loads((samples() / "large_images.json").read_text(encoding="utf-8"))
 for row in large["rows"][1:]:
     print(f"{row['side']} × {row['side']}: {row['cpu_s']:.0f} s, at most {row['peak_mib']} MiB")
@@ -737,7 +726,8 @@ print(same_instances(known, in_second))
 # have another offset in each tile.
 
 
-# %%
+# %% tags=["folded"]
+# @title The stand-in
 class StandIn(torch.nn.Module):
     num_classes, embedding_dim, tiles = 2, 8, 0
 
@@ -845,9 +835,7 @@ def effect(change):
 
 for min_pixels in (1, 20, 100, 400):
     precision, recall, pieces = effect(partial(clean, opening=1, min_pixels=min_pixels))
-    print(
-        f"at least {min_pixels:3d} px: precision {precision:.2f}, recall {recall:.2f}, {pieces} pieces"
-    )
+    print(f"from {min_pixels} px: precision {precision:.2f}, recall {recall:.2f}, {pieces} pieces")
 
 # %% [markdown]
 # Small components are mostly false: dropping them costs hardly any recall. Opening is another
@@ -908,7 +896,8 @@ show(figure, "A landscape with four roads, their mask, and a white centre line i
 # on purpose, then bridge. The gaps are 17 pixels long or more.
 
 
-# %%
+# %% tags=["folded"]
+# @title Roads broken on purpose
 def broken(seed):
     land = render_aerial(seed, (384, 384))
     cut = land.semantic.copy()
@@ -941,10 +930,10 @@ for gap in (0, 20, 80):
     print(f"gap {gap:2d}: precision {precision:.3f}, recall {recall:.3f}, {pieces} pieces")
 
 # %% [markdown]
-# On roads broken on purpose, `bridge` brings back a fifth of the lost pixels, and each third of its
-# strokes' pixels is wrong. On the model's own result it joins a few pieces, finds no road that counts,
-# and long strokes cost precision. So here bridging is not worth it. Measure it on your validation
-# images before you use it.
+# On roads broken on purpose, `bridge` brings back a fifth of the lost pixels, and nearly a third of
+# what it adds is wrong. On the model's own result it joins a few pieces, the recall stays, and long
+# strokes cost precision. So here bridging is not worth it. Measure it on your validation images
+# before you use it.
 
 # %% [markdown]
 # ## Scores that a stray pixel can move
@@ -977,7 +966,8 @@ print("one empty: ", tuple(compare_masks(nothing, true)))
 # @title A small data set, with three spoilt masks
 folder = Path(tempfile.mkdtemp())
 command = f"synth --preset aerial --out {folder / 'data'} --train 6 --val 2 --test 2 --size 96x96"
-with contextlib.redirect_stdout(io.StringIO()):
+quiet = io.StringIO()
+with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
     assert road_topology([*command.split(), "--seed", "3", "--workers", "1"]) == 0
 first, second, third = sorted((folder / "data" / "train" / "semantic_masks").iterdir())[:3]
 before = {path: cv2.imread(str(path), -1) for path in (first, second, third)}
@@ -1149,6 +1139,11 @@ assert min(rows["far", "segformer"]["right_to"]) == 384  # "right up to its end"
 step_seconds = {kind: rows["step", kind]["seconds"][0] for kind in kinds}
 assert 2 < step_seconds["unet"] / step_seconds["segformer"] < 4
 assert 2 < step_seconds["resunet"] / step_seconds["segformer"] < 4
+# Losses: Dice per image leaves the empty one out.
+both = torch.cat([mask, torch.zeros_like(mask)])
+logits = torch.randn(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+per_image = DiceLoss(per_image=True)
+assert_close(per_image(logits, both), per_image(logits[:1], mask))
 # Patches and schedule.
 assert abs(sampler.share_reached() - 0.75) < 0.25  # 32 draws
 assert abs(PositivePatchSampler(positive, 0.75, 20_000).share_reached() - 0.75) < 0.01
@@ -1163,7 +1158,7 @@ corner = pixels[:, :256, :256]
 at_once = class_logits(model(corner[None])["logits"])[0].softmax(dim=0)
 gaps = [(tiled_predict(model, corner, 128, o) - at_once).abs().max().item() for o in (32, 64)]
 assert gaps[0] > gaps[1] > 0  # a wider overlap makes it smaller
-assert shares["our U-Net"] < 0.03 and shares["instance"] > 0.99 and shares["SegFormer"] > 0.85
+assert shares["our U-Net"] < 0.03 and shares["instance"] > 0.9 and shares["SegFormer"] > 0.85
 # Thin things.
 assert 0.15 < gained / lost < 0.3 and 0.25 < wrong / (wrong + gained) < 0.4
 assert abs(effect(partial(clean, min_pixels=400))[1] - 0.90) < 0.015  # hardly any recall
@@ -1205,10 +1200,10 @@ halved = F.max_pool2d(torch.zeros(1, 8, 37, 37), 2)  # (1, 8, 18, 18)
 doubled = torch.nn.ConvTranspose2d(8, 8, 2, stride=2)(halved)  # (1, 8, 36, 36)
 try:
     torch.cat([torch.zeros(1, 8, 37, 37), doubled], dim=1)
-except RuntimeError as error:
-    assert "Sizes of tensors must match" in str(error)
-else:
-    raise AssertionError("37 and 36 went together")
+    fits = True
+except RuntimeError:  # sizes of tensors must match
+    fits = False
+assert doubled.shape[2:] == (36, 36) and not fits
 for make in (lambda: torch.nn.GroupNorm(8, 12), lambda: UNet(widths=(8, 12))):
     try:
         make()
