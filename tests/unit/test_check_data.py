@@ -530,8 +530,8 @@ def test_neighbours_of_a_drive_are_told_from_other_scenes(monkeypatch):
     def distance(a, b):
         return int(np.bitwise_count(a ^ b).sum())
 
-    def moved(rng, size):
-        camera = sample_camera(rng, size)
+    def moved(rng, size, rider):
+        camera = sample_camera(rng, size, rider)
         sway = np.random.default_rng(int(camera.focal * 1000)).normal(0, 0.1, 3)
         angles = {name: getattr(camera, name) + turn for name, turn in zip(("pitch", "yaw", "roll"), sway, strict=True)}
         return Moved(**asdict(camera) | angles, forward=0.5)
