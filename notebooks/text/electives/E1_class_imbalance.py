@@ -598,9 +598,8 @@ for squared in (False, True):
 
 # %% [markdown]
 # All four change, and hard rare pixels are pulled more than three times as hard. The other 4,056
-# pixels give the rare class a little p each. In Σ p that adds up to about 300 pixels, in Σ p² to
-# about
-# 40. So the denominator shrinks, and the gradient grows.
+# pixels give the rare class a little p each. That adds up to about 300 pixels in Σ p, but to about
+# 40 in Σ p². The denominator becomes smaller, the gradient larger.
 
 # %% [markdown]
 # ## Per image or per batch
@@ -668,10 +667,9 @@ of_frame = 1 - (weights["sqrt_inverse"] * dice_of).sum()
 print(f"a loss of {good:.1f} for two good classes, of {of_frame:.1f} for the frame")
 
 # %% [markdown]
-# **Why.** The weights sum to 59, or to 6 for the six classes of the frame. So the loss has no floor
-# at
-# 0. Its gradient has the right direction, but is Σ w times as long as that of a weighted mean. 0.6
-#    and 0.4 in the sum mean 0.6 and 2.4 then.
+# **Why.** The weights sum to 59, or to 6 for the six classes of the frame. So the loss can fall
+# below zero. Its gradient has the right direction, but is Σ w times as long as that of a weighted
+# mean. In the sum, 0.6 and 0.4 then mean 0.6 and 2.4.
 #
 # **Fixed.** The library takes the weighted mean of the losses, Σ w (1 − D) / Σ w. It stays in [0,
 # 1].
@@ -706,10 +704,10 @@ show(schematics.paired_runs(), schematics.ALT["paired_runs"], colors=24)
 # ## One run again
 #
 # Are the numbers in the file still those of the code? We repeat one of the runs, "combined +
-# weights" with seed 0 where crossings are rare, and score it on 40 of the test scenes. Another
-# processor rounds differently, and after 160 steps the model is another one. So the result must lie
-# where one more run would lie in 95 % of the cases, by the spread of the contest's seeds. (Half a
-# minute.)
+# weights" with seed 0 where every scene shows its crossing, and score it on 40 of the test scenes.
+# Another processor rounds differently, and after 160 steps the model is another one. So the result
+# must lie where one more run would lie in 95 % of the cases, by the spread of the contest's seeds.
+# (Half a minute.)
 
 # %% tags=["nbval-ignore-output"]
 again = lesson.repeat_slice()

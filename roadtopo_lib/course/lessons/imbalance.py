@@ -45,7 +45,7 @@ MIN_CROSSING = 40
 RARITIES = {"common": 1, "rare": 3, "very rare": 10}
 """Name → how many training scenes come to one that shows its crossing."""
 
-SLICE, SLICE_SCENES, SLICE_NAMES = ("combined + weights", "rare", 0), 40, ("crosswalk", "mean")
+SLICE, SLICE_SCENES, SLICE_NAMES = ("combined + weights", "common", 0), 40, ("crosswalk", "mean")
 """The run that the notebook repeats, as loss, rarity and seed; how many test scenes it is scored on, and by what."""
 
 GRADIENT_PIXELS, RARE_PIXELS, EASY, HARD = 64 * 64, 40, 0.95, 0.3
