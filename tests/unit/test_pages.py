@@ -28,7 +28,9 @@ def test_the_readme_has_its_parts_in_order_and_a_row_for_each_notebook():
     readme = PAGES[0].read_text(encoding="utf-8")
     places = [readme.index(f"\n## {heading}\n") for heading in HEADINGS]
     assert places == sorted(places)
-    notebooks = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+    folder = ROOT / "notebooks"
+    paths = [*sorted(folder.glob("*.ipynb")), *sorted(folder.glob("electives/*.ipynb"))]
+    notebooks = [path.relative_to(folder).as_posix() for path in paths]
     assert re.findall(r"^\| \[\w+\]\(notebooks/(\S+)\) \|", readme, re.MULTILINE) == notebooks
 
 
