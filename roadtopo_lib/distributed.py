@@ -19,6 +19,10 @@ from torch.utils.data import Sampler
 TIMEOUT = timedelta(minutes=5)
 """A process waits that long for the others. One that dies ends all at once; this is for one that hangs."""
 
+_GROUPS: list = []
+"""The process groups of this process. ``DistributedDataParallel`` would free the last reference to its group while it
+holds Python's lock, for which a thread of the group may wait; one reference stays here."""
+
 
 def rank() -> int:
     """The number of this process, from 0."""
@@ -49,6 +53,7 @@ def connected() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(timeout=TIMEOUT)  # gloo for tensors on the CPU, NCCL for those on GPUs
+    _GROUPS.append(dist.group.WORLD)
     try:
         yield
     except RuntimeError as error:  # only its text says what it is: gloo raises no type of its own

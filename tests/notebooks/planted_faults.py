@@ -144,8 +144,8 @@ FAULTS = [
     Fault(
         "a crossing takes the id of a lane",
         "postprocess/__init__.py",
-        'crosswalks + result["lane_count"]',
-        "crosswalks",
+        'np.add(crosswalks, result["lane_count"], out=',
+        "np.add(crosswalks, 0, out=",
         "06_postprocessing",
     ),
     Fault(

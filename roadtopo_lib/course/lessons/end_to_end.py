@@ -63,29 +63,35 @@ KINDS: dict[str, Callable[[dict], bool]] = {
 """Kinds of scenes, by what ``examine`` returns."""
 
 
-def run_command(line: str, folder: Path) -> int:
-    """Runs ``road-topology LINE`` as a terminal would, in a process of its own, and prints what it says.
-
-    Of more than ``LONGEST`` lines the first and the last three are printed.
+def outcome(line: str, folder: Path) -> tuple[int, list[str]]:
+    """Runs ``road-topology LINE`` as a terminal would, in a process of its own.
 
     Args:
         line: what follows the program's name.
         folder: where it runs.
 
     Returns:
-        Its exit code: 0 if all went well.
+        Its exit code, 0 if all went well, and the lines that it says.
     """
     program = [sys.executable, "-m", "roadtopo_lib.app.cli"]  # what `road-topology` starts
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     done = subprocess.run(
         [*program, *shlex.split(line)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    lines = f"{done.stdout}{done.stderr if done.returncode else ''}".rstrip().splitlines()
+    return done.returncode, f"{done.stdout}{done.stderr if done.returncode else ''}".rstrip().splitlines()
+
+
+def run_command(line: str, folder: Path) -> int:
+    """Prints a command line and what it says, see ``outcome``; returns its exit code.
+
+    Of more than ``LONGEST`` lines the first and the last three are printed.
+    """
+    code, lines = outcome(line, folder)
     if len(lines) > LONGEST:
         lines[3:-3] = [f"… {len(lines) - 6} more lines"]
     said = "\n".join([f"$ road-topology {line}", *lines])
     print(said.replace(str(folder), "…").replace(str(samples()), "data_samples"))
-    return done.returncode
+    return code
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
