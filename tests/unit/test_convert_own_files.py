@@ -155,6 +155,7 @@ def test_a_damaged_entry_of_coco_costs_nothing_but_itself(tmp_path):
         "o" * 1_000_000,
         5,
         [2**62] * 4 + [72 * 128],
+        [2**62] * 4 + [0, 72 * 128],  # the sum of these in 64 bits is that of the mask
         [1, 2],
         [-5, 72 * 128 + 5],
         [72 * 128],

@@ -1,10 +1,7 @@
 """COCO polygons: one JSON file with ``images``, ``annotations`` and ``categories``.
 
-Categories are mapped by name, never by position. Polygons of one annotation are one instance. Run-length masks may
-be packed. Only images that the file names are read, so ``….png___fuse.png`` and the like beside them stay out.
-
-Reference:
-    T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; their maskApi.c, ``rleFrString``.
+Categories are mapped by name, never by position. Polygons of one annotation are one instance; run-length masks are read
+by pycocotools. Only images that the file names are read, so ``….png___fuse.png`` and the like beside them stay out.
 """
 
 import json
@@ -28,7 +25,7 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
 
     Raises:
         FileNotFoundError: no label file.
-        ValueError: several JSON files, or one that is no whole COCO file.
+        ValueError: several JSON files, one that is no whole COCO file, or run-length masks without pycocotools.
     """
     files = reading.label_files([src], ".json", "COCO's JSON")
     if len(files) > 1:
@@ -94,6 +91,8 @@ def _shapes(
                 if not parts:
                     raise ValueError("no outline")
             shapes.append(Shape(parts, class_id, str(number), True, *placed_mask))
+        except ImportError:
+            raise ValueError("run-length masks need the package pycocotools, which is not installed") from None
         except DAMAGED:
             dropped["an annotation without a region"] += 1
     return shapes, size
@@ -101,29 +100,21 @@ def _shapes(
 
 def _placed_mask(segmentation: dict, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """A run-length mask and its upper left corner (x, y); raises one of ``DAMAGED`` if it is none of that size."""
+    from pycocotools import mask as masks  # an extra: only run-length masks need it
+
     height, width = size
     if tuple(segmentation["size"]) != size or height * width > MOST_PIXELS:
         raise ValueError("of another size, or of none that an image has")
     counts = segmentation["counts"]
-    runs = np.array(counts if isinstance(counts, list) else _runs(counts.encode()))
-    if runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
-        raise ValueError("too few or too many pixels")
-    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T  # column by column
+    if isinstance(counts, list):
+        runs = np.array(counts)
+        if runs.dtype.kind != "i" or runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
+            raise ValueError("too few or too many pixels")
+        segmentation = masks.frPyObjects(segmentation, height, width)
+    mask = masks.decode(segmentation)
+    # Packed lengths that end too early leave the last pixels as they were in memory.
+    if not isinstance(counts, list) and masks.encode(mask)["counts"] != counts.encode():
+        raise ValueError("too few pixels")
+    mask = mask.astype(bool)
     (top, bottom), (left, right) = (np.flatnonzero(mask.any(axis=axis))[[0, -1]].tolist() for axis in (1, 0))
     return mask[top : bottom + 1, left : right + 1], (left, top)
-
-
-def _runs(text: bytes) -> list[int]:
-    """Lengths of packed runs: five bits a character, from the third length on less the one before the last."""
-    runs, value, shift = [], 0, 0
-    for character in text:
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise ValueError("no length of a run")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:  # the last character of a length, whose fifth bit is the sign
-            value -= (bits & 16) << (shift - 4)
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return runs
