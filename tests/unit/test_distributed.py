@@ -227,7 +227,9 @@ def test_a_run_of_two_processes_equals_that_of_one_and_goes_on_with_another_numb
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("roadtopo_lib.training.recorders.PrintEpochs", StopAtStepSix)
         assert command_line(train_command(data, tmp_path / "resumed", "--resume")) == 130, "goes on alone"
-    assert "(step 6)" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "going on" in told.out
+    assert "(step 6)" in told.err
     assert "(step 6)" in run(2, *train_command(data, tmp_path / "resumed", "--resume")), "and with two again"
     for name in ("together", "resumed"):
         left, expected = ({path.name for path in (tmp_path / run).iterdir()} for run in (name, "alone"))
