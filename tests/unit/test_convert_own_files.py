@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from roadtopo_lib.app.cli import main
+from roadtopo_lib.data import samples as samples_module
 from roadtopo_lib.data.convert import (
     FORMATS,
     convert_bdd100k,
@@ -795,3 +796,60 @@ def test_the_bar_of_a_poor_terminal_ends_no_conversion(tmp_path):
     assert done.returncode == 0
     assert "4image" in shown.replace(" ", "")
     assert len(list_samples(tmp_path / "ö", "train")[0]) == 4
+
+
+def test_a_line_of_equal_points_is_a_single_point(tmp_path):
+    dot, line = [[64.0, 40.0]] * 2, STRAIGHT
+    for name in ("culane", "labelme", "bdd100k"):
+        picture(tmp_path / name / "a.jpg")
+    lanes = (" ".join(f"{x} {y}" for x, y in points) for points in (dot, line))
+    (tmp_path / "culane" / "a.lines.txt").write_text("\n".join(lanes))
+    labelme(tmp_path / "labelme" / "a.json", shape("lane", dot), shape("lane", line))
+    labels = [lane_of("lane/single white", points) for points in (dot, line)]
+    (tmp_path / "bdd100k" / "lane_train.json").write_text(json.dumps([{"name": "a.jpg", "labels": labels}]))
+    for name in ("culane", "labelme", "bdd100k"):
+        report = FORMATS[name](tmp_path / name, tmp_path / "out" / name, **HERE)
+        assert report.dropped == {"a lane of a single point": 1}, name
+        assert sample(tmp_path / "out" / name, "a")[2].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("latest", "train"), ("contest_train", "train"), ("interval_2", "train"), ("lane_val", "val"),
+        ("Validation", "val"), ("bdd100k_labels_images_test", "test"), ("test2", "test"),
+    ],
+)  # fmt: skip
+def test_the_split_of_bdd100k_is_a_word_of_the_files_name_and_no_part_of_one(tmp_path, name, split):
+    picture(tmp_path / "a.jpg")
+    (tmp_path / f"{name}.json").write_text(json.dumps([{"name": "a.jpg", "labels": []}]))
+    assert convert_bdd100k(tmp_path, tmp_path / "out", **HERE).splits == {split: 1}
+
+
+def test_labels_that_reach_below_smaller_copies_of_their_images_are_dropped(tmp_path):
+    for name, size in (("whole", SIZE), ("half", (36, 64))):
+        picture(tmp_path / "in" / f"{name}.jpg", size)
+    text = frame("whole.jpg", 30, 60, 90) + frame("half.jpg", 30, 60, 90)
+    (tmp_path / "in" / "label_data.json").write_text(text)
+    report = convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE)
+    assert (report.written, report.dropped) == (1, {"the image has another size than its labels": 1})
+    assert report.examples["the image has another size than its labels"] == ["half"]
+
+
+def test_a_run_that_ends_between_two_masks_leaves_none_that_an_earlier_run_vouches_for(tmp_path, monkeypatch):
+    names, write = drive(tmp_path / "in"), samples_module.write_image
+    convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE)
+    whole = sample(tmp_path / "out", "clips_0_0")[1:]
+
+    def until_instances(path, *values, **more):
+        if path.parent.name == "instance_masks":
+            raise OSError("no space left")
+        write(path, *values, **more)
+
+    monkeypatch.setattr(samples_module, "write_image", until_instances)
+    with pytest.raises(OSError, match="no space"):
+        convert_tusimple(tmp_path / "in", tmp_path / "out", line_width=9, **HERE)
+    monkeypatch.undo()
+    assert convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE).written == len(names)
+    for before, after in zip(whole, sample(tmp_path / "out", "clips_0_0")[1:], strict=True):
+        np.testing.assert_array_equal(before, after)

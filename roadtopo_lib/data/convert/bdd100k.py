@@ -20,6 +20,8 @@ from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
 
 LANE = re.compile(r"lane$|lane/|(single|double) (white|yellow|other)$")
 """Beginning of the categories that are lanes, whatever their kind."""
+SPLIT = re.compile(r"(?<![a-z])(val|test)(?=idation|ing|[^a-z]|$)", re.IGNORECASE)
+"""What names a split in a label file's name: ``lane_val``, and no part of a word such as ``latest``."""
 CURVE_POINTS = 16
 """Points of each Bézier part."""
 EDGES_OF = {"lane": 25.0, "crosswalk": 250.0}
@@ -40,7 +42,8 @@ def read_bdd100k(src: Path, names: ClassNames, images: Path | None = None) -> It
     """
     files = reading.label_files([src], ".json", "BDD100K's JSON")
     for path in files:
-        split, number = next((split for split in ("val", "test") if split in path.stem), "train"), 0
+        found, number = SPLIT.search(path.stem), 0
+        split = found[0].lower() if found else "train"
         root = images or path.parent
         roots = [root, *filter(Path.is_dir, [root / split])]
         try:
@@ -86,7 +89,7 @@ def _shapes(labels: list, names: ClassNames) -> tuple[list[Shape], Counter]:
             continue
         dropped[reading.NO_POINT] += not parts
         for points, is_closed in parts:
-            if len(points) < 2:
+            if reading.place_count(points) < 2:
                 dropped[reading.ONE_POINT if len(points) else reading.NO_POINT] += 1
             elif is_closed and names.classes[class_id].instances != "lane":
                 shapes.append(Shape([points], class_id))

@@ -78,7 +78,7 @@ def _shape(label: dict, names: ClassNames) -> list[Shape]:
     points, is_line = reading.points_of(label["points"]), kind in ("line", "linestrip")
     if is_line and names.classes[class_id].instances != "lane":
         raise _Dropped(f"a {kind} of a class without lanes")
-    if is_line and len(points) < 2:
+    if is_line and reading.place_count(points) < 2:
         raise _Dropped(reading.ONE_POINT if len(points) else reading.NO_POINT)
     if kind == "mask":
         return [Shape([], class_id, instance, True, *_placed_mask(label, points))]

@@ -131,11 +131,16 @@ def points_of(values: object) -> np.ndarray:
     return points
 
 
+def place_count(points: np.ndarray) -> int:
+    """How many different places (M, 2) points name, at most two: a line of equal points is a point."""
+    return len(points) if len(points) < 2 else 1 + bool((points != points[0]).any())
+
+
 def lines_of(lanes: Iterable[np.ndarray], class_id: int, dropped: Counter) -> list[Shape]:
     """Lanes (M, 2) as lines; those of fewer than two points are counted in ``dropped``."""
     lines = []
     for points in lanes:
-        if len(points) < 2:
+        if place_count(points) < 2:
             dropped[ONE_POINT if len(points) else NO_POINT] += 1
         else:
             lines.append(Shape([points], class_id, filled=False))

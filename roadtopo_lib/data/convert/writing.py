@@ -36,6 +36,9 @@ SHEET = "contact_sheet.png"
 EXAMPLES = 3
 """Names that a report gives for each reason."""
 WAITING_PER_WORKER = 4  # images read ahead: memory does not grow with the number of labels
+OTHER_SIZE = "the image has another size than its labels"
+BELOW = 1.05
+"""Times the height of an image to which lanes may reach down. In a copy with smaller images they reach further."""
 DAMAGED_IMAGE, MISSING_IMAGE = "the image cannot be read", "the image is missing"
 HIDDEN = "a lane or crossing that others hide, or outside of the image"
 
@@ -245,6 +248,7 @@ def _convert_one(task: tuple[Labelled, str], dst: Path, options: Options) -> tup
     except ValueError as error:
         return place, dropped + Counter([str(error)]), False
     note = f"{source} {labels} {hidden}"
+    files[0].unlink(missing_ok=True)  # with its note: a run that ends here leaves no image that vouches for other masks
     write_sample(dst / split, record.name, image, semantic, instance, options.classes, note=note)
     dropped[HIDDEN] += hidden
     _clear_other_splits(place, source, dst, options)
@@ -298,7 +302,10 @@ def _upright(record: Labelled, size: tuple[int, int], orientation: int) -> list[
     """
     shown = size[::-1] if orientation > 4 else size
     if record.size not in (None, size, shown):
-        raise ValueError("the image has another size than its labels")
+        raise ValueError(OTHER_SIZE)
+    lanes = [shape for shape in record.shapes if not shape.filled and record.size is None]
+    if 2 * sum(lane.points()[:, 1].max() > BELOW * shown[0] for lane in lanes) > len(lanes):
+        raise ValueError(OTHER_SIZE)
     if orientation == 1 or (record.upright and record.size in (None, shown)):
         return record.shapes
     if record.size is None or size == shown:
