@@ -289,12 +289,6 @@ def an_instance_mask_of_0_and_255(root):
     relabel(root, change)
 
 
-@breaks("no_images", WARNING, "test/images")
-def a_test_split_without_an_image(root):
-    for kind in ("images", "semantic_masks", "instance_masks"):
-        (root / "test" / kind).mkdir(parents=True)
-
-
 @breaks("nothing_labelled", ERROR, "train/semantic_masks")
 def nothing_is_labelled(root):
     relabel_all(root, lambda semantic, instance: (semantic.fill(IGNORE_INDEX), instance.fill(0)))
@@ -371,8 +365,14 @@ def test_a_fault_is_found_once_and_nothing_else(root, name):
     check, severity, files, function = BREAKS[name]
     function(root)
     found = findings(root)
-    split = files[0].partition("/")[0]
+    split = "val" if files[0].startswith("val") else "train"
     assert found == {(check, severity, split): files}
+
+
+def test_a_test_split_without_an_image_stops_no_training(root):
+    for kind in ("images", "semantic_masks", "instance_masks"):
+        (root / "test" / kind).mkdir(parents=True)
+    assert findings(root) == {("no_images", WARNING, "test"): ["test/images"]}
 
 
 def test_every_check_is_broken_here_once():
