@@ -54,6 +54,7 @@ CHECKS = {
         "the id of a class where a lane is; right where no lane shows",
     ),
     "empty_instances": (WARNING, "an id for every lane and crosswalk"),
+    "binary_instances": (WARNING, "an id for each lane and crosswalk, 1..N: those that share 255 count as one"),
     "near_duplicates": (WARNING, "each recording in one split only: scores on neighbours of known frames are too high"),
     "class_balance": (WARNING, "each class in train, in 1 of 100 masks at least; see class_weights, repeat_threshold"),
     "thin_lines": (WARNING, "lines as wide as a cell at least: draw them wider, or raise image_size"),
@@ -144,6 +145,8 @@ class Report:
         severity = CHECKS[check][0]
         if check in ("no_lanes", "no_instances") and split != "train":
             severity = WARNING  # training goes on, and scores say little
+        if check in ("no_images", "missing_folder") and split == "test":
+            severity = WARNING  # the validation images are scored instead
         if check == "no_instances" and self.config.instance_weight == 0:
             severity = WARNING
         return Finding(check, severity, split, files, found)

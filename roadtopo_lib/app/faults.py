@@ -36,7 +36,8 @@ WIDTH_ERROR = 1.2
 """Pixels that ``line_width`` is off by, at most, where lines are longer than wide."""
 
 SHORTEST = 4
-"""Cells that the lines of an image cover where their width is judged: a short piece seems thinner than it is."""
+"""Cells that the lines of an image pass, one behind the other, where their width is judged: a short piece seems thinner
+than it is."""
 
 LONGEST = 200
 """Characters of what is said of one file: a mask with thousands of wrong ids would fill the screen."""
@@ -148,8 +149,8 @@ def check_sample(files: Sequence[Path | None], classes: ClassTable, view: View) 
         report.pixels = counts
         cell = view.cell_in(*semantic.shape)
         lanes = np.isin(semantic, classes.lane_ids)
-        measurable = lanes.sum() > SHORTEST * cell**2
-        if measurable and (width := line_width(lanes)) < cell - WIDTH_ERROR:
+        width = line_width(lanes) if lanes.any() else cell
+        if width < cell - WIDTH_ERROR and lanes.sum() > SHORTEST * cell * width:
             faults.note("thin_lines", semantic_path, f"lines {width:.1f} px wide, a cell covers {cell:.1f} px")
         if instance is not None and instance.shape == semantic.shape:
             report.has_ids = bool(instance.any())
@@ -255,5 +256,7 @@ def _check_instances(
         if bare[1:].any():
             faults.note("empty_instances", path, f"{bare[1:].sum()} of {count - 1} areas have no id")
     ids = np.flatnonzero(np.bincount(instance.ravel())[1:]) + 1
-    if ids.size and ids[-1] != len(ids):
+    if ids.tolist() == [255]:
+        faults.note("binary_instances", path, "255 is the only id")
+    elif ids.size and ids[-1] != len(ids):
         faults.note("id_gaps", path, f"{len(ids)} ids up to {ids[-1]}")

@@ -26,6 +26,7 @@ MASK_SUFFIXES = (".png",)
 
 # Pillow's names.
 LOSSY = ("JPEG", "MPO", "WEBP")  # formats that may change pixels
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # compressions
 GREY_16_BIT = ("I;16", "I;16B", "I")  # older versions open 16-bit grey as 32-bit "I"
 MARK = b"Software\0roadtopo_lib"
 """Stands in the head of a picture that shows results: no listing takes it for a photograph."""
@@ -273,7 +274,7 @@ def picture_format(path: str | Path) -> str | None:
 def _open_mask(path: str | Path) -> Image.Image:
     """As ``_open``, but no lossy format, whatever the file is called."""
     picture = _open(path)
-    if picture.format in LOSSY:
+    if picture.format in LOSSY or picture.info.get("compression") in LOSSY_TIFF:
         raise ValueError(
             f"{path}: this is a {picture.format} file, which invents ids where a mask has borders, expected a PNG"
         )

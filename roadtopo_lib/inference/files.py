@@ -160,7 +160,7 @@ def _infer_to_format(
             raw_file, rows = wanted.get(photo, (relative if frame.number is None else frame.name, None))
             lines.append(export.to_tusimple(record, raw_file, run_time, rows))
         elif form == "culane":
-            write_atomic(target, export.to_culane(record), durable=False)
+            export.write_culane(target, record, photo)
         elif form == "json":
             write_json(target, record, durable=False)
         else:
@@ -285,12 +285,12 @@ def _read_frames(source: Path, files: list[tuple[str, Path]], on_fault: Callable
 def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     """Refuses to write over what is read, by whatever path it is named, or over labels that lie beside photographs."""
     read = {path.resolve() for path in inputs}
-    folders = {path.parent for path in read}
+    own = {folder: export.own_texts(folder) for folder in {path.parent for path in read}}
     for path in outputs:
         if path.resolve() in read:
             raise ValueError(f"{path}: would be written over an input image; choose another output")
         if path.is_file() and (
             (path.suffix == ".json" and not any(mark in path.read_bytes() for mark in OURS))
-            or (path.suffix == ".txt" and path.parent.resolve() in folders)
+            or (path.suffix == ".txt" and path.resolve() not in own.get(path.parent.resolve(), {path.resolve()}))
         ):
             raise ValueError(f"{path}: may hold labels, and would be written over; choose another output")

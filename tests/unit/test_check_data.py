@@ -279,6 +279,16 @@ def an_id_without_pixels(root):
     relabel(root, lambda semantic, instance: np.putmask(instance, instance == 3, 4))
 
 
+@breaks("binary_instances", WARNING, "train/instance_masks/b.png")
+def an_instance_mask_of_0_and_255(root):
+    def change(semantic, instance):
+        semantic[ZEBRA] = ROAD
+        instance[:] = 255 * np.isin(semantic, (LANE_MARKING, LANE_BOUNDARY))
+        semantic[EDGE] = LANE_MARKING
+
+    relabel(root, change)
+
+
 @breaks("nothing_labelled", ERROR, "train/semantic_masks")
 def nothing_is_labelled(root):
     relabel_all(root, lambda semantic, instance: (semantic.fill(IGNORE_INDEX), instance.fill(0)))
@@ -303,6 +313,15 @@ def lines_two_pixels_wide(root):
     def change(semantic, instance):
         for x in (62, 202):
             semantic[40:, x : x + 4], instance[40:, x : x + 4] = ROAD, 0
+
+    relabel(root, change)
+
+
+@breaks("thin_lines", WARNING, "train/semantic_masks/b.png")
+def a_line_one_pixel_wide_and_ten_cells_long(root):
+    def change(semantic, instance):
+        semantic[:], instance[:] = ROAD, 0
+        semantic[60:100, 60], instance[60:100, 60] = LANE_MARKING, 1
 
     relabel(root, change)
 
@@ -348,6 +367,12 @@ def test_a_fault_is_found_once_and_nothing_else(root, name):
     found = findings(root)
     split = "val" if files[0].startswith("val") else "train"
     assert found == {(check, severity, split): files}
+
+
+def test_a_test_split_without_an_image_stops_no_training(root):
+    for kind in ("images", "semantic_masks", "instance_masks"):
+        (root / "test" / kind).mkdir(parents=True)
+    assert findings(root) == {("no_images", WARNING, "test"): ["test/images"]}
 
 
 def test_every_check_is_broken_here_once():

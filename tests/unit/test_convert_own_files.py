@@ -639,6 +639,14 @@ def test_corrected_labels_and_other_options_are_converted_again(tmp_path):
     assert np.count_nonzero(sample(tmp_path / "out", "clips_0_1")[2][50]) == pytest.approx(9, abs=1)
 
 
+def test_an_image_that_is_converted_to_another_split_leaves_its_earlier_one(tmp_path):
+    drive(tmp_path / "in")
+    assert convert_tusimple(tmp_path / "in", tmp_path / "out", **HERE).splits == {"train": 4}
+    for split in ("val", "train"):
+        assert convert_tusimple(tmp_path / "in", tmp_path / "out", split=split, **HERE).splits == {split: 4}
+        assert {path.parts[-3] for path in (tmp_path / "out").glob("*/*/*")} == {split}
+
+
 def test_a_sample_of_another_image_is_never_written_over(tmp_path):
     drive(tmp_path / "one")
     drive(tmp_path / "two", level=20)

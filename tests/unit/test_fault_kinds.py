@@ -403,6 +403,25 @@ def test_partly_unlabelled_masks_and_masks_of_background_are_read(tmp_path):
     read_sample(*put(tmp_path, "b", (image, 0 * semantic, 0 * instance)))
 
 
+def test_a_png_of_which_one_bit_has_changed_is_damaged(tmp_path):
+    content = io.BytesIO()
+    Image.fromarray(scene()[1]).save(content, "PNG")
+    whole = content.getvalue()
+    for at in range(43, len(whole) - 16, 3):  # the packed pixels
+        (tmp_path / "a.png").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"a\.png: damaged or truncated image"):
+            read_semantic_mask(tmp_path / "a.png")
+
+
+def test_a_tiff_of_lossy_pixels_is_no_mask(tmp_path):
+    mask = Image.fromarray(scene()[1])
+    mask.save(tmp_path / "a.png", "TIFF", compression="tiff_lzw")
+    assert (read_semantic_mask(tmp_path / "a.png") == scene()[1]).all()
+    mask.save(tmp_path / "a.png", "TIFF", compression="jpeg")
+    with pytest.raises(ValueError, match="this is a TIFF file, which invents ids"):
+        read_semantic_mask(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("kind", [1, 2])
 @pytest.mark.parametrize("format", ["JPEG", "WEBP"])
 def test_a_lossy_file_called_png_is_no_mask(tmp_path, kind, format):

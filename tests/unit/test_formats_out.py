@@ -432,6 +432,18 @@ def test_labels_of_culane_beside_the_photographs_are_not_written_over(tmp_path):
         export("culane", tmp_path, tmp_path / "out")
 
 
+def test_texts_of_culane_beside_the_photographs_are_made_again_until_somebody_corrects_one(tmp_path):
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "sub" / "b.png")
+    for _ in range(2):
+        export("culane", tmp_path, tmp_path)
+    text = tmp_path / "sub" / "b.lines.txt"
+    text.write_text(text.read_text() + "1 590 2 580\n")
+    with pytest.raises(ValueError, match=r"b\.lines\.txt: may hold labels"):
+        export("culane", tmp_path, tmp_path)
+    assert text.read_text().endswith("1 590 2 580\n")
+
+
 @pytest.mark.parametrize("output", ["a.json", "a.lines.txt", "a.png", "a.mp4"])
 def test_an_output_that_is_no_folder_is_one_line(tmp_path, command, capsys, output):
     photo(tmp_path / "in" / "a.png")

@@ -16,3 +16,8 @@ def test_a_foreign_meta_json_is_refused_by_name(tmp_path, capsys, text):
     assert error.count("\n") == 1
     assert (tmp_path / "meta.json").read_bytes() == text
     assert [path.name for path in tmp_path.iterdir()] == ["meta.json"]
+
+
+def test_a_split_that_nobody_asked_for_gets_no_folder(tmp_path):
+    assert main(["synth", "--out", str(tmp_path / "D"), "--val", "1", "--size", "64x96", "--workers", "1"]) == 0
+    assert [path.name for path in (tmp_path / "D").iterdir() if path.is_dir()] == ["val"]

@@ -5,7 +5,9 @@ A record (``inference.records.find``) has ``width``, ``height``, ``lanes`` with 
 Coordinates are (x, y) in pixels of the original image, pixel centres at whole numbers.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import cv2
 import numpy as np
 
 from roadtopo_lib import __version__
-from roadtopo_lib.files import check_file, find_file, lies_in
+from roadtopo_lib.files import check_file, find_file, lies_in, list_files, naming, write_atomic
 
 ENDINGS = {"json": ".json", "tusimple": "tusimple.json", "culane": ".lines.txt", "labelme": ".json"}
 """Of a format's file for each image; TuSimple has one file for all."""
 
 VERSION = f"roadtopo_lib {__version__}"
 """Stands where LabelMe puts its own version: a file that LabelMe has saved since is not written over."""
+
+OWN_TEXTS = ".culane_results"
+"""File that knows which of CULane's texts beside photographs are results of this library: others are labels."""
 
 TUSIMPLE_SIZE, TUSIMPLE_ROWS = (720, 1280), range(160, 720, 10)
 CULANE_STEP = 10.0
@@ -58,6 +63,28 @@ def to_culane(record: dict) -> str:
     """CULane's text: a lane a line, ``x y x y …``."""
     lanes = culane_lanes([lane["points"] for lane in record["lanes"]])
     return "".join(" ".join(f"{x:.3f} {y:.0f}" for x, y in lane) + "\n" for lane in lanes)
+
+
+def write_culane(path: Path, record: dict, photo: Path) -> None:
+    """Writes CULane's text. One beside its photograph is first noted as ours: the text has no place for a mark."""
+    text = to_culane(record)
+    if path.parent.resolve() == photo.parent.resolve():
+        with naming(path), open(path.with_name(OWN_TEXTS), "a", encoding="ascii") as file:
+            file.write(f"{_mark(path, text.encode())}\n")
+    write_atomic(path, text, durable=False)
+
+
+def own_texts(folder: Path) -> set[Path]:
+    """CULane's texts in a folder of photographs that are written here and that nobody has changed since."""
+    note = folder / OWN_TEXTS
+    if not note.is_file():
+        return set()
+    marks = set(note.read_text(encoding="ascii", errors="replace").split())
+    return {path for path in list_files(folder, ENDINGS["culane"]) if _mark(path, path.read_bytes()) in marks}
+
+
+def _mark(path: Path, content: bytes) -> str:
+    return hashlib.sha256(os.fsencode(path.name) + b"\0" + content).hexdigest()[:32]
 
 
 def culane_lanes(polylines: Sequence) -> list[np.ndarray]:

@@ -237,7 +237,7 @@ def _convert_one(task: tuple[Labelled, str], dst: Path, options: Options) -> tup
         is_whole = all(path.is_file() and path.stat().st_size > 0 for path in files)  # empty: after a power cut
         if found.startswith(f"{source} {labels} ") and is_whole:
             dropped[HIDDEN] += int(found.rpartition(" ")[2])
-            _clear_other_splits(place, source, dst, options)  # the run that moved it may have been killed before
+            _clear_other_splits(place, source, dst)  # the run that moved it may have been killed before
             return place, +dropped, True
         if files[0].exists() and not found.startswith(source):
             raise ValueError("another image of that name is in the data set")
@@ -251,14 +251,14 @@ def _convert_one(task: tuple[Labelled, str], dst: Path, options: Options) -> tup
     files[0].unlink(missing_ok=True)  # with its note: a run that ends here leaves no image that vouches for other masks
     write_sample(dst / split, record.name, image, semantic, instance, options.classes, note=note)
     dropped[HIDDEN] += hidden
-    _clear_other_splits(place, source, dst, options)
+    _clear_other_splits(place, source, dst)
     return place, +dropped, True
 
 
-def _clear_other_splits(place: tuple[str, str], source: str, dst: Path, options: Options) -> None:
-    """Removes a sample from the splits that it lies in by other options, unless ``options`` name its split."""
+def _clear_other_splits(place: tuple[str, str], source: str, dst: Path) -> None:
+    """Removes a sample from the splits that it lies in by other options: an image is in one split only."""
     split, name = place
-    for other in SPLITS if options.split is None else ():
+    for other in SPLITS:
         moved = sample_files(dst / other, name)
         if other != split and note_of(moved[0]).startswith(source):
             for path in moved:
