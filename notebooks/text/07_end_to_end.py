@@ -1048,7 +1048,7 @@ _ = victim.write_bytes(whole)
 # `own-data` trains from scratch.
 #
 # `data_samples/finetune.json` holds a measurement (its command stands in it): 12, 48 and 200 scenes
-# of dusk, night and rain, three draws of scenes and weights each, all scored on the same other
+# of dusk, night and rain, five draws of scenes and weights each, all scored on the same other
 # scenes.
 #
 # > **Predict first.** From 48 scenes, how much lane F1 does fine-tuning add to that of the untouched
@@ -1112,7 +1112,7 @@ print({name: f"{value:.2f}" for name, value in f1.items()})
 assert abs(f1["after"] - f1["before"]) < 0.1
 
 # %% [markdown]
-# The difference is below 0.1 in either direction. That is why the table above has three draws, more
+# The difference is below 0.1 in either direction. That is why the table above has five draws, more
 # scenes and an interval. To go on, draft the labels of the next photographs with the new model,
 # correct, convert, and fine-tune again. Keep a test set that never takes part.
 
