@@ -685,6 +685,8 @@ assert grey.any() and 4 * sure.sum() < 0.001 * image.shape[0] * image.shape[1]  
 colors = {c.name: c.color for c in CLASSES}
 assert colors["lane_marking"][0] > colors["lane_marking"][2]  # orange
 assert colors["lane_boundary"][2] > colors["lane_boundary"][0]  # sky blue
+cut_off = shipped_segmenter().predict(image)["semantic_pred"][:128]  # a quarter of 512 rows
+assert tiny.crop_top == 0.25 and (cut_off == CLASSES.names.index("background")).all()
 try:
     tiny.lr = 5
 except FrozenInstanceError:

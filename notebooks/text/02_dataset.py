@@ -107,6 +107,7 @@ from roadtopo_lib.labels import (
     palette,
 )
 from roadtopo_lib.losses import DiscriminativeLoss
+from roadtopo_lib.metrics import BoundaryIoU, ConfusionMatrix
 from roadtopo_lib.scenes.annotate import label_width
 from roadtopo_lib.viz import color_instances, color_semantic
 
@@ -1176,6 +1177,11 @@ assert "fine" not in gallery.values() and len(gallery) == 14
 assert "none of them black" in gallery["rgb_instances_without_black"]
 assert "found a palette" in gallery["palette_mask"]  # "the library refuses mode"
 assert contradictions(semantic, instance) == 0
+for score in (ConfusionMatrix(NUM_CLASSES), BoundaryIoU(NUM_CLASSES)):  # "skip it"
+    score.update(
+        np.full((4, 8), ROAD), np.where(np.arange(8) < 4, ROAD, IGNORE_INDEX) * np.ones((4, 1), int)
+    )
+    assert score.class_iou()[ROAD] == score.miou() == 1
 own = f"{folder.name}/claims"
 refused = {
     "colours for classes": (palette()[semantic], instance),

@@ -1164,7 +1164,7 @@ assert np.allclose(rates(optimizer, loaded.encoder), [0.0001])  # the fix
 #
 # * Each query's weights over the M keys add up to 1.
 # * Scores of tens of thousands do not overflow into `nan`.
-# * Gradients reach `q`.
+# * Gradients reach `q`, `k` and `v`.
 
 
 # %% tags=["exercise:attention_by_hand"]
@@ -1325,6 +1325,15 @@ of_one, of_both = (careless.predict(some) for some in (photos[:1], photos))
 for name in ("logits", "embeddings"):  # "`eval()`, or `predict()`, which calls it"
     assert_close(of_one[name], of_both[name][:1], atol=1e-2, rtol=1e-2)
 assert all(torch.equal(t, collected[name]) for name, t in careless.state_dict().items())
+learning = copy.deepcopy(trained).requires_grad_()
+assert not learning.predict(pixels)["logits"].requires_grad  # "computes without gradients"
+learning.encoder.requires_grad_(False)
+try:
+    build_optimizer(learning, tiny)
+except RuntimeError:
+    pass  # "refuse an empty group"
+else:
+    raise AssertionError("an empty group was accepted")
 # The predictions.
 assert np.allclose(scores, [0.38, 0.44, 0.40, 0.24, 0.09], atol=0.02)
 assert np.allclose(scores_of_frame[1:3], [0.55, 0.65], atol=0.02)

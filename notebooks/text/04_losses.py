@@ -1338,6 +1338,9 @@ assert counts.argmin() == CROSSWALK
 weighted_dice = (sqrt_inverse * (1 - dice)).sum() / sqrt_inverse.sum()
 weighted = 0.6 * F.cross_entropy(logits, target, sqrt_inverse.float()) + 0.4 * weighted_dice
 assert_close(CombinedLoss(class_weights=sqrt_inverse)(logits, target), weighted.float(), **about)
+of_five, w = 1 - of_classes[:LANE_BOUNDARY], sqrt_inverse[:LANE_BOUNDARY]  # the sixth is absent
+weighted = DiceLoss(class_weights=sqrt_inverse)(logits, five)
+assert_close(weighted, ((w * of_five).sum() / w.sum()).float(), **about)
 
 # %% tags=["folded"]
 # @title Claims of this notebook, asserted: the contest

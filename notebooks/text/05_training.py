@@ -1705,6 +1705,10 @@ assert_close(gradient_of([4, 4, 4], [1 / 3] * 3), in_one)
 assert not torch.allclose(gradient_of([5, 5, 2], [1 / 3] * 3), in_one, rtol=0.05)  # "not that of"
 assert_close(gradient_of([5, 5, 2], [5 / 12, 5 / 12, 2 / 12]), in_one)
 assert math.isclose(of_a_point[-1] / of_a_point[0], 2.5)
+masks, ids = batch["semantic_mask"].clone(), batch["instance_mask"].clone()
+masks[:2], ids[0] = 255, 0  # two images without a label, one of these without an instance
+counted = criterion.counts({"semantic_mask": masks, "instance_mask": ids}).tolist()
+assert counted == [masks[2:].numel(), 3] and ids[1:].flatten(1).any(dim=1).all()
 tail = lesson.new_trainer(config.replace(accumulation_steps=4))
 tail.train_epoch(DataLoader([lesson.dataset(short, "frame")[0]] * 6, batch_size=1))
 assert tail.state.step == 2  # the last two of six batches made a step

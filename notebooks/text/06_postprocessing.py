@@ -1492,7 +1492,15 @@ steep[2:11, :2] = steep[8, 3:] = CROSSWALK
 apart = np.where(np.arange(8) < 2, means[0][:, None, None], means[1][:, None, None])
 by_center = toy.process(steep, apart * np.ones((12, 1)))["crosswalk_instances"]
 assert (by_center[8, 5], by_center[10, 0]) == (1, 2)  # "by the row of their centres"
-patch = (np.arange(420, 444)[:, None] * width + np.arange(600, 640)).ravel()  # 24 × 40 pixels
+for sure, found_then in ((0.69, 0), (0.7, 3)):  # "a confidence of at least 0.7"
+    certain = np.full(semantic.shape, sure, dtype=np.float32)
+    with_it = LanePostProcessor(min_pixels=3, road_model=False)
+    assert with_it.process(semantic, embeddings, confidence=certain)["lane_count"] == found_then
+for long, found_then in ((9, 0), (10, 1)):  # "by default 0.1 % of the image", here of 100 × 100
+    single = np.where(np.arange(100 * 100) % 100 == 50, LANE_MARKING, ROAD).reshape(100, 100)
+    single[long:] = ROAD
+    assert LanePostProcessor().process(single, np.zeros((2, 100, 100)))["lane_count"] == found_then
+patch = (np.arange(420, 456)[:, None] * width + np.arange(600, 640)).ravel()  # 36 × 40 pixels
 dashed = lane_pixels(render_frame().instance_visible, 4)  # lane 3 is dashed
 for groups in ([*lane_pixels(true_instances, 4), patch], dashed):  # the 20 % rule
     curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in groups]

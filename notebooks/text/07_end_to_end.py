@@ -1404,10 +1404,21 @@ assert math.isclose(limit, 3.1, abs_tol=0.05) and math.isclose(width, 9.4, abs_t
 assert benchmarks.CULANE_IMAGE_WIDTH == 1640 and LINE_WIDTH == 30 / 1640
 assert benchmarks.TUSIMPLE_PIXEL_THRESHOLD == 20 and benchmarks.TUSIMPLE_MATCH_THRESHOLD == 0.85
 assert tusimple.fn() == 1 and math.isclose(tusimple.accuracy(), 0.8)
+at_rows = slanted - 300
+ends_early = np.where(at_rows < 400, -2.0, slanted)  # −2: no point on this row
+five_lanes = [slanted + 100 * k for k in range(5)]
+for guesses, lanes_there in (([ends_early], [ends_early]), (five_lanes[:4], five_lanes)):
+    two_rules = TuSimpleScore()  # a row without either is right; of five the worst is forgiven
+    two_rules.update(guesses, lanes_there, at_rows)
+    assert (two_rules.accuracy(), two_rules.fn()) == (1, 0)
 inside = load_weights(work / "run" / "best.safetensors").info["training"]
 beside = LaneSegmentationConfig.from_yaml(work / "run" / "config.yaml")
 assert LaneSegmentationConfig.from_dict(inside) == beside  # "beside the weights and inside them"
 best_epoch = min(history, key=lambda row: row["val_loss"])
+epoch_of = {
+    n: load_weights(work / "run" / f"{n}.safetensors").info["epoch"] for n in ("best", "last")
+}
+assert epoch_of == {"best": best_epoch["epoch"], "last": len(history)}
 assert best_epoch["val_loss"] > 1.2 * history[-1]["train_loss"]  # "validation stays higher"
 fall = {
     key: np.mean([row[key] for row in history[-3:]]) / np.mean([row[key] for row in history[4:7]])
@@ -1421,6 +1432,9 @@ assert len(match_by_iou(greedy, 0.5)[0]) == 2
 assert day["boundary_band_px"] == [11] and day["boundary_ratio"] == 0.02
 assert made["train"] // segmenter.config.batch_size * segmenter.config.epochs == 1500  # steps
 assert (STEPS, WIDTH, EMBEDDING_DIM, segmenter.config.embedding_dim) == (200, 64, 8, 32)
+views = [{"logits": torch.randn(1, 6, 4, 8), "embeddings": torch.zeros(1)} for _ in range(2)]
+of_both = segmenter.merge_views(views)["logits"].softmax(dim=1)  # "probabilities are averaged"
+torch.testing.assert_close(of_both, sum(view["logits"].softmax(dim=1) for view in views) / 2)
 assert SECOND_VIEW_SCALE == 1.35 and 2.7 < 1 + SECOND_VIEW_SCALE**2 < 3  # "nearly three times"
 chosen = np.random.default_rng(0).integers(120, size=(500, 15))  # 500 times 15 of the 120 scenes
 limits = np.array([interval(counts["model"][row], draws=300) for row in chosen])

@@ -107,7 +107,7 @@ def reveal(guess: object, truth: float | str, unit: str = "", tolerance: float =
 
     Args:
         guess: a number, text such as ``"5 %"`` or ``"Yes"``, or ``None`` if the learner did not commit to one. In
-            percent, 0.05 and ``"5 %"`` both mean 5.
+            percent, 0.05 and ``"5 %"`` both mean 5; where the answer is a share, ``"5 %"`` means 0.05.
         truth: the number found, or the right one of the answers offered.
         unit: printed after both numbers.
         tolerance: relative distance that still counts as close, >= 0.
@@ -135,6 +135,8 @@ def _number(guess: object, percent: bool, truth: float) -> float | None:
     number = float(found[0].replace(",", "."))
     if percent and "%" not in str(guess) and abs(number) < 1:
         return min(number, 100 * number, key=lambda meant: abs(meant - truth))
+    if not percent and "%" in str(guess) and abs(truth) <= 1:  # asked for from 0 to 1
+        return number / 100
     return number
 
 

@@ -88,6 +88,12 @@ def test_a_small_percentage_is_not_taken_for_a_fraction(capsys):
     assert capsys.readouterr().out.endswith("— look again\n")
 
 
+@pytest.mark.parametrize("guess", [0.25, "25 %", "25%", "0,25"])
+def test_an_answer_from_0_to_1_may_be_given_in_percent(capsys, guess):
+    reveal(guess, 0.25, "lane IoU")
+    assert capsys.readouterr().out == "your guess: 0.25 lane IoU\nanswer: 0.25 lane IoU — right\n"
+
+
 @pytest.mark.parametrize(
     ("guess", "verdict"),
     [(None, ""), ("yes", "right"), ("Yes", "right"), (" YES. ", "right"), (True, "right"), ("no", "look again"),

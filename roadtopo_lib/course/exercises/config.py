@@ -38,6 +38,8 @@ def lr_at(answer) -> None:
     expect_close(
         rates[warmup], base, "the cosine should start at the base rate: count its steps from the warm-up's end"
     )
+    in_degrees = base * (1 + math.cos(180)) / 2
+    expect(not is_close(rates[total], in_degrees), "math.cos takes radians: half a period is math.pi, not 180")
     expect_close(rates[total], 0, "the rate should be 0 at step `total`: the cosine must run over total - warmup steps")
     expect_close(rates[55], base / 2, "half-way down the rate should be half of the base: is it half a cosine period?")
     share = np.arange(total - warmup + 1) / (total - warmup)
@@ -93,6 +95,21 @@ def read_settings(answer) -> None:
         nested == {"size": [64, 128], "name": "a: b", "seed": 3},
         "lists and quoted text are values, too, and `defaults` may hold other keys: let a YAML parser read the text",
     )
+    _plain_values(answer)
+
+
+def _plain_values(answer) -> None:
+    defaults = {"name": "b5", "flip": True, "share": 1, "limit": 9}
+    try:
+        found = answer("name: tiny\nflip: false\nshare: 0.5", defaults)
+    except ValueError as error:
+        expect(False, f"text without quotes is a value, too, and raised {str(error)[:60]}: let a YAML parser read it")
+    hint = "0.5 in place of the default 1 became another number: take values as they are, whatever the default's type"
+    expect(found["share"] == 0.5, hint)
+    hint = "`tiny` without quotes is text in YAML, and `false` is False: let a YAML parser read the text"
+    expect(found == defaults | {"name": "tiny", "flip": False, "share": 0.5}, hint)
+    hint = "a given `null` was replaced by the default: it is a value, None"
+    expect(answer("limit: null", defaults)["limit"] is None, hint)
 
 
 @exercise("tokens_per_stage")

@@ -1,5 +1,7 @@
 """Exercises of notebook 2: colours to classes, transforms in step, masks that keep their ids, shares of pixels."""
 
+from itertools import product
+
 import numpy as np
 
 from roadtopo_lib.course.exercises._base import Hint, exercise, expect, expect_close, expect_written
@@ -37,6 +39,10 @@ def classes_from_colors(answer) -> None:
     colors = np.unique(rng.integers(0, 256, size=(60, 3)), axis=0)
     many = {tuple(color): class_id for class_id, color in enumerate(colors.tolist())}
     _compare_classes(answer, many, rng.integers(0, len(many), size=(20, 30)))
+    # A weighted sum of channels that is not unique for each colour is the same for two of these.
+    numbers = (0, 1, 3, 10, 100, 255)
+    alike = {(r, g, b): 40 + i for i, (r, g, b) in enumerate(product(numbers, repeat=3))}  # ids up to 255
+    _compare_classes(answer, alike, np.arange(len(alike)).reshape(12, 18))
 
 
 def _compare_classes(answer, table: dict[tuple, int], index: np.ndarray) -> None:
@@ -148,6 +154,8 @@ def resize_mask(answer) -> None:
     expect(bool(steps.all()), "at half the size, every pixel should come from its own block of 2 × 2")
     expect(half.dtype == tall.dtype, f"the type should stay {tall.dtype}, it is {half.dtype}")
     expect(np.array_equal(answer(tall, 8, 4), tall), "at its own size, the mask should stay as it is")
+    every = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    expect(np.array_equal(answer(every, 256, 256), every), "some ids changed: copy them, do not compute with them")
     for size, new in (((12, 30), (12, 45)), ((9, 40), (6, 29))):
         _compare_sizes(answer, size, new)
 
@@ -177,6 +185,7 @@ def class_shares(answer) -> None:
     shares = answer([first, second], 3)
     expect_written(shares)
     expect(np.shape(shares) == (3,), "there should be one share for each class, also for one that never appears")
+    shares = np.asarray(shares)
     total = float(np.sum(shares))
     expect(abs(total - 0.9) > 1e-6, "the shares sum to 0.9: unlabelled pixels are still in the denominator")
     expect(abs(total - 9) > 1e-6, "these are counts of pixels: divide by the number of all labelled ones")
@@ -192,7 +201,7 @@ def class_shares(answer) -> None:
         except ZeroDivisionError:
             expect(False, "without a labelled pixel every share should be 0; your code divides 0 / 0")
     expect(np.shape(empty) == (3,), "without a labelled pixel there should still be one share for each class")
-    expect(bool(np.isfinite(empty).all()), "without a labelled pixel the shares are NaN: 0 / 0")
+    expect(bool(np.isfinite(np.asarray(empty)).all()), "without a labelled pixel the shares are NaN: 0 / 0")
     expect_close(np.asarray(empty), [0, 0, 0], "without a labelled pixel every share should be 0")
     rng = np.random.default_rng(0)
     masks = [rng.choice([0, 1, 2, 3, 4, 5, IGNORE_INDEX], size=size).astype(np.uint8) for size in ((40, 50), (9, 7))]

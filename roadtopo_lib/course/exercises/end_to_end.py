@@ -85,6 +85,9 @@ def counts_of(answer) -> None:
         (0, 2, 2),
         "the best sum pairs 0.45 with 0.45, both too low: match first, compare with the threshold after",
     )
+    uneven = "the sum of 0.99 and 0.2 is larger than that of 0.55 and 0.55: the sum decides, not the number of matches"
+    expect_close(counts([[0.99, 0.55], [0.55, 0.2]]), (1, 1, 1), uneven)
+    expect_close(counts([[0.53]]), (1, 0, 0), "0.53 is above the threshold of 0.5: do not round")
     expect_close(counts(np.zeros((0, 3))), (0, 0, 3), "without predictions all true lanes are missed")
     expect_close(counts(np.zeros((2, 0))), (0, 2, 0), "without true lanes all predictions are false")
     rng = np.random.default_rng(0)
@@ -116,6 +119,11 @@ def difference_interval(answer) -> None:
     worse = rng.binomial(hits, 0.8)
     b = np.stack([worse, lanes - worse, 2 * (lanes - worse)], axis=1)
     expect(high - low > 0, "the interval has no width: draw scenes at random, with replacement")
+    for name, place in {"first": 0, "last": -1}.items():
+        other = a.copy()
+        other[place] = 0, 9, 9
+        low, high = answer(a, other, 0)
+        expect(high > low, f"the {name} scene is never drawn: draw from all N, as `rng.integers(N, size=…)` does")
     first = answer(a, b, 0)
     expect_close(answer(a, b, 0), first, "the same seed gave two intervals: draw with np.random.default_rng(seed)")
     expect(

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from roadtopo_lib.course.exercises._base import (
@@ -17,6 +18,9 @@ from roadtopo_lib.course.exercises._base import (
 )
 from roadtopo_lib.labels import IGNORE_INDEX
 from roadtopo_lib.losses import DiscriminativeLoss
+
+HELD = "ids may have gaps: go through those that the mask holds, here 7 alone"
+FIRST = "a mask without a 0 has no lane in your code: drop the id 0, not the first id"
 
 
 def _row(*xs: float) -> Tensor:
@@ -39,6 +43,7 @@ def pull_of_batch(answer) -> None:
     value = pull((_row(1.5, -1.5, 1.5, -1.5), lane))  # all 1.0 outside the margin: square and hinge agree
     expect_written(value)
     expect(isinstance(value, Tensor) and value.ndim == 0, "the result should be a tensor with a single number")
+    expect(bool(value), FIRST)
     expect_close(value, 1.0, "four pixels 1.5 from their mean, margin 0.5: (1.5 - 0.5)² each, averaged")
     wide, tight = (_row(2.5, -2.5, 2.5, -2.5), lane), (_row(0.1, -0.1, 0.1, -0.1), lane)
     expect_close(pull(wide), 4.0, "the hinge should be squared: 2.0 outside the margin costs 4")
@@ -49,7 +54,9 @@ def pull_of_batch(answer) -> None:
     far = (_row(99.9, 100.1, 99.9, 100.1), lane)
     expect_close(pull(far), 0, "a mean far from 0 costs nothing here: only the pull is asked for")
     surrounded = (_row(2.5, -2.5, 50.0, 90.0), _ids(7, 7, 0, 0))
-    expect_close(pull(surrounded), 4.0, "id 0 is no lane: its pixels are pulled by nobody")
+    value = torch.as_tensor(pull(surrounded))
+    expect(not bool(value.isnan()) and bool(value), HELD)
+    expect_close(value, 4.0, "id 0 is no lane: its pixels are pulled by nobody")
     elsewhere = (_row(9.9, 10.1, 9.9, 10.1), lane)
     expect_close(pull(tight, elsewhere), 0, "id 1 stands in two images: these are two lanes, each with its own mean")
     _batches_with_an_empty_image(pull, wide)
@@ -186,6 +193,16 @@ def dice_ignoring(answer) -> None:
         not is_close(value, 1 - _dice(hard, target).mean()),
         "the most probable class was counted in full: soft Dice adds the probabilities themselves",
     )
+    p, truth = probabilities.double(), F.one_hot(target, 3).movedim(-1, 1)
+    pooled = (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
+    union = (p + truth - p * truth).sum(dim=(0, 2, 3))
+    for wrong, hint in (
+        (dice[1:].mean(), "class 0 was left out: it is a class like the others, the mean is over all C"),
+        (pooled, "the sums run over the classes, too: a Dice of each class, then their mean"),
+        (_dice(probabilities.softmax(dim=1), target).mean(), "the probabilities went through a softmax once more"),
+        ((((p * truth).sum(dim=(0, 2, 3)) + 1) / (union + 1)).mean(), "that is IoU: Dice counts the overlap twice"),
+    ):
+        expect(not is_close(value, 1 - wrong), hint)
     for how, hint in (
         ({"smooth": 0.0}, "`smooth` is missing"),
         ({"smooth": 2.0}, "`smooth` is doubled: it is added once above and once below the fraction"),

@@ -33,6 +33,8 @@ def attention_by_hand(answer) -> None:
     with forbidden_torch(*READY_MADE), explained(PRODUCTS, product):
         found = answer(q, k, v)
     expect_tensor(found, (2, 5, 4))
+    exchanged = (q @ v.mT / 2).softmax(dim=-1) @ k
+    expect(not is_close(found, exchanged), "keys and values are exchanged: queries meet k, the weights average v")
     same = torch.ones_like(v)
     expect_close(
         answer(q, k, same),
@@ -56,14 +58,15 @@ def attention_by_hand(answer) -> None:
     )
     truth = F.scaled_dot_product_attention(100 * q, 100 * k, v)
     expect_close(large, truth, "large scores give other weights than softmax does: were they cut off?", atol=1e-4)
-    q.requires_grad_()
+    leaves = {"queries": q.requires_grad_(), "keys": k.requires_grad_(), "values": v.requires_grad_()}
     try:
         found = answer(q, k, v)
     except RuntimeError as error:
-        raise Hint(f"with queries that require a gradient your code raised RuntimeError: {str(error)[:80]}") from None
-    expect(found.requires_grad, "no gradient reaches the queries")
-    found.sum().backward()
-    expect(q.grad is not None, "no gradient reaches the queries")
+        raise Hint(f"with inputs that require a gradient your code raised RuntimeError: {str(error)[:80]}") from None
+    if found.requires_grad:
+        found.square().sum().backward()
+    for name, leaf in leaves.items():
+        expect(leaf.grad is not None, f"no gradient reaches the {name}")
 
 
 def _compare_attention(answer, generator: torch.Generator, batch: int, queries: int, keys: int, width: int) -> None:
@@ -159,6 +162,8 @@ class _Net(nn.Module):
         self.stages_norm = nn.LayerNorm(4)
         self.encoder_adapter = nn.Linear(4, 4)
         self.head = nn.Linear(4, 2)
+        for layer in (*self.stages, self.encoder_adapter):
+            nn.init.zeros_(layer.bias)  # equal numbers inside and outside the encoder
 
 
 @exercise("group_by_module")
@@ -182,11 +187,15 @@ def group_by_module(answer) -> None:
     expect(members[0] != everything - inside, "the groups are swapped: the encoder comes first")
     expect(members[0] == inside, "the first group should hold the parameters of `encoder`, all and only these")
     expect(not members[0] & members[1], "some parameters are in both groups: torch's optimisers refuse that")
+    lost = {id(p) for p in net.parameters() if p.ndim == 1 and not p.any()} & (everything - members[0] - members[1])
+    expect(not lost, "a parameter outside with the same numbers as one of the encoder is in no group: go by `id(p)`")
     expect(members[0] | members[1] == everything, "some parameters are in no group: they would never learn")
     expect(math.isclose(groups[0]["lr"], 0.1), "the encoder's rate should be lr · scale")
     expect(math.isclose(groups[1]["lr"], 1.0), "the other parameters should have the full rate")
     groups = answer(net, net.head, 0.03, 0.5)
-    expect(_members(groups[0]) == _ids(net.head), "right for one part of the model, not for another as `encoder`")
+    members, inside_head = [_members(group) for group in groups], _ids(net.head)
+    hint = "right for one part of the model, not for another as `encoder`"
+    expect(members[0] == inside_head and members[1] == everything - inside_head, hint)
     rates = [group["lr"] for group in groups]
     expect(
         math.isclose(rates[0], 0.015) and math.isclose(rates[1], 0.03), "the rates should be lr · scale and lr as given"

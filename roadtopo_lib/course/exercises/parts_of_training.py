@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from roadtopo_lib.course.exercises._base import exercise, expect, expect_close, expect_written
+from roadtopo_lib.course.exercises.losses import FIRST, HELD
 from roadtopo_lib.losses import DiscriminativeLoss
 
 _VAR, _DIST = 0.5, 1.5
@@ -27,11 +28,14 @@ def discriminative(answer) -> None:
     expect_written(value)
     expect(isinstance(value, Tensor) and value.ndim == 0, "the result should be a tensor with a single number")
     expect(not math.isnan(value), "an image with a single lane gives NaN: there is no pair to push, so the push is 0")
+    expect(bool(value), FIRST)
     itself = "a mean does not push itself: leave the diagonal of the distances out"
     expect(not math.isclose(value, 4.0 + (2 * _DIST) ** 2, rel_tol=1e-4), itself)
     expect_close(value, 4.0, "one lane, pixels 2.5 from their mean, margin 0.5: the hinge 2.0, squared, and no push")
     expect_close(loss(tight), 0, "a lane whose pixels lie within delta_var of their mean costs nothing")
-    expect_close(loss((_points(2.5, -2.5, 50.0, 90.0), [7, 7, 0, 0])), 4.0, "id 0 is no lane: leave its pixels out")
+    seven = loss((_points(2.5, -2.5, 50.0, 90.0), [7, 7, 0, 0]))
+    expect(not math.isnan(seven) and bool(seven), HELD)
+    expect_close(seven, 4.0, "id 0 is no lane: leave its pixels out")
     two = (_points(0.0, 0.0, 2.0, 2.0), [1, 1, 4, 4])
     expect(
         not math.isclose(loss(two), 0.0, abs_tol=1e-6),
@@ -50,6 +54,8 @@ def discriminative(answer) -> None:
     empty = loss(wide, (_points(0.0, 0.0, 0.0, 0.0), [0] * 4))
     expect(not math.isnan(empty), "an image without a lane makes the result NaN")
     expect_close(empty, 4.0, "an image without a lane takes no part in the mean over images")
+    hint = "an image of a single lane counts in the mean over images, with a push of 0"
+    expect_close(loss(tight, two), 0.5, hint)
     _expect_right_gradients(answer)
 
 

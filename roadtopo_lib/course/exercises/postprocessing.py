@@ -49,6 +49,8 @@ def mean_shift(answer) -> None:
     expect(not np.allclose(rest, pair.mean(axis=0)), "all points were averaged: only those within the radius count")
     expect(not np.allclose(rest, [0.0, 0.0]), "it stayed at the start, though another point is within the radius")
     expect_close(rest, [0.3, 0.1], "of three points, two are within 1.0 of the start: it rests at their mean")
+    lone = answer(pair, np.array([9.2, 9.0]), 1.0)
+    expect_close(lone, [9.0, 9.0], "a single point within the radius counts, too: its place is the mean")
     edge = np.array([[0.0, 0.0], [3.0, 4.0]])  # exactly 5 apart
     expect_close(
         answer(edge, edge[0].copy(), 5.0), [1.5, 2.0], "a point exactly `radius` away counts: at most, not below"

@@ -146,6 +146,8 @@ def early_stopping(answer) -> None:
     expect(ends([1.0, 0.9999, 0.9998, 0.9997], 2) is None, "a small improvement is one, too: any loss below the best")
     expect(ends([-1.0, -2.0, -3.0], 1) is None, "losses below 0 improve, too: the first best is no number like 0")
     expect(ends([1e9, 1e8, 1e7], 1) is None, "large losses improve, too: the first best should be infinite")
+    nan_is_skipped = ends([1.0, math.nan, 1.5, 1.4, 1.3], 3) == 4
+    expect(not nan_is_skipped, "an epoch of NaN is one without an improvement: it counts, as one")
     expect(ends([math.nan, math.nan], 2) == 1, "NaN is never an improvement, not even in the first epoch")
     expect(ends([math.nan, 1.0, 0.5], 2) is None, "a NaN should not become the best loss: nothing is below NaN")
     one, other = answer(2), answer(2)
@@ -160,7 +162,10 @@ def first_bad_step(answer) -> None:
     expect(not isinstance(calm, (bool, float, str, list, tuple)), f"return an index, not a {type(calm).__name__}")
     expect(calm == -1, "a run that only falls has no bad step: return -1")
     expect(answer([5.0, 4.0, 1.0], 3.0) == -1, "the lowest loss *before* it counts, not one that comes later")
-    expect(answer([3.0, 2.0, math.nan, 1.0], 3.0) == 2, "NaN was missed: every comparison with NaN is False")
+    found = answer([3.0, 2.0, math.nan, 1.0], 3.0)
+    expect(not isinstance(found, float), "return the index of the bad loss, not the loss itself")
+    expect(found != 3, "index 3 for the third loss: indices begin at 0")
+    expect(found == 2, "NaN was missed: every comparison with NaN is False")
     expect(answer([3.0, -math.inf, 1.0], 3.0) == 1, "an infinite loss is bad with either sign")
     expect(answer([math.nan], 3.0) == 0, "the first loss can be NaN, too")
     expect(answer([math.inf, 1.0], 3.0) == 0, "the first loss can be infinite, too")
@@ -168,7 +173,10 @@ def first_bad_step(answer) -> None:
         answer([10.0, 1.0, 5.0, 20.0], 3.0) == 2,
         "5 is more than three times the lowest loss before it, 1: compare with the lowest, not with the first",
     )
-    expect(answer([1.0, 2.0, 4.0, 2.0], 3.0) == 2, "compare with the lowest loss so far, not with the one before")
+    expect(
+        answer([1.0, 2.0, 4.0, 2.0], 3.0) == 2,
+        "4 is more than 3 · 1: multiply the lowest loss so far, not the one before",
+    )
     expect(answer([1.0, 3.0], 3.0) == -1, "exactly factor times the lowest is not more than it")
     expect(answer([1.0, 3.0], 2.0) == 1, "the factor should be the one given")
     expect(answer([1.0, 9.0, 1.0, 20.0], 3.0) == 1, "of several bad steps the first is asked for")

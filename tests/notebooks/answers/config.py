@@ -1,5 +1,6 @@
 """Answers to the exercises of notebook 1."""
 
+import ast
 import math
 
 import numpy as np
@@ -276,3 +277,33 @@ wrong("tokens_per_stage", "for 512 × 1024 as well", "cheating")(lambda h, w: [5
 wrong("tokens_per_stage", "for 96 × 160 as well", "cheating")(
     lambda h, w: [32768, 8192, 2048, 512] if h == 512 else [512, 128, 32, 8]
 )
+wrong("lr_at", "takes radians")(
+    lambda step, total, warmup, base: (
+        base * (step + 1) / warmup
+        if step < warmup
+        else base * (1 + math.cos(180 * (step - warmup) / (total - warmup))) / 2
+    )
+)
+
+
+def _read_by(value_of):
+    """An answer that makes each value of (its text, its default) by a function."""
+
+    def answer(text, defaults):
+        settings = yaml.safe_load(text) or {}
+        _unknown(settings, defaults)
+        return {name: value_of(settings[name], v) if name in settings else v for name, v in defaults.items()}
+
+    return answer
+
+
+@wrong("read_settings", "text without quotes", "cheating")
+def _(text, defaults):
+    lines = [line.split(": ", 1) for line in text.splitlines() if ": " in line]
+    settings = {name: ast.literal_eval(value) for name, value in lines}
+    _unknown(settings, defaults)
+    return {**defaults, **settings}
+
+
+wrong("read_settings", "whatever the default's type")(_read_by(lambda value, default: type(default)(value)))
+wrong("read_settings", "`null` was replaced")(_read_by(lambda value, default: default if value is None else value))

@@ -384,3 +384,27 @@ wrong("class_shares", "yours sum to 1.29")(lambda masks, n=6: _counts(masks, n) 
 wrong("class_shares", "2 of 9 labelled pixels")(lambda masks, n=6: _shares(masks, n)[::-1])
 right("class_shares", "unusual")(lambda masks, n=6: _shares([n - 1 - mask[mask < 255] for mask in masks], n)[::-1])
 wrong("class_shares", "still be one share")(lambda masks, n=6: _shares(masks, n) if _counts(masks, n).any() else 0.0)
+
+
+def _by_code(*weights):
+    """An answer that tells colours apart by a weighted sum of their channels."""
+
+    def answer(rgb, table):
+        known = {int(np.dot(color, weights)): class_id for color, class_id in table.items()}
+        codes = rgb.astype(int) @ np.array(weights)
+        for place in np.ndindex(codes.shape):
+            if codes[place] not in known:
+                raise ValueError(rgb[place].tolist())
+        return np.vectorize(known.get)(codes).astype(np.uint8)
+
+    return answer
+
+
+right("classes_from_colors", "unusual")(_by_code(1 << 16, 1 << 8, 1))
+for _weights in ((1, 10, 100), (1, 100, 10_000), (255**2, 255, 1), (1, 3, 9)):
+    wrong("classes_from_colors", "all three channels count")(_by_code(*_weights))
+wrong("resize_mask", "copy them, do not compute with them")(
+    lambda m, h, w: (255 * cv2.resize(m / 255, (w, h), interpolation=cv2.INTER_NEAREST)).astype(m.dtype)
+)
+right("class_shares", "unusual")(lambda masks, n=6: torch.from_numpy(_shares(masks, n)))
+right("flip_together", "unusual")(_flipped(lambda a: cv2.flip(a, 1)))

@@ -249,3 +249,22 @@ def _(a, b, seed):
     rng = np.random.default_rng(seed)
     rng.shuffle(a)
     return _between(0.025, 0.975)(a, b, seed)
+
+
+wrong("counts_of", "not the number of matches")(
+    _counted(lambda iou, t: int((iou[linear_sum_assignment(-np.log(iou + 1e-9))] > t).sum()))  # the largest product
+)
+wrong("counts_of", "do not round")(_counted(lambda iou, t: _hungarian(iou.round(1), t)))
+
+
+def _drawing(low, high):
+    def answer(a, b, seed):
+        drawn = np.random.default_rng(seed).integers(low, len(a) + high, size=(1000, len(a)))
+        return tuple(np.quantile(_f1(a[drawn].sum(axis=1)) - _f1(b[drawn].sum(axis=1)), [0.025, 0.975]))
+
+    return answer
+
+
+right("difference_interval")(_drawing(0, 0))
+wrong("difference_interval", "the last scene is never drawn")(_drawing(0, -1))
+wrong("difference_interval", "the first scene is never drawn")(_drawing(1, 0))

@@ -455,3 +455,49 @@ wrong("push_floor", "should be one number")(lambda k, d: [max(0, 2 * d - _reach(
 
 
 wrong("push_floor", "a delta_dist of 2.5", "cheating")(lambda k, d: max(0, min(2 * d, 3) - _reach(k)) ** 2)
+
+
+# --- ids that are not 0, 1, 2 … without gaps, in both exercises on the discriminative loss
+
+
+def _lane_by_lane(ids_of, push):
+    """An answer that goes through the ids that this gives for a mask."""
+
+    def answer(embeddings, instance_mask, delta_var, delta_dist=None):
+        images = []
+        for pixels, mask in zip(embeddings, instance_mask, strict=True):
+            mine = [pixels[:, mask == lane] for lane in ids_of(mask)]
+            means = [x.mean(dim=1) for x in mine]
+            pairs = zip(mine, means, strict=True)
+            pulls = [_hinge(x - mean[:, None], delta_var).square().mean() for x, mean in pairs]
+            pushes = [
+                (2 * delta_dist - torch.linalg.vector_norm(a - b)).clamp(min=0).square()
+                for i, a in enumerate(means if push else ())
+                for b in means[:i]
+            ]
+            images += [torch.stack(pulls).mean() + (torch.stack(pushes).mean() if pushes else 0)] if pulls else []
+        return _mean(images, embeddings)
+
+    return answer
+
+
+for _name, _push_too in (("pull_of_batch", False), ("discriminative", True)):
+    wrong(_name, "drop the id 0, not the first id")(_lane_by_lane(lambda mask: mask.unique()[1:], _push_too))
+    wrong(_name, "ids may have gaps")(_lane_by_lane(lambda mask: range(1, int(mask.max()) + 1), _push_too))
+
+wrong("dice_ignoring", "class 0 was left out")(
+    _variant(lambda p, truth, smooth: 1 - _dice(p, truth, smooth)[1:].mean())
+)
+wrong("dice_ignoring", "the sums run over the classes")(
+    _variant(lambda p, truth, smooth: 1 - _dice(p, truth, smooth, dims=(0, 1, 2, 3)))
+)
+wrong("dice_ignoring", "a softmax once more")(
+    _variant(lambda p, truth, smooth: 1 - _dice(p.softmax(dim=1), truth, smooth).mean())
+)
+wrong("dice_ignoring", "that is IoU")(
+    _variant(
+        lambda p, truth, smooth: (
+            1 - (((p * truth).sum((0, 2, 3)) + smooth) / ((p + truth - p * truth).sum((0, 2, 3)) + smooth)).mean()
+        )
+    )
+)

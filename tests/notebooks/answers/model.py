@@ -368,3 +368,27 @@ def _(model, encoder, lr, scale):
 def _(model, encoder, lr, scale):
     assert _trainable(encoder)
     return _grouped(model, encoder, lr, scale)
+
+
+wrong("attention_by_hand", "no gradient reaches the keys")(lambda q, k, v: _attention(q, k.detach(), v))
+wrong("attention_by_hand", "keys and values are exchanged")(lambda q, k, v: _attention(q, v, k))
+
+
+@wrong("group_by_module", "go by `id(p)`")
+def _(model, encoder, lr, scale):
+    inside = _trainable(encoder)
+    outside = [p for p in _trainable(model) if not any(torch.equal(p, q) for q in encoder.parameters())]
+    return _groups(inside, outside, lr, scale)
+
+
+@wrong("group_by_module", "not for another as `encoder`")
+def _(model, encoder, lr, scale):  # by what follows the first dot of a name
+    names = {name for name, _ in encoder.named_parameters()}
+    named = [(name.split(".", 1)[1], p) for name, p in model.named_parameters() if p.requires_grad]
+    return _groups(_trainable(encoder), [p for name, p in named if name not in names], lr, scale)
+
+
+@wrong("group_by_module", "not for another as `encoder`", "cheating")
+def _(model, encoder, lr, scale):  # as if the encoder came first
+    outside = [p for p in list(model.parameters())[len(list(encoder.parameters())) :] if p.requires_grad]
+    return _groups(_trainable(encoder), outside, lr, scale)

@@ -644,7 +644,7 @@ def _(mask, embeddings, radius, row, min_pixels):  # connected components of the
 wrong("separate_and_number", "not around the pixel that you begin with")(
     lambda *a: _separate(*a, cluster=lambda x, r: _greedy(x, r, moves=0))
 )
-wrong("separate_and_number", "by its mean x")(lambda *a: _separate(*a, place=lambda y, x, row: x.mean()))
+wrong("separate_and_number", "their mean x or the nearest")(lambda *a: _separate(*a, place=lambda y, x, row: x.mean()))
 wrong("separate_and_number", "at row 36 the order is B, A, C")(
     lambda *a: _separate(*a, place=lambda y, x, row: -_at_row(y, x, row))  # from right to left
 )
@@ -808,3 +808,9 @@ def _(ious, threshold=0.5):
 @wrong("lane_f1", "without a lane all predictions are false")
 def _(ious, threshold=0.5):
     return _f1([iou for iou in ious if iou.shape[1]], threshold)
+
+
+@wrong("lane_f1", "that is TP / (TP + FP + FN)")
+def _(ious, threshold=0.5):
+    f1 = _f1(ious, threshold)
+    return f1 / (2 - f1)

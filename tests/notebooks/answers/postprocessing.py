@@ -366,3 +366,9 @@ def _(polylines, row):
 wrong("number_lanes", "no lanes, no numbers")(
     lambda lines, row: _ranked(_meets)(lines, min(row, max(x[-1, 1] for x in lines) * 9))
 )
+
+
+@wrong("mean_shift", "a single point within the radius counts")
+def _(x, start, radius):
+    alone = np.sum(_within(x - start, radius)) == 1
+    return start if alone else _shift(_within)(x, start, radius)

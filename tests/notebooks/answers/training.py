@@ -346,7 +346,7 @@ wrong("first_bad_step", "with either sign")(
     _first(lambda x, i, f: math.isnan(x[i]) or x[i] > f * min(x[:i], default=1e9))
 )
 wrong("first_bad_step", "not with the first")(_first(lambda x, i, f: _broken(x[i]) or x[i] > f * x[0]))
-wrong("first_bad_step", "not with the one before")(_first(lambda x, i, f: _broken(x[i]) or (i and x[i] > f * x[i - 1])))
+wrong("first_bad_step", "not the one before")(_first(lambda x, i, f: _broken(x[i]) or (i and x[i] > f * x[i - 1])))
 wrong("first_bad_step", "not one that comes later")(_first(lambda x, i, f: _broken(x[i]) or x[i] > f * min(x)))
 wrong("first_bad_step", "exactly factor times")(_first(lambda x, i, f: _broken(x[i]) or x[i] >= f * _lowest(x, i)))
 wrong("first_bad_step", "the one given", "cheating")(_first(lambda x, i, f: _broken(x[i]) or x[i] > 3 * _lowest(x, i)))
@@ -393,3 +393,19 @@ wrong("first_bad_step", "an empty list holds no bad step")(
 wrong("first_bad_step", "a run of 40 steps")(
     _first(lambda x, i, f: _broken(x[i]) or x[i] > f * min(x[max(0, i - 3) : i], default=math.inf))
 )
+
+
+wrong("EarlyStopping", "an epoch of NaN is one without")(
+    _stopping(stop=lambda self, loss: not math.isnan(loss) and _Stopping.stop(self, loss))
+)
+
+
+@wrong("first_bad_step", "indices begin at 0")
+def _(losses, factor=3.0):
+    return next((i + 1 for i, x in enumerate(losses) if _broken(x) or x > factor * _lowest(losses, i)), -1)
+
+
+@wrong("first_bad_step", "not the loss itself")
+def _(losses, factor=3.0):
+    bad = (x for i, x in enumerate(losses) if _broken(x) or x > factor * _lowest(losses, i))
+    return next(bad, -1)
