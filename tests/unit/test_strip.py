@@ -141,7 +141,7 @@ def test_the_first_and_the_last_notebook_show_all(boxes, chapter):
     assert set(drawn(boxes, chapter, True).values()) == {(True, True)}
 
 
-@pytest.mark.parametrize("chapter", CHAPTER_BOXES)
+@pytest.mark.parametrize("chapter", [k for k in CHAPTER_BOXES if k != 5])  # 5 closes with the model that it has trained
 def test_the_closing_strip_differs_from_the_opening_one_in_picture_and_words(boxes, chapter):
     pictures = []
     for closing in (False, True):
