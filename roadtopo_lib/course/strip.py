@@ -62,8 +62,9 @@ def strip(
 
     Args:
         chapter: number of the notebook, or ``"E1"``: its boxes are framed, those of later notebooks are grey. Notebook
-            1 shows all.
-        closing: the notebook ends: its boxes are filled, too.
+            1 shows all, and so does 7: what they work on is all of it, so they frame it at their end only.
+        closing: the notebook ends: its boxes are filled, too. Where they were in colour from the beginning (1, 7,
+            electives) their titles are.
         photo: path of a photograph of the learner's own; later notebooks remember it, see ``my_photo``.
         image: (H, W, 3) uint8 RGB in place of frame and photograph.
         segmenter: a model in place of the shipped one.
@@ -173,13 +174,14 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
     )
     earlier = range(2, chapter + closing) if chapter in range(2, 7) else range(1, 2)
     opened = set().union(*(CHAPTER_BOXES[k] for k in earlier))
+    framed = CHAPTER_BOXES[chapter] if closing or chapter not in (1, 7) else ()
     for row, line in zip(rows, axes, strict=True):
         for name, ax in zip(BOXES, line, strict=True):
-            is_open, is_current = name in opened, chapter not in (1, 7) and name in CHAPTER_BOXES[chapter]
+            is_open = name in opened
             ax.imshow(row[name] if is_open else _greyed(row[name]), interpolation="antialiased")
             ax.set(xticks=[], yticks=[])
             for spine in ax.spines.values():
-                spine.set(visible=is_current, color=CURRENT, linewidth=3)
+                spine.set(visible=name in framed, color=CURRENT, linewidth=3)
             if name == "lanes" and is_open:
                 number_lanes(ax, row["result"], row[name].shape[1], size=NUMBER_SIZE)
             if not is_open:
@@ -193,7 +195,9 @@ def draw_strip(rows: list[dict], chapter: int | str = 1, closing: bool = False) 
                     arrowprops={"arrowstyle": "-|>", "color": "#444444", "shrinkA": 0, "shrinkB": 0},
                 )
     for name, ax in zip(BOXES, axes[0], strict=True):
-        ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=TITLE_SIZE, fontweight="bold")
+        title = ax.set_title(_title(name, rows[0]["result"], name in opened), fontsize=TITLE_SIZE, fontweight="bold")
+        if closing and chapter not in range(2, 7) and name in framed:
+            title.set_bbox({"facecolor": CURRENT, "edgecolor": "none", "pad": 2})
     plt.close(figure)
     return figure
 
@@ -226,8 +230,9 @@ def number_lanes(ax: Axes, result: dict, width: int, first_crosswalk: int | None
 
 def alt_text(row: dict, chapter: int | str, closing: bool) -> str:
     """What the strip shows, in words that do not depend on rounding."""
-    current = "" if chapter in (1, 7) else f" Framed: {', '.join(CHAPTER_BOXES[chapter])}."
-    state = " Its boxes are filled now." if closing and current else ""
+    current = f" Framed: {', '.join(CHAPTER_BOXES[chapter])}." if closing or chapter not in (1, 7) else ""
+    filled = "boxes" if chapter in range(2, 7) else "titles"
+    state = f" Its {filled} are filled now." if closing else ""
     return f"The strip: image, classes, embeddings as colours, clusters, numbered lanes.{current}{state}"
 
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
 from roadtopo_lib.course import samples
@@ -20,8 +21,18 @@ from roadtopo_lib.course.playground import (
     floor_on_sphere,
     loss_curves,
 )
+from roadtopo_lib.course.playground.separation import adjusted_rand_index
 from roadtopo_lib.course.playground.shaping import PIXELS
 from roadtopo_lib.losses import DiceLoss, DiscriminativeLoss, FocalLoss, TverskyLoss
+
+
+@pytest.mark.parametrize("clusters", [1, 3, 60])
+def test_the_rand_index_is_scikit_learns_with_the_unclustered_alone(clusters):
+    random = np.random.default_rng(clusters)
+    true, labels = random.integers(3, 9, 60), random.integers(-1, clusters, 60)
+    alone = np.where(labels < 0, 100 + np.arange(60), labels)
+    assert adjusted_rand_index(true, labels) == pytest.approx(adjusted_rand_score(true, alone))
+    assert adjusted_rand_index(true, true) == adjusted_rand_index(true[:1], true[:1]) == 1
 
 
 class TestSeparation:

@@ -6,6 +6,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from roadtopo_lib.course import data, frame, my_photo, pictures, render_frame, samples, show
@@ -137,6 +138,18 @@ def test_boxes_of_later_notebooks_are_grey_and_this_ones_are_framed_and_filled_a
 @pytest.mark.parametrize("chapter", [1, 7])
 def test_the_first_and_the_last_notebook_show_all(boxes, chapter):
     assert set(drawn(boxes, chapter, False).values()) == {(True, False)}
+    assert set(drawn(boxes, chapter, True).values()) == {(True, True)}
+
+
+@pytest.mark.parametrize("chapter", [k for k in CHAPTER_BOXES if k != 5])  # 5 closes with the model that it has trained
+def test_the_closing_strip_differs_from_the_opening_one_in_picture_and_words(boxes, chapter):
+    pictures = []
+    for closing in (False, True):
+        canvas = FigureCanvasAgg(draw_strip([boxes], chapter, closing))
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba()).copy())
+    assert not np.array_equal(*pictures)
+    assert alt_text(boxes, chapter, False) != alt_text(boxes, chapter, True)
 
 
 def test_every_box_is_opened_by_a_notebook(boxes):

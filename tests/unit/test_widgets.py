@@ -13,9 +13,10 @@ import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.cluster import DBSCAN
 
 from roadtopo_lib.course import samples, widgets
-from roadtopo_lib.course.playground import Augmentation, Clusters, cluster_quickly, in_step, separate
+from roadtopo_lib.course.playground import SLOW_METHODS, Augmentation, Clusters, cluster_quickly, in_step, separate
 from roadtopo_lib.course.widgets import (
     AugmentationInStep,
     EmbeddingSeparation,
@@ -213,6 +214,29 @@ def test_white_and_the_colours_of_a_mask_arrive_exactly(kind):
         np.testing.assert_array_equal(after, before)
 
 
+def test_a_title_is_drawn_anew_only_when_it_changes_and_replaces_the_one_before(monkeypatch):
+    panel, drawn = Panel("A panel"), []
+    draw = panel.finding.draw
+    monkeypatch.setattr(
+        panel.finding, "draw", lambda renderer: (drawn.append(panel.finding.get_text()), draw(renderer))
+    )
+    empty = panel.pixels().copy()
+    shown = {}
+    for title in ("one", "one", "two", "one", ""):
+        panel.finding.set_text(title)
+        shown[title] = panel.pixels().copy()
+        panel.forget()
+        np.testing.assert_array_equal(panel.pixels(), shown[title])
+        np.testing.assert_array_equal(panel.pixels(), shown[title])
+    np.testing.assert_array_equal(shown[""], empty)
+    assert (shown["one"] != shown["two"]).any()
+    drawn.clear()
+    panel.finding.set_text("three")
+    for _ in range(5):
+        panel.pixels()
+    assert drawn == ["three"]
+
+
 def in_another_thread(action) -> threading.Thread:
     """Started, as the kernel does for a control that answers on a subshell."""
     thread = threading.Thread(target=action)
@@ -312,25 +336,28 @@ class TestSeparation:
         assert pictures(board) == before
 
     @pytest.mark.parametrize("kind", [EmbeddingSeparation, MarginsExplorer])
-    def test_points_move_with_every_tick_the_rest_with_every_third_and_at_the_end(self, kind):
+    def test_points_move_with_every_tick_the_rest_with_every_sixth_and_at_the_end(self, kind):
         board = kind()
         if kind is MarginsExplorer:
             control(board, "space").value = 2  # in 32-D the plane to look at turns a little with every picture
             control(board, "Restart").click()
         play = the_clock(board)
         moved, followed = [], []
-        for tick in range(1, 6):
+        for tick in range(1, 9):
             before, words = pictures(board), board.words
             play.value = tick
             after = pictures(board)
             moved.append(after[0] != before[0])
             followed.append((after[1] != before[1], board.words != words))
-        assert moved == [True] * 5
-        assert followed == [(n == 3, n == 3) for n in range(1, 6)]
+        assert moved == [True] * 8
+        assert followed == [(n == 6, n == 6) for n in range(1, 9)]
         resting, words = pictures(board), board.words
         for playing in (True, False):
             setattr(play, "playing" if play.has_trait("playing") else "_playing", playing)
-        assert pictures(board)[0] == resting[0]
+        if kind is MarginsExplorer:
+            assert pictures(board)[0] == resting[0]
+        else:  # the title follows with the words
+            assert f"The nearest two means are {board.playground.state().smallest_gap:.2f} apart" in board.panels[0].alt
         assert pictures(board)[1] != resting[1]
         assert board.words != words
 
@@ -380,6 +407,16 @@ class TestSeparation:
         assert one - zero > 20  # pixels
         assert hundred - ten == pytest.approx(ten - one, rel=0.1)
 
+    def test_a_long_history_is_drawn_through_some_of_its_steps_and_the_last(self):
+        panel, board = TermsPanel(), EmbeddingSeparation(lanes=2, points=10)
+        board.playground.step(3000)
+        panel.draw(board.playground)
+        steps, values = panel.axes.lines[0].get_data()
+        assert len(steps) <= 1000
+        assert (steps[:100] == range(100)).all()
+        assert steps[-1] == 3000
+        assert values[-1] == pytest.approx(board.playground.history[-1]["variance"])
+
     def test_circles_are_drawn_where_distances_are_true(self):
         # In 2-D a circle of the margin is as large as the margin; in 32-D the picture does not depend on it.
         board, shown = MarginsExplorer(), {}
@@ -415,6 +452,15 @@ class TestClusterColors:
 
 
 class TestMargins:
+    def test_a_move_shows_which_way_things_go_before_it_converges(self, monkeypatch):
+        board, seen = MarginsExplorer(), []
+        show, history = board.panels[0].show, lambda: len(board.playground.history)
+        before = history()
+        monkeypatch.setattr(board.panels[0], "show", lambda: (seen.append(history() - before), show()))
+        control(board, "delta_dist (units)").value = 2.0
+        assert seen == [12, 300]
+        assert control(board, "radius (units)").value == 2.0
+
     def test_the_sphere_shows_its_floor_in_words_and_picture(self):
         board = MarginsExplorer()
         assert "all 5 lanes found" in board.words
@@ -586,6 +632,8 @@ class TestSlowMethods:
         assert "computes" not in board.words
         assert method in board.words
         assert ("on 200 of the" in board.words) == (method == "meanshift")
+        bench_dbscan = isinstance(board, PostProcessingBench) and method == "dbscan"
+        assert ("scikit-learn's labels" in board.words) == bench_dbscan  # the time is not scikit-learn's
         assert board.ask.disabled is True
         board.ask.click()  # as a second view of the same widget does
         assert len(calls) == 1
@@ -600,6 +648,26 @@ class TestSlowMethods:
         assert len(calls) == 1
         control(board, "method").value = "fast"
         assert "computes" not in board.words
+
+    @pytest.mark.parametrize("radius", [0.06, 0.3, 5.0])
+    def test_dbscan_here_gives_the_labels_of_scikit_learn(self, radius):
+        random = np.random.default_rng(0)
+        x = np.concatenate([random.normal(c, 0.1, (500, 2)) for c in (0, 0.4, 2)] + [random.uniform(-1, 3, (100, 2))])
+        random.shuffle(x)
+        theirs = DBSCAN(eps=radius, min_samples=10).fit(x).labels_
+        assert (theirs.max() + 1, (theirs == -1).any()) == {0.06: (3, True), 0.3: (2, True), 5.0: (1, False)}[radius]
+        labels, used = cluster_quickly(x.astype(np.float32), radius, "dbscan")
+        np.testing.assert_array_equal(labels, theirs)
+        assert used == len(x)
+
+    def test_dbscan_of_too_many_pixels_does_as_the_library_and_says_how_many(self, monkeypatch):
+        monkeypatch.setattr("roadtopo_lib.postprocess.clustering.QUADRATIC_POINTS", 300)
+        monkeypatch.setitem(SLOW_METHODS, "dbscan", 300)
+        x = np.random.default_rng(0).normal(size=(900, 2))
+        labels, used = cluster_quickly(x, 0.3, "dbscan")
+        assert used == 300
+        assert (labels == -1).any()
+        np.testing.assert_array_equal(labels, cluster_embeddings(x, 0.3, "dbscan"))
 
     def test_every_move_asks_the_browser_anew(self):
         waiting = [spoken("words", [], due) for due in (1, 2)]

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.metrics import pairwise_distances_argmin_min
 from threadpoolctl import threadpool_limits
 
 from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS
 from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.postprocess import class_mask, cluster_embeddings
-from roadtopo_lib.postprocess.clustering import spread, squared_distances
+from roadtopo_lib.postprocess.clustering import MIN_POINTS, QUADRATIC_POINTS, spread, squared_distances
 
-SLOW_METHODS = ("meanshift", "dbscan")
-"""Methods of ``cluster_embeddings`` that take longer than a hand waits, on all pixels of a frame."""
+SLOW_METHODS = {"meanshift": 200, "dbscan": QUADRATIC_POINTS}
+"""Methods of ``cluster_embeddings`` that take longer than a hand waits, and the most pixels that each gets here: mean
+shift takes seconds for the thousands of a frame, a fraction of one for these. For DBSCAN it is the library's limit."""
 
-MEANSHIFT_PIXELS = 200
-"""Pixels that mean shift gets: it takes seconds for the thousands of a frame, a fraction of one for these."""
+ROWS = 1000
+"""Rows of the matrix of distances that are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Separated:
 
 
 def cluster_quickly(x: np.ndarray, radius: float, method: str) -> tuple[np.ndarray, int]:
-    """``cluster_embeddings``; with "meanshift" of some of the embeddings, and the others go with the nearest of these.
+    """``cluster_embeddings``; a slow method gets some of the embeddings, and the others go with the nearest of these.
+
+    So does the library with more than ``QUADRATIC_POINTS``. With "dbscan" the labels are the library's, too.
 
     Args:
         x: (N, D) float.
@@ -51,11 +55,42 @@ def cluster_quickly(x: np.ndarray, radius: float, method: str) -> tuple[np.ndarr
         return cluster_embeddings(x, radius, method), len(x)
     # On a busy machine scikit-learn's threads wait for each other, up to ten times as long as one needs alone.
     with threadpool_limits(1):
-        if method != "meanshift" or len(x) <= MEANSHIFT_PIXELS:
-            return cluster_embeddings(x, radius, method), len(x)
-        some = x[spread(len(x), MEANSHIFT_PIXELS)]
-        nearest = squared_distances(x, some).argmin(axis=1)  # (N, D), (S, D) → (N,)
-        return cluster_embeddings(some, radius, method)[nearest], len(some)
+        some = x[spread(len(x), SLOW_METHODS[method])]
+        labels = dbscan(some, radius) if method == "dbscan" else cluster_embeddings(some, radius, method)
+        if len(some) == len(x):
+            return labels, len(x)
+        nearest, distance = pairwise_distances_argmin_min(x, some)  # (N, D), (S, D) → (N,), (N,)
+        labels = labels[nearest]
+        return np.where(distance <= radius, labels, -1) if method == "dbscan" else labels, len(some)
+
+
+def dbscan(x: np.ndarray, radius: float) -> np.ndarray:
+    """The labels of scikit-learn's ``DBSCAN(radius, min_samples=MIN_POINTS)``, from one matrix of who is near whom.
+
+    scikit-learn lists the neighbours of every point: up to five times as slow where everything is near everything.
+
+    Args:
+        x: (N, D) float.
+        radius: in embedding units.
+
+    Returns:
+        (N,) labels, -1 = none.
+    """
+    x = x.astype(np.float64)
+    near = np.empty((len(x), len(x)), bool)  # (N, N)
+    for start in range(0, len(x), ROWS):
+        near[start : start + ROWS] = squared_distances(x[start : start + ROWS], x) <= radius**2
+    waiting = near.sum(axis=1) >= MIN_POINTS  # core points, until a cluster has them
+    labels = np.full(len(x), -1)
+    while waiting.any():
+        front = np.flatnonzero(waiting)[:1]
+        cluster = labels.max() + 1
+        while len(front):
+            waiting[front] = False
+            reached = near[front].any(axis=0)
+            labels[reached & (labels < 0)] = cluster
+            front = np.flatnonzero(reached & waiting)
+    return labels
 
 
 def separate(

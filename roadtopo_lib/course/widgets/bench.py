@@ -80,10 +80,11 @@ class PostProcessingBench(Board):
         self._true.draw(image if truth is None else paint(image, truth), there, row)
         pixels = len(separated.lanes[0])
         sampled = "" if separated.used == pixels else f" on {separated.used} of the {pixels} lane pixels"
+        how = " (scikit-learn's labels, from one matrix of distances)" * (self._method.value == "dbscan")
         self.words = (
             f"{lanes} lanes and {crosswalks} crosswalks. The network took {network_ms:.0f} ms, post-processing with "
-            f"{self._method.value}{sampled} {own_ms:.0f} ms. Lanes are numbered by where their curves, continued if "
-            "need be, meet the dashed row."
+            f"{self._method.value}{how}{sampled} {own_ms:.0f} ms. Lanes are numbered by where their curves, continued "
+            "if need be, meet the dashed row."
         )
 
     def _asked(self) -> tuple[Path, float, str]:

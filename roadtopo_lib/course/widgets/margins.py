@@ -11,7 +11,7 @@ from roadtopo_lib.course.widgets.separation import (
     terms_in_words,
 )
 
-FIRST_STEPS = 40
+FIRST_STEPS = 12
 """Steps before the first picture after a slider moved: the hand wants to see at once which way things go."""
 
 OWN = "my own"
@@ -97,7 +97,8 @@ class MarginsExplorer(Board):
         self._preset.value = OWN
         self._take_margins()
         self.playground.step(FIRST_STEPS)
-        self.update()
+        self.draw_motion()
+        self._layout.show()
         self.converge(STEPS_TO_CONVERGE - FIRST_STEPS)
 
     def converge(self, steps: int = STEPS_TO_CONVERGE) -> None:
@@ -133,17 +134,18 @@ class MarginsExplorer(Board):
         self.update()
 
     def draw_motion(self) -> None:
-        """Sets the artists of the points; the radius slider shows what is in use."""
-        self._quiet, before = True, self._quiet
-        self._radius.value = self.radius
-        self._quiet = before
+        """Sets the artists of the points."""
         self._found = self.playground.clusters(self.radius)
         lanes, count = self.playground.lanes, self._found.count
         finding = f"{count} {'cluster' if count == 1 else 'clusters'} for {lanes} lanes, ARI {self._found.ari:.2f}"
-        self._layout.draw(self.playground, finding, self._found, self.radius, arrows=False)
+        self._layout.finding.set_text(finding)
+        self._layout.draw(self.playground, self._found, self.radius, arrows=False)
 
     def draw(self) -> None:
-        """Sets the artists and the words."""
+        """Sets the artists and the words; the radius slider shows what is in use."""
+        self._quiet, before = True, self._quiet
+        self._radius.value = self.radius
+        self._quiet = before
         self.draw_motion()
         self._terms.draw(self.playground)
         found, floor, lanes = self._found, self.playground.floor(), self.playground.lanes

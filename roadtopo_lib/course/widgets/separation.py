@@ -18,6 +18,8 @@ ARROW_LENGTH, SHORTEST_ARROW, LONGEST_ARROW = 0.15, 0.02, 1.0
 
 MAX_LANES = 8
 TERM_COLORS = {"variance": "#4477AA", "distance": "#EE6677", "regularization": "#228833"}
+CURVE_POINTS = 1000
+"""Steps, at most, through which a curve is drawn: even on the logarithmic axis, closer together than its pixels."""
 TERM_STYLES = {"variance": "-", "distance": "--", "regularization": ":"}
 LAST_STEP = {"marker": "o", "markersize": 4, "markevery": [-1]}
 """A dot at the end of each line: at step 0 there is nothing else to see."""
@@ -60,13 +62,12 @@ class LayoutPanel(Panel):
         self.axes.add_collection(lines, autolim=False)
         return lines
 
-    def draw(self, playground: EmbeddingPlayground, finding: str, found: Clusters | None = None, radius: float = 0.0,
+    def draw(self, playground: EmbeddingPlayground, found: Clusters | None = None, radius: float = 0.0,
              arrows: bool = True) -> None:  # fmt: skip
-        """Sets all artists.
+        """Sets all artists but the title.
 
         Args:
             playground: what to show.
-            finding: the title.
             found: clusters, whose colours the points take.
             radius: a clustering radius to draw around each mean, if any.
             arrows: draw the forces.
@@ -75,9 +76,12 @@ class LayoutPanel(Panel):
         xy, means, forces = (values @ state.plane for values in (state.points, state.means, state.forces))
         colors = COLORS[state.lanes % len(COLORS)] if found is None else cluster_colors(found)
         for lane, (points, mean) in enumerate(zip(self._points, self._means, strict=True)):
+            for artist in (points, mean):
+                artist.set_visible(lane < len(means))
             own = state.lanes == lane  # nowhere, beyond the last lane
             points.set_offsets(xy[own])
-            points.set_facecolors(colors[own])
+            # Equal colours as one: points of one look are drawn three times as fast.
+            points.set_facecolors(colors[own][:1] if (colors[own] == colors[own][:1]).all() else colors[own])
             mean.set_data(means[lane : lane + 1, 0], means[lane : lane + 1, 1])
             mean.set_markerfacecolor(COLORS[lane % len(COLORS)] if found is None else "white")
         # Projected, distances look shorter than they are: only in two dimensions does a circle tell the truth.
@@ -87,7 +91,6 @@ class LayoutPanel(Panel):
             circles.set_segments(means[:, None] + size * CIRCLE if flat and size > 0 else [])  # (C, 49, 2)
         self._sphere.set_segments(CIRCLE[None] if margins.normalize else [])
         self._arrows.set_segments(_arrows(state, xy, forces) if arrows else [])
-        self.finding.set_text(finding)
         # Limits in steps of a quarter: new ones cost a full drawing.
         around = max(margins.delta_var, margins.delta_dist) if flat else 0
         reach = max(np.abs(xy).max(), np.abs(means).max() + around, 0.5)
@@ -140,11 +143,11 @@ class TermsPanel(Panel):
     def draw(self, playground: EmbeddingPlayground) -> None:
         """Sets all artists."""
         history = playground.history
-        steps = np.arange(len(history))
+        steps = np.unique(np.geomspace(1, len(history), CURVE_POINTS).astype(int)) - 1
         margins, most = playground.margins, 0.5
         weights = {"variance": margins.alpha, "distance": margins.beta, "regularization": margins.gamma}
         for name, line in self._lines.items():
-            values = weights[name] * np.array([row[name] for row in history])
+            values = weights[name] * np.array([history[step][name] for step in steps])
             line.set_data(steps, values)
             most = max(most, values.max())
         floor = margins.beta * playground.floor()
@@ -248,13 +251,14 @@ class EmbeddingSeparation(Board):
         self.update()
 
     def draw_motion(self) -> None:
-        """Sets the artists of the points."""
-        gap = self.playground.state().smallest_gap
-        self._layout.draw(self.playground, f"The nearest two means are {gap:.2f} apart")
+        """Sets the artists of the points; the title follows with the words."""
+        self._layout.draw(self.playground)
 
     def draw(self) -> None:
         """Sets the artists and the words."""
         self.draw_motion()
+        gap = self.playground.state().smallest_gap
+        self._layout.finding.set_text(f"The nearest two means are {gap:.2f} apart")
         self._terms.draw(self.playground)
         margins, step = self.playground.margins, len(self.playground.history) - 1
         found = self.playground.clusters()
