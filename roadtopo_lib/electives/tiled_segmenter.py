@@ -83,23 +83,24 @@ class TiledSegmenter(LaneSegmenter):
             instances[place] = np.where((found > 0) & (inner | (known == 0)), found, known)
             return outputs["probabilities"].cpu()
 
-        strips = []
-        for top, rows in blend(run, image.shape[:2], self.tile, self.overlap):
-            strips.append(slice(top, top + rows.shape[1]))
-            semantic_pred[strips[-1]] = rows.argmax(dim=0).numpy()
+        places = []
+        for top, left, block in blend(run, image.shape[:2], self.tile, self.overlap):
+            places.append((slice(top, top + block.shape[1]), slice(left, left + block.shape[2])))
+            semantic_pred[places[-1]] = block.argmax(dim=0).numpy()
             if confidence is not None:
-                confidence[strips[-1]] = rows[list(self.classes.lane_ids)].sum(dim=0).numpy()
+                confidence[places[-1]] = block[list(self.classes.lane_ids)].sum(dim=0).numpy()
         pairs = np.array(links, dtype=np.int64).reshape(-1, 2).T
         graph = coo_array((np.ones(pairs.shape[1]), pairs), (count + 1, count + 1))
         number = connected_components(graph, directed=False)[1]  # 0 stays 0
         pixels = np.zeros(count + 1, np.int64)
-        for strip in strips:
-            bearing = class_mask(semantic_pred[strip], (*self.classes.lane_ids, *self.classes.crosswalk_ids))
-            instances[strip] = np.where(bearing, number[instances[strip]], 0)
-            pixels += np.bincount(instances[strip].ravel(), minlength=count + 1)
+        for place in places:
+            bearing = class_mask(semantic_pred[place], (*self.classes.lane_ids, *self.classes.crosswalk_ids))
+            instances[place] = np.where(bearing, number[instances[place]], 0)
+            pixels += np.bincount(instances[place].ravel(), minlength=count + 1)
         kept = (pixels >= self.postprocessor.whole.min_pixels) & (np.arange(count + 1) > 0)
-        for strip in strips:
-            instances[strip] = np.where(kept, kept.cumsum(), 0)[instances[strip]]
+        final = np.where(kept, kept.cumsum(), 0)
+        for place in places:
+            instances[place] = final[instances[place]]
 
 
 class _TilePostProcessor:
