@@ -13,7 +13,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from roadtopo_lib.config import STRIDE
 from roadtopo_lib.dataset import image_to_tensor
 from roadtopo_lib.files import temporary_beside
 from roadtopo_lib.inference.tiling import blend, tile_outputs, tile_starts
@@ -114,11 +113,10 @@ class _TilePostProcessor:
         """(h, w) int32 ids 1..n of a tile's instances from what ``tile_outputs`` gives."""
         semantic = outputs["probabilities"].argmax(dim=0).cpu().numpy()
         found, count = np.zeros(semantic.shape, np.int32), 0
-        size = [-(-side // STRIDE) * STRIDE for side in semantic.shape]  # which the embeddings cover
         for class_ids in (self.whole.lane_class_ids, self.whole.crosswalk_class_ids):
             place = np.nonzero(class_mask(semantic, class_ids))
             index = (torch.from_numpy(side).to(outputs["embeddings"].device) for side in (0 * place[0], *place))
-            vectors = gather_embeddings(outputs["embeddings"], *index, size)  # (n, D)
+            vectors = gather_embeddings(outputs["embeddings"], *index, semantic.shape)  # (n, D)
             labels = cluster_embeddings(vectors, self.whole.radius, self.whole.method)
             found[place] = np.where(labels >= 0, labels + 1 + count, 0)
             count = int(found.max())

@@ -48,6 +48,7 @@ class UNet(StoredModel):
     """
 
     kind = "unet"
+    side_multiple = 1  # what tiles are padded to: nothing, ``forward`` takes any size
 
     def __init__(
         self,

@@ -88,8 +88,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_outputs(model: LaneModel, pixels: Tensor) -> dict[str, Tensor]:
-    """``probabilities`` (C, h, w) of a tile (3, h, w), and ``embeddings`` (1, D, h', w') of the padded tile."""
-    height, width = pixels.shape[1:]
-    outputs = model(F.pad(pixels[None], (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate"), upsample=True)
-    logits = class_logits(outputs["logits"].float())[0, :, :height, :width]
-    return {"probabilities": logits.softmax(dim=0), "embeddings": outputs["embeddings"].float()}
+    """``probabilities`` (C, h, w) and ``embeddings`` (1, D, h, w) of a tile (3, h, w)."""
+    (height, width), step = pixels.shape[1:], getattr(model, "side_multiple", STRIDE)
+    padded = F.pad(pixels[None], (0, -width % step, 0, -height % step), mode="replicate")
+    outputs = {name: values[:, :, :height, :width].float() for name, values in model(padded, upsample=True).items()}
+    return {"probabilities": class_logits(outputs["logits"])[0].softmax(dim=0), "embeddings": outputs["embeddings"]}

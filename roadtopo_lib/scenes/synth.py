@@ -160,7 +160,7 @@ def _open(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, dict]:
         records = _read(out, settings, counts)
     elif any((out / split / "images").is_dir() and list_files(out / split / "images", "") for split in SPLITS):
         raise ValueError(f"{out} holds images but no {META}: expected an empty folder or one that synth has written")
-    folders = [out / split / folder for split in SPLITS for folder in FOLDERS]
+    folders = [out / split / folder for split in SPLITS if counts.get(split) for folder in FOLDERS]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for folder in (out, *folders):

@@ -56,6 +56,18 @@ def test_any_size_gives_probabilities_of_that_size(size):
     torch.testing.assert_close(found.sum(dim=0), torch.ones(size))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (20, 45), (61, 63), (96, 50)])
+def test_an_image_that_fits_into_a_tile_gives_what_it_gives_as_a_whole(size):
+    model, image = small_unet(), noise(*size)
+    torch.testing.assert_close(tiled_predict(model, image, 96, 32), whole(model, image))
+
+
+def test_the_images_end_gives_what_it_gives_in_the_whole_image():
+    model, image = small_unet(), noise(61, 230)
+    found, expected = tiled_predict(model, image, 96, 32), whole(model, image)
+    torch.testing.assert_close(found[:, :, 200:], expected[:, :, 200:])  # behind the last tile's window
+
+
 def test_tiles_side_by_side_are_those_of_monai():
     model, image = small_unet(), noise(128, 192)
     with torch.inference_mode():
