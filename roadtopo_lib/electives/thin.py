@@ -27,7 +27,7 @@ def clean(mask: np.ndarray, opening: int = 1, min_pixels: int = 50) -> np.ndarra
         min_pixels: 8-connected components with fewer are dropped.
     """
     square, back = np.ones((opening, opening), np.uint8), (opening - 1) // 2
-    # An even square has no middle pixel. OpenCV's own opening takes the same anchor twice and moves the mask by a pixel.
+    # An even square has no middle pixel: OpenCV's own opening takes one anchor twice and moves the mask by a pixel.
     opened = cv2.dilate(cv2.erode(mask.astype(np.uint8), square), square, anchor=(back, back))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= min_pixels

@@ -72,7 +72,7 @@ class TiledSegmenter(LaneSegmenter):
         def run(top: int, left: int) -> Tensor:
             nonlocal count
             place = slice(top, top + self.tile), slice(left, left + self.tile)
-            outputs = tile_outputs(self.model, image_to_tensor(image[place]).to(self.device))
+            outputs = tile_outputs(self.model, image_to_tensor(np.array(image[place])).to(self.device))
             found, known = self.postprocessor.cluster(outputs), np.array(instances[place])
             found[found > 0] += count
             count = max(count, int(found.max()))

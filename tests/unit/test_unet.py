@@ -17,6 +17,7 @@ from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.labels import table_for
 from roadtopo_lib.losses import CombinedLoss, DiceLoss, LaneCriterion
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.scenes import write_dataset
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 
@@ -222,6 +223,15 @@ def test_its_preset_trains_and_infers_from_the_command_line(family, data, tmp_pa
     out = tmp_path / "found.png"
     assert main(f"infer lane --model {model} --input {photo} --output {out} --device cpu".split()) == 0
     assert out.is_file()
+
+
+def test_a_landscape_trains_with_the_settings_that_elective_2_shows(tmp_path):
+    write_dataset(tmp_path / "land", {"train": 2, "val": 1}, (64, 64), 3, "aerial", workers=1, progress=False)
+    land = {"num_classes": 2, "image_size": (64, 64), "crop_top": 0.0}
+    LaneSegmentationConfig.preset("unet").replace(**land).to_yaml(tmp_path / "land.yaml")
+    line = f"train lane --config {tmp_path / 'land.yaml'} --data {tmp_path / 'land'} --output {tmp_path / 'run'}"
+    assert main(f"{line} --epochs 1 --device cpu".split()) == 0
+    assert models.load(tmp_path / "run" / "best.safetensors").num_classes == 2
 
 
 def test_a_file_with_other_widths_and_norm_begins_a_run_which_supervises_the_coarser_maps(data, tmp_path):  # noqa: F811

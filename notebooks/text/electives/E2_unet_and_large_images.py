@@ -428,15 +428,21 @@ for share in (0.5, 0.75):
 # ### The same trainer, the same command
 #
 # A U-Net goes through the trainer of notebook 5 as SegFormer does. From the command line it is
-# another preset:
+# another preset: `--config unet`. A picture from above has two classes in place of six, and no sky
+# to cut off. So a config file changes three settings of the preset:
+#
+# ```python
+# land = {"num_classes": 2, "image_size": (256, 256), "crop_top": 0.0}
+# LaneSegmentationConfig.preset("unet").replace(**land).to_yaml("land.yaml")
+# ```
 #
 # ```bash
 # road-topology synth --preset aerial --size 256x256 --train 200 --val 20 --out land
-# road-topology train lane --config unet --data land --output runs/unet
+# road-topology train lane --config land.yaml --data land --output runs/unet
 # ```
 #
-# (A data set from above has two classes: give `num_classes: 2` in a config file.) Here we train for
-# 24 steps only, to see the loss fall. The stored model took 200 steps of the same kind.
+# Here we train for 24 steps only, to see the loss fall. The stored model took 200 steps of the same
+# kind.
 
 # %% tags=["nbval-ignore-output"]
 changes = {"epochs": 3, "batch_size": 4, "image_size": (64, 64)}
@@ -588,7 +594,6 @@ borders = sorted({*starts[1:], *(start + 256 for start in starts[:-1])})
 ratio_of_whole = seam_ratio(whole.numpy(), (borders, borders))
 
 # %% [markdown]
-#
 # **Broken.** Near its border a tile lacks context: what lies outside is missing. Here each pixel
 # gets the plain mean of the tiles that cover it. `seam_ratio` divides the mean step from pixel to
 # pixel across the tiles' borders by the mean step elsewhere. A road that runs along a border has a
@@ -674,8 +679,8 @@ print({name: f"{share:.0%} of the pixels differ" for name, share in shares.items
 # %% [markdown]
 # ### Flat memory
 #
-# `blend` yields rows as soon as no further tile adds to them. So it holds one row of tiles, however
-# high the image is.
+# `blend` yields a block as soon as no further tile adds to it. So it holds one tile, and the rows
+# that this row of tiles shares with the next one. It never holds the image.
 
 
 # %%
@@ -683,8 +688,9 @@ def no_network(top, left):
     return torch.zeros(2, 256, 256)
 
 
-for top, done in blend(no_network, size=(1000, 256), tile=256, overlap=64):
-    print(f"rows {top} to {top + done.shape[1] - 1}")
+for top, left, block in blend(no_network, size=(448, 640), tile=256, overlap=64):
+    rows_done, columns_done = (first + side for first, side in zip((top, left), block.shape[1:]))
+    print(f"rows {top} to {rows_done - 1}, columns {left} to {columns_done - 1}")
 
 # %% [markdown]
 # With an image in a `.npy` file, pixels come from the disk and results go to the disk:
