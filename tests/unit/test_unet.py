@@ -85,6 +85,40 @@ def test_the_layers_are_those_that_the_papers_describe():
     torch.testing.assert_close(first(x), first.shortcut(x))  # a silent branch leaves the shortcut
 
 
+class WrittenOut(nn.Module):
+    """The residual block whose activation stands behind the sum, as the compendium lists it."""
+
+    def __init__(self, c, c_out):
+        super().__init__()
+        self.conv1, self.n1 = nn.Conv2d(c, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)
+        self.conv2, self.n2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)
+        self.proj = None if c == c_out else nn.Conv2d(c, c_out, 1, bias=False)
+
+    def forward(self, x):
+        out = self.n2(self.conv2(torch.relu(self.n1(self.conv1(x)))))
+        return torch.relu(out + (x if self.proj is None else self.proj(x)))
+
+
+@pytest.mark.parametrize("inputs", [3, 8])
+def test_without_preactivation_a_block_is_that_of_the_first_residual_networks(inputs):
+    block, written = ResUNet(widths=(8, 16), preactivation=False).block(inputs, 8, "batch"), WrittenOut(inputs, 8)
+    for own, other in zip(block.parameters(), written.parameters(), strict=True):
+        other.data = own.data
+    x = torch.randn(2, inputs, 9, 7)
+    torch.testing.assert_close(block(x), written(x))
+
+
+def test_a_stored_resunet_keeps_its_order(tmp_path):
+    for preactivation in (True, False):
+        model = ResUNet(2, 0, (8, 16), preactivation=preactivation).eval()
+        model.save(tmp_path / "m.safetensors")
+        again = models.load(tmp_path / "m.safetensors").eval()
+        assert again.settings()["preactivation"] == preactivation
+        torch.testing.assert_close(again(images())["logits"], model(images())["logits"])
+    settings = {name: value for name, value in model.settings().items() if name != "preactivation"}
+    assert ResUNet.from_settings(settings).settings()["preactivation"]  # files from before there was a choice
+
+
 def test_skips_bring_the_images_detail_to_the_head():
     model = UNet(2, 0, (8, 16, 24)).eval()
     pixels = images(1).requires_grad_()

@@ -249,9 +249,9 @@ for height, width in ((96, 96), (37, 51), (5, 3)):
 # ### Variants
 #
 # A *ResUNet* (Zhang and others, 2018) has residual blocks: a block adds its input to its result. In
-# the pre-activation order, normalisation and ReLU stand before
-# each convolution. *Bilinear* upsampling interpolates and mixes channels by a 1 × 1 convolution,
-# with fewer weights than a transposed one.
+# the pre-activation order, normalisation and ReLU stand before each convolution;
+# `preactivation=False` puts them behind it. *Bilinear* upsampling interpolates and mixes channels by
+# a 1 × 1 convolution, with fewer weights than a transposed one.
 
 # %%
 for family in (UNet, ResUNet):
