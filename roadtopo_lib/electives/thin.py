@@ -26,7 +26,9 @@ def clean(mask: np.ndarray, opening: int = 1, min_pixels: int = 50) -> np.ndarra
         opening: side of the square in pixels; 1 opens nothing. What is thinner than the square vanishes whole.
         min_pixels: 8-connected components with fewer are dropped.
     """
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((opening, opening), np.uint8))
+    square, back = np.ones((opening, opening), np.uint8), (opening - 1) // 2
+    # An even square has no middle pixel: OpenCV's own opening takes one anchor twice and moves the mask by a pixel.
+    opened = cv2.dilate(cv2.erode(mask.astype(np.uint8), square), square, anchor=(back, back))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= min_pixels
     kept[0] = False  # the background

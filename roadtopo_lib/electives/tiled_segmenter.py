@@ -13,7 +13,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from roadtopo_lib.config import STRIDE
 from roadtopo_lib.dataset import image_to_tensor
 from roadtopo_lib.files import temporary_beside
 from roadtopo_lib.inference.tiling import blend, tile_outputs, tile_starts
@@ -73,7 +72,7 @@ class TiledSegmenter(LaneSegmenter):
         def run(top: int, left: int) -> Tensor:
             nonlocal count
             place = slice(top, top + self.tile), slice(left, left + self.tile)
-            outputs = tile_outputs(self.model, image_to_tensor(image[place]).to(self.device))
+            outputs = tile_outputs(self.model, image_to_tensor(np.array(image[place])).to(self.device))
             found, known = self.postprocessor.cluster(outputs), np.array(instances[place])
             found[found > 0] += count
             count = max(count, int(found.max()))
@@ -83,23 +82,24 @@ class TiledSegmenter(LaneSegmenter):
             instances[place] = np.where((found > 0) & (inner | (known == 0)), found, known)
             return outputs["probabilities"].cpu()
 
-        strips = []
-        for top, rows in blend(run, image.shape[:2], self.tile, self.overlap):
-            strips.append(slice(top, top + rows.shape[1]))
-            semantic_pred[strips[-1]] = rows.argmax(dim=0).numpy()
+        places = []
+        for top, left, block in blend(run, image.shape[:2], self.tile, self.overlap):
+            places.append((slice(top, top + block.shape[1]), slice(left, left + block.shape[2])))
+            semantic_pred[places[-1]] = block.argmax(dim=0).numpy()
             if confidence is not None:
-                confidence[strips[-1]] = rows[list(self.classes.lane_ids)].sum(dim=0).numpy()
+                confidence[places[-1]] = block[list(self.classes.lane_ids)].sum(dim=0).numpy()
         pairs = np.array(links, dtype=np.int64).reshape(-1, 2).T
         graph = coo_array((np.ones(pairs.shape[1]), pairs), (count + 1, count + 1))
         number = connected_components(graph, directed=False)[1]  # 0 stays 0
         pixels = np.zeros(count + 1, np.int64)
-        for strip in strips:
-            bearing = class_mask(semantic_pred[strip], (*self.classes.lane_ids, *self.classes.crosswalk_ids))
-            instances[strip] = np.where(bearing, number[instances[strip]], 0)
-            pixels += np.bincount(instances[strip].ravel(), minlength=count + 1)
+        for place in places:
+            bearing = class_mask(semantic_pred[place], (*self.classes.lane_ids, *self.classes.crosswalk_ids))
+            instances[place] = np.where(bearing, number[instances[place]], 0)
+            pixels += np.bincount(instances[place].ravel(), minlength=count + 1)
         kept = (pixels >= self.postprocessor.whole.min_pixels) & (np.arange(count + 1) > 0)
-        for strip in strips:
-            instances[strip] = np.where(kept, kept.cumsum(), 0)[instances[strip]]
+        final = np.where(kept, kept.cumsum(), 0)
+        for place in places:
+            instances[place] = final[instances[place]]
 
 
 class _TilePostProcessor:
@@ -113,11 +113,10 @@ class _TilePostProcessor:
         """(h, w) int32 ids 1..n of a tile's instances from what ``tile_outputs`` gives."""
         semantic = outputs["probabilities"].argmax(dim=0).cpu().numpy()
         found, count = np.zeros(semantic.shape, np.int32), 0
-        size = [-(-side // STRIDE) * STRIDE for side in semantic.shape]  # which the embeddings cover
         for class_ids in (self.whole.lane_class_ids, self.whole.crosswalk_class_ids):
             place = np.nonzero(class_mask(semantic, class_ids))
             index = (torch.from_numpy(side).to(outputs["embeddings"].device) for side in (0 * place[0], *place))
-            vectors = gather_embeddings(outputs["embeddings"], *index, size)  # (n, D)
+            vectors = gather_embeddings(outputs["embeddings"], *index, semantic.shape)  # (n, D)
             labels = cluster_embeddings(vectors, self.whole.radius, self.whole.method)
             found[place] = np.where(labels >= 0, labels + 1 + count, 0)
             count = int(found.max())

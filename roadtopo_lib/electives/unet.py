@@ -4,7 +4,7 @@ Axes: B batch, C classes, D embedding dimensions, H and W image pixels.
 
 Reference:
     O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015;
-    Z. Zhang, Q. Liu, Y. Wang, "Road Extraction by Deep Residual U-Net", IEEE GRSL 2018 (pre-activation blocks).
+    Z. Zhang, Q. Liu, Y. Wang, "Road Extraction by Deep Residual U-Net", IEEE GRSL 2018 (residual blocks).
 """
 
 import itertools
@@ -48,6 +48,7 @@ class UNet(StoredModel):
     """
 
     kind = "unet"
+    side_multiple = 1  # what tiles are padded to: nothing, ``forward`` takes any size
 
     def __init__(
         self,
@@ -88,8 +89,7 @@ class UNet(StoredModel):
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
-    @staticmethod
-    def block(inputs: int, outputs: int, norm: str) -> nn.Module:
+    def block(self, inputs: int, outputs: int, norm: str) -> nn.Module:
         """Two 3×3 convolutions, each with normalisation and ReLU: (B, inputs, h, w) → (B, outputs, h, w)."""
         layers = []
         for channels in (inputs, outputs):
@@ -169,20 +169,49 @@ class UNet(StoredModel):
 
 
 class ResUNet(UNet):
-    """A U-Net of residual blocks: normalisation and ReLU stand before each convolution, and the block adds its input.
+    """A U-Net of residual blocks: a block adds its input to its result.
 
-    Arguments as of ``UNet``.
+    Args:
+        preactivation: normalisation and ReLU stand before each convolution, else behind it and behind the sum.
+        others: as of ``UNet``.
 
     Reference:
-        Zhang, Liu, Wang 2018; K. He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016 (pre-activation).
+        Zhang, Liu, Wang 2018 (pre-activation); K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
+        and "Identity Mappings in Deep Residual Networks", ECCV 2016 (the two orders).
     """
 
     kind = "resunet"
 
-    @staticmethod
-    def block(inputs: int, outputs: int, norm: str) -> nn.Module:
-        """A pre-activation residual block: (B, inputs, h, w) → (B, outputs, h, w)."""
-        return PreActivationBlock(inputs, outputs, norm)
+    def __init__(self, *args, preactivation: bool = True, **others) -> None:
+        self.preactivation = preactivation  # the blocks, made by ``UNet``, ask for it
+        super().__init__(*args, **others)
+        self._settings["preactivation"] = preactivation
+
+    def block(self, inputs: int, outputs: int, norm: str) -> nn.Module:
+        """A residual block: (B, inputs, h, w) → (B, outputs, h, w)."""
+        return (PreActivationBlock if self.preactivation else PostActivationBlock)(inputs, outputs, norm)
+
+
+class PostActivationBlock(nn.Module):
+    """3×3 convolution and normalisation, twice, with a ReLU between; plus the input; then a ReLU.
+
+    Where the channels change, the input goes through a 1×1 convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            NORMS[norm](outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            NORMS[norm](outputs),
+        )
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) → (B, outputs, h, w)."""
+        return (self.branch(x) + self.shortcut(x)).relu()
 
 
 class PreActivationBlock(nn.Module):

@@ -1,9 +1,8 @@
 """Large images in overlapping tiles: class probabilities without seams.
 
-Near its border a tile lacks context, so it counts less there: tiles are averaged with a smooth window. Tiles begin at
-multiples of the networks' stride, where pooling groups the pixels as it does in the whole image. So a convolutional
-network differs from the whole image only within its receptive field of a tile's border; normalisation over the image
-(group, instance) and attention see one tile only, and differ everywhere.
+A tile lacks context at its border and counts less there. Tiles begin at multiples of the networks' stride, where
+pooling groups the pixels as in the whole image: a convolutional network differs from the whole image only within its
+receptive field of a tile's border. Normalisation over the image (group, instance) and attention differ everywhere.
 """
 
 import math
@@ -40,33 +39,38 @@ def tiled_predict(model: LaneModel, image: Tensor, tile: int = 512, overlap: int
     def run(top: int, left: int) -> Tensor:
         return tile_outputs(model, image[:, top : top + tile, left : left + tile])["probabilities"]
 
+    probabilities = image.new_empty((model.num_classes, *image.shape[1:]), dtype=torch.float32)
     with torch.inference_mode():
-        return torch.cat([rows for _, rows in blend(run, tuple(image.shape[1:]), tile, overlap)], dim=1)
+        for top, left, block in blend(run, tuple(image.shape[1:]), tile, overlap):
+            probabilities[:, top : top + block.shape[1], left : left + block.shape[2]] = block
+    return probabilities
 
 
 def blend(
     run: Callable[[int, int], Tensor], size: tuple[int, int], tile: int, overlap: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Averages what ``run`` (top, left) gives for each tile, (C, h, w), and yields rows: the first's number, (C, n, W).
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Averages what ``run`` (top, left) gives for each tile, (C, h, w), and yields blocks: top, left, (C, n, m).
 
-    Rows come as soon as no tile adds to them: memory grows with the image's width, but not with its height.
+    A block comes as soon as no tile adds to it. Held are one tile, and of the image's width the rows that tiles share.
     """
     rows, columns = (tile_starts(length, tile, overlap) for length in size)
     ramp = torch.arange(1, tile + 1).minimum(torch.arange(tile, 0, -1)) / (overlap + 1)
     ramp = torch.sin(math.pi / 2 * ramp.clamp(max=1)) ** 2  # (tile,), positive
-    total = None
+    above = None  # (C + 1, n, W), what the tiles above add to the rows below them
     for top, below in zip(rows, [*rows[1:], size[0]], strict=True):
-        for left in columns:
+        beside, done, rest = None, below - top, []
+        for left, behind in zip(columns, [*columns[1:], size[1]], strict=True):
             values = run(top, left)  # (C, h, w), smaller than a tile at the image's end
-            height, width = values.shape[1:]
-            if total is None:  # the last channel sums the weights
-                total = values.new_zeros(len(values) + 1, min(tile, size[0]), size[1])
-            weight = (ramp[:height, None] * ramp[:width]).to(values)
-            total[:-1, :height, left : left + width] += weight * values
-            total[-1, :height, left : left + width] += weight
-        done = below - top
-        yield top, total[:-1, :done] / total[-1, :done]
-        total = torch.cat([total[:, done:], torch.zeros_like(total[:, :done])], dim=1)
+            weight = (ramp[: values.shape[1], None] * ramp[: values.shape[2]]).to(values)
+            sums = torch.cat([values * weight, weight[None]])  # (C + 1, h, w): the last channel sums the weights
+            if beside is not None:
+                sums[:, :, : beside.shape[2]] += beside
+            sums, beside = sums.tensor_split([behind - left], dim=2)
+            if above is not None:
+                sums[:, : above.shape[1]] += above[:, :, left:behind]
+            yield top, left, sums[:-1, :done] / sums[-1, :done]
+            rest.append(sums[:, done:].clone())  # without the tile that it is cut from
+        above = torch.cat(rest, dim=2)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -84,9 +88,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_outputs(model: LaneModel, pixels: Tensor) -> dict[str, Tensor]:
-    """``probabilities`` (C, h, w) of a tile (3, h, w), and ``embeddings`` (1, D, h', w') of the padded tile."""
-    height, width = pixels.shape[1:]
-    padded = F.pad(pixels[None], (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
-    outputs = model(padded, upsample=True)
-    logits = class_logits(outputs["logits"].float())[0, :, :height, :width]
-    return {"probabilities": logits.softmax(dim=0), "embeddings": outputs["embeddings"].float()}
+    """``probabilities`` (C, h, w) and ``embeddings`` (1, D, h, w) of a tile (3, h, w)."""
+    (height, width), step = pixels.shape[1:], getattr(model, "side_multiple", STRIDE)
+    padded = F.pad(pixels[None], (0, -width % step, 0, -height % step), mode="replicate")
+    outputs = {name: values[:, :, :height, :width].float() for name, values in model(padded, upsample=True).items()}
+    return {"probabilities": class_logits(outputs["logits"])[0].softmax(dim=0), "embeddings": outputs["embeddings"]}

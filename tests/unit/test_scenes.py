@@ -389,6 +389,7 @@ def test_a_data_set_has_the_promised_layout(tmp_path):
            for split, n in (("train", 2), ("val", 1)) for k in range(n)
            for folder, end in (("images", ".jpg"), ("semantic_masks", ".png"), ("instance_masks", ".png"))]
     )  # fmt: skip
+    assert not (tmp_path / "test").exists()  # no folder of a split that nobody asked for
     instance = cv2.imread(str(tmp_path / "train/instance_masks/train_00001.png"), cv2.IMREAD_UNCHANGED)
     semantic = cv2.imread(str(tmp_path / "train/semantic_masks/train_00001.png"), cv2.IMREAD_UNCHANGED)
     assert (instance.dtype, instance.shape) == (np.uint16, SMALL)

@@ -56,6 +56,18 @@ def test_any_size_gives_probabilities_of_that_size(size):
     torch.testing.assert_close(found.sum(dim=0), torch.ones(size))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (20, 45), (61, 63), (96, 50)])
+def test_an_image_that_fits_into_a_tile_gives_what_it_gives_as_a_whole(size):
+    model, image = small_unet(), noise(*size)
+    torch.testing.assert_close(tiled_predict(model, image, 96, 32), whole(model, image))
+
+
+def test_the_images_end_gives_what_it_gives_in_the_whole_image():
+    model, image = small_unet(), noise(61, 230)
+    found, expected = tiled_predict(model, image, 96, 32), whole(model, image)
+    torch.testing.assert_close(found[:, :, 200:], expected[:, :, 200:])  # behind the last tile's window
+
+
 def test_tiles_side_by_side_are_those_of_monai():
     model, image = small_unet(), noise(128, 192)
     with torch.inference_mode():
@@ -65,13 +77,45 @@ def test_tiles_side_by_side_are_those_of_monai():
     torch.testing.assert_close(tiled_predict(model, image, 64, 0), other)
 
 
+def put_together(blocks, size):
+    """(C, H, W) of what ``blend`` yields: every pixel is in one block."""
+    blocks = [*blocks]
+    whole, times = torch.zeros(len(blocks[0][2]), *size), torch.zeros(size)
+    for top, left, block in blocks:
+        place = slice(top, top + block.shape[1]), slice(left, left + block.shape[2])
+        whole[:, *place] = block
+        times[place] += 1
+    assert (times == 1).all()
+    return whole
+
+
 def test_a_smooth_window_weights_the_tiles():
     """Two tiles of 64 that share 32 columns, one all 0 and one all 1: the second's share rises to the right."""
-    strips = list(blend(lambda top, left: torch.full((1, 64, 64), float(left > 0)), (64, 96), 64, 32))
-    (top, rows), steps = strips[0], np.arange(1, 33) / 33
+    rows = put_together(blend(lambda top, left: torch.full((1, 64, 64), float(left > 0)), (64, 96), 64, 32), (64, 96))
+    steps = np.arange(1, 33) / 33
     rising, falling = np.sin(np.pi / 2 * steps) ** 2, np.sin(np.pi / 2 * steps[::-1]) ** 2
-    assert (len(strips), top, rows.shape) == (1, 0, (1, 64, 96))
     assert rows[0, 5].numpy() == pytest.approx(np.r_[np.zeros(32), rising / (rising + falling), np.ones(32)], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 300), (300, 40), (257, 390)])
+@pytest.mark.parametrize("overlap", [0, 32, 50, 64])
+def test_blocks_are_the_sums_over_all_tiles_divided_by_their_weights(size, overlap):
+    """Also where three tiles of a side share pixels, as 64 of 96 do."""
+    values, ramp = torch.rand(2, *size), np.minimum(np.arange(1, 97), np.arange(96, 0, -1)) / (overlap + 1)
+    ramp = torch.from_numpy(np.sin(np.pi / 2 * ramp.clip(max=1)) ** 2).float()
+
+    def tile_of(top, left):  # another offset in each tile
+        return values[:, top : top + 96, left : left + 96] + top - 2 * left
+
+    total, weights = torch.zeros(2, *size), torch.zeros(size)
+    for top in tile_starts(size[0], 96, overlap):
+        for left in tile_starts(size[1], 96, overlap):
+            tile = tile_of(top, left)
+            weight = ramp[: tile.shape[1], None] * ramp[: tile.shape[2]]
+            place = slice(top, top + 96), slice(left, left + 96)
+            total[:, *place] += tile * weight
+            weights[place] += weight
+    torch.testing.assert_close(put_together(blend(tile_of, size, 96, overlap), size), total / weights)
 
 
 def test_away_from_the_tiles_borders_a_convolutional_network_gives_what_it_gives_for_the_whole_image():
@@ -119,10 +163,22 @@ def test_the_seam_ratio_is_the_height_of_a_step():
         seam_ratio(values, ([], [10]))
 
 
-def test_rows_are_given_away_as_soon_as_they_are_complete():
-    sizes = [len(rows[0]) for _, rows in blend(lambda top, left: torch.zeros(2, 64, 64), (64 * 40, 64), 64, 32)]
-    assert sum(sizes) == 64 * 40
-    assert max(sizes) <= 64
+def test_blend_holds_a_tile_and_the_rows_that_tiles_share():
+    held = {}
+    for name, size in {"small": (300, 300), "high": (3000, 300), "wide": (300, 3000)}.items():
+        blocks = blend(lambda top, left: torch.zeros(2, 64, 64), size, 64, 32)
+        held[name] = 0
+        for _ in blocks:
+            stores = [
+                part.untyped_storage()
+                for value in blocks.gi_frame.f_locals.values()
+                for part in (value if isinstance(value, list) else [value])
+                if isinstance(part, torch.Tensor)
+            ]
+            held[name] = max(held[name], sum({store.data_ptr(): store.nbytes() for store in stores}.values()))
+    assert held["high"] == held["small"]
+    shared = 3 * 32 * 4 * (3000 - 300)  # of sums and weights, 32 rows of 4 bytes
+    assert held["wide"] - held["small"] <= 2.1 * shared  # what the tiles above add, and what this row of tiles will
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (50, 10), (64, 64), (64, -1)])

@@ -17,6 +17,7 @@ from roadtopo_lib.inference.evaluation import evaluate
 from roadtopo_lib.labels import table_for
 from roadtopo_lib.losses import CombinedLoss, DiceLoss, LaneCriterion
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.scenes import write_dataset
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 
@@ -82,6 +83,40 @@ def test_the_layers_are_those_that_the_papers_describe():
     nn.init.zeros_(first.branch[-1].weight)
     nn.init.zeros_(first.branch[-1].bias)
     torch.testing.assert_close(first(x), first.shortcut(x))  # a silent branch leaves the shortcut
+
+
+class WrittenOut(nn.Module):
+    """The residual block whose activation stands behind the sum, as the compendium lists it."""
+
+    def __init__(self, c, c_out):
+        super().__init__()
+        self.conv1, self.n1 = nn.Conv2d(c, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)
+        self.conv2, self.n2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)
+        self.proj = None if c == c_out else nn.Conv2d(c, c_out, 1, bias=False)
+
+    def forward(self, x):
+        out = self.n2(self.conv2(torch.relu(self.n1(self.conv1(x)))))
+        return torch.relu(out + (x if self.proj is None else self.proj(x)))
+
+
+@pytest.mark.parametrize("inputs", [3, 8])
+def test_without_preactivation_a_block_is_that_of_the_first_residual_networks(inputs):
+    block, written = ResUNet(widths=(8, 16), preactivation=False).block(inputs, 8, "batch"), WrittenOut(inputs, 8)
+    for own, other in zip(block.parameters(), written.parameters(), strict=True):
+        other.data = own.data
+    x = torch.randn(2, inputs, 9, 7)
+    torch.testing.assert_close(block(x), written(x))
+
+
+def test_a_stored_resunet_keeps_its_order(tmp_path):
+    for preactivation in (True, False):
+        model = ResUNet(2, 0, (8, 16), preactivation=preactivation).eval()
+        model.save(tmp_path / "m.safetensors")
+        again = models.load(tmp_path / "m.safetensors").eval()
+        assert again.settings()["preactivation"] == preactivation
+        torch.testing.assert_close(again(images())["logits"], model(images())["logits"])
+    settings = {name: value for name, value in model.settings().items() if name != "preactivation"}
+    assert ResUNet.from_settings(settings).settings()["preactivation"]  # files from before there was a choice
 
 
 def test_skips_bring_the_images_detail_to_the_head():
@@ -222,6 +257,15 @@ def test_its_preset_trains_and_infers_from_the_command_line(family, data, tmp_pa
     out = tmp_path / "found.png"
     assert main(f"infer lane --model {model} --input {photo} --output {out} --device cpu".split()) == 0
     assert out.is_file()
+
+
+def test_a_landscape_trains_with_the_settings_that_elective_2_shows(tmp_path):
+    write_dataset(tmp_path / "land", {"train": 2, "val": 1}, (64, 64), 3, "aerial", workers=1, progress=False)
+    land = {"num_classes": 2, "image_size": (64, 64), "crop_top": 0.0}
+    LaneSegmentationConfig.preset("unet").replace(**land).to_yaml(tmp_path / "land.yaml")
+    line = f"train lane --config {tmp_path / 'land.yaml'} --data {tmp_path / 'land'} --output {tmp_path / 'run'}"
+    assert main(f"{line} --epochs 1 --device cpu".split()) == 0
+    assert models.load(tmp_path / "run" / "best.safetensors").num_classes == 2
 
 
 def test_a_file_with_other_widths_and_norm_begins_a_run_which_supervises_the_coarser_maps(data, tmp_path):  # noqa: F811

@@ -249,9 +249,9 @@ for height, width in ((96, 96), (37, 51), (5, 3)):
 # ### Variants
 #
 # A *ResUNet* (Zhang and others, 2018) has residual blocks: a block adds its input to its result. In
-# the pre-activation order, normalisation and ReLU stand before
-# each convolution. *Bilinear* upsampling interpolates and mixes channels by a 1 × 1 convolution,
-# with fewer weights than a transposed one.
+# the pre-activation order, normalisation and ReLU stand before each convolution;
+# `preactivation=False` puts them behind it. *Bilinear* upsampling interpolates and mixes channels by
+# a 1 × 1 convolution, with fewer weights than a transposed one.
 
 # %%
 for family in (UNet, ResUNet):
@@ -428,15 +428,21 @@ for share in (0.5, 0.75):
 # ### The same trainer, the same command
 #
 # A U-Net goes through the trainer of notebook 5 as SegFormer does. From the command line it is
-# another preset:
+# another preset: `--config unet`. A picture from above has two classes in place of six, and no sky
+# to cut off. So a config file changes three settings of the preset:
+#
+# ```python
+# land = {"num_classes": 2, "image_size": (256, 256), "crop_top": 0.0}
+# LaneSegmentationConfig.preset("unet").replace(**land).to_yaml("land.yaml")
+# ```
 #
 # ```bash
 # road-topology synth --preset aerial --size 256x256 --train 200 --val 20 --out land
-# road-topology train lane --config unet --data land --output runs/unet
+# road-topology train lane --config land.yaml --data land --output runs/unet
 # ```
 #
-# (A data set from above has two classes: give `num_classes: 2` in a config file.) Here we train for
-# 24 steps only, to see the loss fall. The stored model took 200 steps of the same kind.
+# Here we train for 24 steps only, to see the loss fall. The stored model took 200 steps of the same
+# kind.
 
 # %% tags=["nbval-ignore-output"]
 changes = {"epochs": 3, "batch_size": 4, "image_size": (64, 64)}
@@ -588,7 +594,6 @@ borders = sorted({*starts[1:], *(start + 256 for start in starts[:-1])})
 ratio_of_whole = seam_ratio(whole.numpy(), (borders, borders))
 
 # %% [markdown]
-#
 # **Broken.** Near its border a tile lacks context: what lies outside is missing. Here each pixel
 # gets the plain mean of the tiles that cover it. `seam_ratio` divides the mean step from pixel to
 # pixel across the tiles' borders by the mean step elsewhere. A road that runs along a border has a
@@ -674,8 +679,8 @@ print({name: f"{share:.0%} of the pixels differ" for name, share in shares.items
 # %% [markdown]
 # ### Flat memory
 #
-# `blend` yields rows as soon as no further tile adds to them. So it holds one row of tiles, however
-# high the image is.
+# `blend` yields a block as soon as no further tile adds to it. So it holds one tile, and the rows
+# that this row of tiles shares with the next one. It never holds the image.
 
 
 # %%
@@ -683,8 +688,9 @@ def no_network(top, left):
     return torch.zeros(2, 256, 256)
 
 
-for top, done in blend(no_network, size=(1000, 256), tile=256, overlap=64):
-    print(f"rows {top} to {top + done.shape[1] - 1}")
+for top, left, block in blend(no_network, size=(448, 640), tile=256, overlap=64):
+    rows_done, columns_done = (first + side for first, side in zip((top, left), block.shape[1:]))
+    print(f"rows {top} to {rows_done - 1}, columns {left} to {columns_done - 1}")
 
 # %% [markdown]
 # With an image in a `.npy` file, pixels come from the disk and results go to the disk:
@@ -698,14 +704,14 @@ for top, done in blend(no_network, size=(1000, 256), tile=256, overlap=64):
 # %% tags=["folded"]
 # @title Table: large images
 large = json.loads((samples() / "large_images.json").read_text(encoding="utf-8"))
+print(large["command"])
 for row in large["rows"][1:]:
     print(f"{row['side']} × {row['side']}: {row['cpu_s']:.0f} s, at most {row['peak_mib']} MiB")
 
 # %% [markdown]
-# Four times the pixels take about four times the time, and 75 MiB more: what is held is one row of
-# tiles, which grows with the width of the image and not with its height. From both rows we estimate
-# 20,000 × 20,000 pixels, whose file has 1.2 GB, at ten minutes and about 1 GiB. That is an estimate:
-# it was not run.
+# Time grows with the pixels: 20,000 × 20,000 took ten minutes. Memory hardly grows. For 64 times
+# the pixels it is 100 MiB more than for 2,500 × 2,500, while the file of the image alone has 1.2 GB.
+# What grows is the rows that tiles share, as wide as the image, and the list of the roads.
 
 # %% [markdown]
 # ### One road through many tiles
@@ -1159,6 +1165,10 @@ for border in borders:
     far_away[border - 23 : border + 23] = far_away[:, border - 23 : border + 23] = False
 assert difference.numpy()[far_away].max() < 1e-4 and far_away.mean() > 0.1
 assert abs(smooth - 1) < 0.01
+of_side = {row["side"]: row for row in large["rows"][1:]}
+assert 9 < of_side[20_000]["cpu_s"] / 60 < 11  # "ten minutes"
+assert 90 < of_side[20_000]["peak_mib"] - of_side[2500]["peak_mib"] < 110  # "100 MiB more"
+assert (20_000 / 2500) ** 2 == 64 and 3 * 20_000**2 == 1.2e9
 corner = pixels[:, :256, :256]
 at_once = class_logits(model(corner[None])["logits"])[0].softmax(dim=0)
 gaps = [(tiled_predict(model, corner, 128, o) - at_once).abs().max().item() for o in (32, 64)]
