@@ -5,6 +5,7 @@ Videos are opened with FFmpeg.
 
 import io
 import os
+import warnings
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # twice that size is an error
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 """Pillow's names of the formats that are decoded: others bring parsers, or programs, of their own."""

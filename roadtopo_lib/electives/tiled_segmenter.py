@@ -4,6 +4,7 @@ Embeddings tell instances apart within one tile only: nothing in training makes 
 are sought in each tile, and two of them are one instance if they share most of their pixels where the tiles overlap.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class TiledSegmenter(LaneSegmenter):
     def __init__(self, model, config, device=None, tile: int = 512, overlap: int = 64) -> None:
         tile_starts(tile, tile, overlap)  # refuses what is out of range
         super().__init__(model, config, device, tta=False)
-        self.tile, self.overlap = tile, overlap
+        self.tile, self.overlap, self.most_pixels = tile, overlap, math.inf
         self.postprocessor = _TilePostProcessor(self.postprocessor, round(MIN_PIXELS_SHARE * tile**2))
 
     def make_views(self, image: np.ndarray) -> list[np.ndarray]:
@@ -52,7 +53,7 @@ class TiledSegmenter(LaneSegmenter):
 
     def run_network(self, view: np.ndarray) -> dict[str, np.ndarray]:
         """``semantic_pred``, ``instances`` and ``confidence`` of (H, W, 3) uint8, each (H, W)."""
-        types = {"semantic_pred": np.int64, "instances": np.int32, "confidence": np.float32}
+        types = {"semantic_pred": np.uint8, "instances": np.int32, "confidence": np.float32}
         maps = {name: np.zeros(view.shape[:2], dtype) for name, dtype in types.items()}
         self.fill(view, **maps)
         return maps

@@ -87,6 +87,8 @@ def infer_to_files(
     source, output = Path(source), Path(output)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
+    for folder in (output, output.parent):  # of a picture
+        clear_unfinished(folder, older_than=3600)
     if form is not None:
         if newer_than is not None:
             raise ValueError("results that are there are left out only without a format: give --resume or --format")
@@ -108,16 +110,14 @@ def infer_to_files(
         yield output, result["lane_count"]
         return
     if output.suffix.lower() in UNWRITTEN_SUFFIXES and not output.is_dir():
-        expected = ", ".join(IMAGE_SUFFIXES)
-        raise ValueError(f"{output}: expected a folder, or for one image a name ending in {expected}")
+        raise ValueError(f"{output}: expected a folder, or for one image a name ending in {', '.join(IMAGE_SUFFIXES)}")
     endings = ["_instances.png", ".json", "_overlay.png"][: 3 if visualize else 2]
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
     if is_video(source):
         _claim(output, source)
-    clear_unfinished(output, older_than=3600)
     for name, file, _, image in _read_frames(source, files, on_fault):
-        if newer_than is not None and _is_made(output / (name + endings[-1]), newer_than, file):
+        if newer_than is not None and _is_made([output / (name + end) for end in endings], newer_than, file):
             continue
         result = segmenter(image)
         main = output / f"{name}_instances.png"
@@ -249,9 +249,10 @@ def summary(result: dict) -> dict:
     }
 
 
-def _is_made(last: Path, newer_than: float, image: Path) -> bool:
-    """Whether an image's results are complete (``last`` is written after the others) and of this model and image."""
-    return last.is_file() and last.stat().st_mtime > max(newer_than, image.stat().st_mtime)
+def _is_made(results: list[Path], newer_than: float, image: Path) -> bool:
+    """Whether an image's results are complete (a power cut may leave one empty) and of this model and image."""
+    since = max(newer_than, image.stat().st_mtime)
+    return all(path.is_file() and path.stat().st_size and path.stat().st_mtime > since for path in results)
 
 
 def _named_files(source: Path, deep: bool = False) -> list[tuple[str, Path]]:
