@@ -14,7 +14,7 @@ from PIL import Image
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # twice that size is an error
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, and of half the size that is an error
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 """Pillow's names of the formats that are decoded: others bring parsers, or programs, of their own."""

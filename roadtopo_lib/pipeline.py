@@ -109,8 +109,7 @@ class LaneSegmenter:
         return self._segment(read_image(path))
 
     def _segment(self, image: np.ndarray) -> LaneResult:
-        result = self.postprocessor.process(**self.predict(shrunk(image, self.most_pixels)))
-        return enlarged(result, image.shape[:2])
+        return enlarged(self.postprocessor.process(**self.predict(shrunk(image, self.most_pixels))), image.shape[:2])
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray) -> dict:

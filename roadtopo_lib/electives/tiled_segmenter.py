@@ -16,7 +16,7 @@ from torch import Tensor
 
 from roadtopo_lib.config import STRIDE
 from roadtopo_lib.dataset import image_to_tensor
-from roadtopo_lib.files import temporary_beside
+from roadtopo_lib.files import check_file, temporary_beside
 from roadtopo_lib.inference.tiling import blend, tile_outputs, tile_starts
 from roadtopo_lib.losses import gather_embeddings
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -160,6 +160,7 @@ def segment_file(segmenter: TiledSegmenter, source: Path, output: Path) -> Itera
     """
     if not isinstance(segmenter, TiledSegmenter):
         raise ValueError(f"{source}: an array is read in tiles only: give --tile")
+    check_file(source, expected="an array in a .npy file")
     try:
         image = np.load(source, mmap_mode="r")
     except ValueError as error:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from roadtopo_lib.data.convert.export import read_h_samples
 from roadtopo_lib.data.images import picture_format, read_image, read_instance_mask, write_image
 from roadtopo_lib.data.samples import MOST_INSTANCES, check_instances
 from roadtopo_lib.decoding import decoded
+from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
 from roadtopo_lib.electives.unet import UNet
 from roadtopo_lib.files import check_file, list_files, load_weights, write_atomic
 from roadtopo_lib.inference.files import is_video, read_video
@@ -51,7 +53,14 @@ from roadtopo_lib.viz import overlay
 
 HERE = {"workers": 1, "progress": False}
 PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-READERS = [check_file, read_image, read_instance_mask, load_weights, LaneSegmentationConfig.from_yaml]
+
+
+def read_array(path):
+    """As ``infer`` reads a .npy file; the segmenter is not asked for anything."""
+    list(segment_file(object.__new__(TiledSegmenter), path, Path("unused")))
+
+
+READERS = [check_file, read_image, read_instance_mask, load_weights, LaneSegmentationConfig.from_yaml, read_array]
 OUTSIDE = "the image lies outside of the labels' folder; --images FOLDER names another"
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128))
 
@@ -231,12 +240,18 @@ def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
         read_image(tmp_path / "a.png")
 
 
-def test_a_picture_of_half_the_largest_size_is_read_without_a_word(tmp_path):
-    picture(tmp_path / "a.png")
-    code = "import sys; from PIL import Image; from roadtopo_lib.data.images import read_image\n"
-    code += "Image.MAX_IMAGE_PIXELS = 1000; print(read_image(sys.argv[1]).shape)"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("(32, 48, 3)\n", "")
+def test_the_decoder_of_pictures_says_nothing_of_its_own(tmp_path):
+    picture(tmp_path / "large.png")
+    picture(tmp_path / "damaged.png", format="TIFF", compression="tiff_lzw")
+    content = (tmp_path / "damaged.png").read_bytes()
+    (tmp_path / "damaged.png").write_bytes(content[:-100])
+    code = "import sys; from PIL import Image; from roadtopo_lib.data.images import read_images\n"
+    code += "Image.MAX_IMAGE_PIXELS = 1000  # a warning from there on, an error from twice as many\n"
+    code += "for file, image in read_images(sys.argv[1:], print): print(file, image.shape)"
+    files = [str(tmp_path / name) for name in ("large.png", "damaged.png")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{files[0]} (32, 48, 3)\n{files[1]}: not an image that can be read")
 
 
 def test_a_large_mask_in_a_label_file_is_put_in_order_by_a_part_of_its_pixels():
@@ -418,12 +433,13 @@ def test_strips_of_a_map_equal_the_map(monkeypatch, size):
     torch.testing.assert_close(torch.cat(strips, dim=1), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_written_for_a_large_image_takes_a_small_multiple_of_it():
+def test_what_is_written_for_a_large_image_takes_a_small_multiple_of_it(monkeypatch):
     size = (1200, 1600)
     lanes, crosswalks = np.zeros((2, *size), np.int32)
-    lanes[:, 100:110], crosswalks[:, 300:400] = 1, 1
+    lanes[:, 100:110], crosswalks[:, 300:] = 1, 1
     result = {"lane_instances": lanes, "crosswalk_instances": crosswalks, "lane_count": 1, "lane_polylines": []}
     image = np.zeros((*size, 3), np.uint8)
+    monkeypatch.setattr("roadtopo_lib.viz.STRIP_PIXELS", 1 << 17)
     for work, most in ((lambda: all_instances(result), 7), (lambda: overlay(image, result), 9)):
         tracemalloc.start()
         found = work()

@@ -234,6 +234,17 @@ def test_training_leaves_the_callers_generators_alone(data):
     assert draw() == expected
 
 
+def test_each_step_has_a_seed_of_its_own(data):
+    drawn = []
+
+    class Draw(Recorder):
+        def on_step(self, trainer, values):
+            drawn.append(torch.initial_seed())
+
+    trainer_of(recorders=[Draw()]).fit(*loaders(data))
+    assert len(drawn) == len(set(drawn)) == STEPS
+
+
 class StopInValidation(nn.Module):
     """A criterion's part that sends a signal in the second batch that it judges."""
 

@@ -14,6 +14,7 @@ REFERENCE_ROW = 0.9
 """Share of the height at which lanes are numbered from left to right, as ``config.reference_row`` has it by default."""
 SUBPIXEL_BITS = 4  # of the fixed-point coordinates that OpenCV draws with
 MOST_POINTS = 1 << 21  # of a mask, by which its instance is put in order
+FARTHEST = 1e9  # pixels: sums and squares of much larger numbers overflow
 REACH = 1e6  # pixels: OpenCV is exact up to there, and slow beyond
 MAX_THICKNESS = 32767  # of OpenCV's lines
 
@@ -118,7 +119,7 @@ def draw_masks(
 
 
 def _points_of(shapes: list[Shape]) -> np.ndarray:
-    return np.concatenate([shape.points() for shape in shapes])
+    return np.concatenate([shape.points() for shape in shapes]).clip(-FARTHEST, FARTHEST)
 
 
 def _x_at_reference(points: np.ndarray, height: int) -> float:
