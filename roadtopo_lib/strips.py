@@ -14,7 +14,7 @@ MOST_VALUES = 1 << 24
 
 
 MOST_PIXELS = 1 << 21
-"""Of an image whose instances are told apart at its own size, 1920×1080: each lane pixel takes 200 bytes meanwhile."""
+"""Of an image whose instances are told apart at its own size, 1920×1080: a lane pixel takes hundreds of bytes then."""
 
 
 def shrunk(image: np.ndarray, most: int | float) -> np.ndarray:
