@@ -5,7 +5,9 @@ Videos are opened with FFmpeg.
 
 import io
 import os
+import warnings
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg prints hundreds of lines for a damaged frame
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, and of half the size that is an error
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 """Pillow's names of the formats that are decoded: others bring parsers, or programs, of their own."""
@@ -22,6 +26,8 @@ ORIENTATION = 0x0112
 
 BACKWARDS = (2, 3, 6, 7), (3, 4, 7, 8)
 """Orientations that reverse the columns, and those that reverse the rows, after rows and columns are exchanged."""
+
+MAX_GAP = 1000  # undecodable frames in a row after which a video has ended: what it announces may be wrong
 
 APPLICATION = (*range(0xE0, 0xF0), 0xFE)  # markers of a JPEG's segments that belong to applications, and of comments
 
@@ -138,3 +144,35 @@ def opened_video(name: str) -> cv2.VideoCapture:
         return cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     finally:
         cv2.utils.logging.setLogLevel(level)
+
+
+def numbered_frames(name: str, on_fault: Callable[[str], object]) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames of a video, (H, W, 3) uint8 RGB, with their places in it; a damaged one is left out.
+
+    Args:
+        name: of the file, as for ``opened_video``.
+        on_fault: told at the end, in a line, how many frames are missing.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a video that OpenCV can decode.
+    """
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"{name}: no such file")
+    capture = opened_video(name)
+    try:
+        announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        number = found = end = 0  # ``end``: one behind the last frame that was read
+        while number < end + MAX_GAP:
+            is_read, frame = capture.read()
+            if is_read:
+                yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                found, end = found + 1, number + 1
+            number += 1
+        if not found:
+            raise ValueError(f"{name}: not a video that can be decoded")
+        missing = max(end, announced) - found
+        if missing:
+            on_fault(f"{name}: {missing} of {found + missing} frames are missing or cannot be decoded")
+    finally:
+        capture.release()

@@ -15,7 +15,7 @@ from roadtopo_lib.dataset import image_to_tensor, rows_cut
 from roadtopo_lib.labels import BACKGROUND
 from roadtopo_lib.models import LaneModel, check_classes, choose_device, class_logits, load_with_info, upsample_to
 from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
-from roadtopo_lib.strips import upsampled_strips
+from roadtopo_lib.strips import MOST_PIXELS, enlarged, shrunk, upsampled_strips
 
 SECOND_VIEW_SCALE = 1.35  # chosen by lane F1 on scenes that no score here uses; see ``LaneSegmenter``
 
@@ -52,6 +52,7 @@ class LaneSegmenter:
         self.config = config
         self.classes = config.class_table
         self.tta = tta
+        self.most_pixels = max(MOST_PIXELS, 2 * np.prod(config.image_size))  # a larger image is shrunk to so many
         self.postprocessor = LanePostProcessor(
             delta_var=config.delta_var, delta_dist=config.delta_dist, method=config.clustering,
             reference_row=config.reference_row, lane_class_ids=self.classes.lane_ids,
@@ -108,7 +109,7 @@ class LaneSegmenter:
         return self._segment(read_image(path))
 
     def _segment(self, image: np.ndarray) -> LaneResult:
-        return self.postprocessor.process(**self.predict(image))
+        return enlarged(self.postprocessor.process(**self.predict(shrunk(image, self.most_pixels))), image.shape[:2])
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray) -> dict:
@@ -139,9 +140,7 @@ class LaneSegmenter:
     def make_views(self, image: np.ndarray) -> list[View]:
         """The image at the area of the training images; with ``tta`` a second one, larger and mirrored."""
         views = [View(self._resized(image))]
-        if self.tta:
-            views.append(View(self._resized(image, SECOND_VIEW_SCALE).flip(3), mirrored=True))
-        return views
+        return [*views, View(self._resized(image, SECOND_VIEW_SCALE).flip(3), mirrored=True)] if self.tta else views
 
     def run_network(self, view: View) -> dict[str, Tensor]:
         """``logits`` (1, C, h, w) and ``embeddings`` (1, D, h, w) in float32, no longer mirrored."""

@@ -4,13 +4,14 @@ import ast
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
 from roadtopo_lib.console import say
 from roadtopo_lib.files import naming
@@ -113,10 +114,15 @@ def locked(folder: str | Path, work: str) -> Iterator[None]:
                 path.parent.rmdir()
 
 
-def _open_locked(path: Path) -> TextIO | None:
+def _open_locked(path: Path) -> FileIO | None:
     """The file, open and locked; ``None`` if another process has the lock."""
     for _ in range(3):
-        file = path.open("a+")
+        # A link or a pipe of that name, in a folder of a stranger, is not followed and does not keep waiting.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        file = open(os.open(path, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(f"{path.name} in it is no file")
         if not _lock(file):
             break
         if os.fstat(file.fileno()).st_nlink:  # else its holder removed it before it was locked here
@@ -126,7 +132,7 @@ def _open_locked(path: Path) -> TextIO | None:
     return None
 
 
-def _lock(file: TextIO) -> bool:
+def _lock(file: FileIO) -> bool:
     """Whether this process has the lock of an open file now; a file system without locks grants it."""
     try:
         if os.name == "nt":

@@ -1,13 +1,53 @@
-"""Maps of large images, strip by strip: memory follows the strip."""
+"""Maps of large images, strip by strip: memory follows the strip. Large images looked at in a smaller size."""
 
+import math
 from collections.abc import Iterator
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 MOST_VALUES = 1 << 24
 """Of a strip, 64 MB. Six classes at 1920×1080 are one strip."""
+
+
+MOST_PIXELS = 1 << 21
+"""Of an image whose instances are told apart at its own size, 1920×1080: a lane pixel takes hundreds of bytes then."""
+
+
+def shrunk(image: np.ndarray, most: int | float) -> np.ndarray:
+    """An image (H, W, 3) in the same aspect, (h, w, 3) of at most ``most`` pixels; one that has no more as it is."""
+    height, width = image.shape[:2]
+    if height * width <= most:
+        return image
+    share = math.sqrt(most / (height * width))
+    sides = (max(1, min(int(share * side), int(most))) for side in (width, height))
+    return cv2.resize(image, tuple(sides), interpolation=cv2.INTER_AREA)
+
+
+def enlarged(result: dict, size: tuple[int, int]) -> dict:
+    """A ``LaneResult`` of an image that was shrunk, in the pixels of the image itself.
+
+    Args:
+        result: masks (h, w).
+        size: (H, W) of the image.
+
+    Returns:
+        Masks (H, W), each pixel as the one that it fell on, and points that are moved along.
+    """
+    small = result["semantic_mask"].shape
+    if small == tuple(size):
+        return result
+    rows, columns = ((2 * np.arange(many) + 1) * few // (2 * many) for many, few in zip(size, small, strict=True))
+    scale = np.array(size[::-1]) / small[::-1]
+    result = {**result, "semantic_mask": result["semantic_mask"].astype(np.uint8)}
+    for name in ("semantic_mask", "lane_instances", "crosswalk_instances"):
+        result[name] = result[name].take(rows, axis=0).take(columns, axis=1)
+    for name in ("lane_centers", "crosswalk_centers"):
+        result[name] = (result[name] + 0.5) * scale - 0.5
+    return {**result, "lane_polylines": [(line + 0.5) * scale - 0.5 for line in result["lane_polylines"]]}
 
 
 def upsampled_strips(x: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:

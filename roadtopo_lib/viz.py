@@ -23,6 +23,7 @@ INSTANCE_COLORS = np.array(
     dtype=np.uint8,
 )
 """RGB of instances 1, 2, 3, …; after the seventh it starts again."""
+STRIP_PIXELS = 1 << 20  # painted at a time
 
 
 def instance_color(instance_id: int) -> tuple[int, int, int]:
@@ -44,8 +45,6 @@ def color_instances(mask: np.ndarray) -> np.ndarray:
 def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
     """Paints separated lanes and crosswalks over the image, each in its own colour, lanes numbered left to right.
 
-    The colours of the crosswalks go on where those of the lanes end, as ids do in an instance mask.
-
     Args:
         image: (H, W, 3) uint8 RGB.
         result: what ``LanePostProcessor.process`` or ``LaneSegmenter`` returns, in the image's coordinates.
@@ -62,10 +61,12 @@ def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
         raise ValueError(f"image is {image.shape[:2]}, lane mask {lanes.shape}, crosswalk mask {crosswalks.shape}")
     canvas = image.copy()
     last_lane = max(len(result["lane_polylines"]), int(lanes.max(initial=0)))
-    for mask, before in ((crosswalks, last_lane), (lanes, 0)):
-        painted = mask > 0
-        colors = color_instances(before + mask[painted].astype(np.int64)).astype(np.float32)
-        canvas[painted] = (alpha * colors + (1 - alpha) * canvas[painted]).astype(np.uint8)
+    strips = [np.array_split(whole, lanes.size // STRIP_PIXELS + 1) for whole in (canvas, crosswalks, lanes)]
+    for strip, *masks in zip(*strips, strict=True):
+        for mask, before in zip(masks, (last_lane, 0), strict=True):  # colours go on as ids do in an instance mask
+            painted = mask > 0
+            colors = color_instances(before + mask[painted].astype(np.int64)).astype(np.float32)
+            strip[painted] = (alpha * colors + (1 - alpha) * strip[painted]).astype(np.uint8)
     unit = image.shape[1] / 640  # line widths and letters grow with the picture
     for number, polyline in enumerate(result["lane_polylines"], start=1):
         points = np.round(polyline).astype(np.int32).reshape(-1, 1, 2)
@@ -73,8 +74,9 @@ def overlay(image: np.ndarray, result: dict, alpha: float = 0.55) -> np.ndarray:
     for number, polyline in enumerate(result["lane_polylines"], start=1):
         _label(canvas, str(number), _lowest_visible(polyline, image.shape[:2]), instance_color(number), unit)
     for number in range(1, int(crosswalks.max(initial=0)) + 1):
-        rows, columns = np.nonzero(crosswalks == number)
-        _label(canvas, f"C{number}", (columns.mean(), rows.mean()), instance_color(last_lane + number), unit)
+        sums = cv2.moments((crosswalks == number).view(np.uint8), binaryImage=True)
+        center = sums["m10"] / sums["m00"], sums["m01"] / sums["m00"]
+        _label(canvas, f"C{number}", center, instance_color(last_lane + number), unit)
     return canvas
 
 
@@ -125,8 +127,7 @@ def training_curve(history: Sequence[dict]) -> Figure:
 
 
 def _lowest_visible(polyline: np.ndarray, size: tuple[int, int]) -> tuple[float, float]:
-    height, width = size
-    inside = (polyline[:, 0] >= 0) & (polyline[:, 0] < width) & (polyline[:, 1] >= 0) & (polyline[:, 1] < height)
+    inside = ((polyline >= 0) & (polyline < size[::-1])).all(axis=1)
     return tuple((polyline[inside] if inside.any() else polyline)[-1])
 
 

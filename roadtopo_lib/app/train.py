@@ -19,7 +19,7 @@ from roadtopo_lib.losses import LaneCriterion, class_weights
 from roadtopo_lib.processes import locked
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.recorders import BestModel, LastModel, LatestModels, Recorder
-from roadtopo_lib.training.run_folder import RunFolder
+from roadtopo_lib.training.run_folder import STATES, RunFolder
 from roadtopo_lib.training.run_state import RunState
 
 WEIGHT_SAMPLES = 200
@@ -153,7 +153,11 @@ def _train(
         criterion = DeepSupervision(criterion)
     trainer = LaneSegmentationTrainer(model, config, criterion, device=device, recorders=(folder, *recorders))
     loaders = build_loader(train_set, config, shuffle=True), build_loader(val_set, config, shuffle=False)
-    trainer.fit(*loaders, resume=state)
+    try:
+        trainer.state = state.restore(trainer)
+    except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{folder.folder / STATES[0]}: does not fit its own settings ({error})") from None
+    trainer.fit(*loaders)
     return trainer
 
 

@@ -4,6 +4,7 @@ Embeddings tell instances apart within one tile only: nothing in training makes 
 are sought in each tile, and two of them are one instance if they share most of their pixels where the tiles overlap.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from roadtopo_lib.dataset import image_to_tensor
-from roadtopo_lib.files import temporary_beside
+from roadtopo_lib.files import check_file, temporary_beside
 from roadtopo_lib.inference.tiling import blend, tile_outputs, tile_starts
 from roadtopo_lib.losses import gather_embeddings
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -42,7 +43,7 @@ class TiledSegmenter(LaneSegmenter):
     def __init__(self, model, config, device=None, tile: int = 512, overlap: int = 64) -> None:
         tile_starts(tile, tile, overlap)  # refuses what is out of range
         super().__init__(model, config, device, tta=False)
-        self.tile, self.overlap = tile, overlap
+        self.tile, self.overlap, self.most_pixels = tile, overlap, math.inf
         self.postprocessor = _TilePostProcessor(self.postprocessor, round(MIN_PIXELS_SHARE * tile**2))
 
     def make_views(self, image: np.ndarray) -> list[np.ndarray]:
@@ -51,7 +52,7 @@ class TiledSegmenter(LaneSegmenter):
 
     def run_network(self, view: np.ndarray) -> dict[str, np.ndarray]:
         """``semantic_pred``, ``instances`` and ``confidence`` of (H, W, 3) uint8, each (H, W)."""
-        types = {"semantic_pred": np.int64, "instances": np.int32, "confidence": np.float32}
+        types = {"semantic_pred": np.uint8, "instances": np.int32, "confidence": np.float32}
         maps = {name: np.zeros(view.shape[:2], dtype) for name, dtype in types.items()}
         self.fill(view, **maps)
         return maps
@@ -158,6 +159,7 @@ def segment_file(segmenter: TiledSegmenter, source: Path, output: Path) -> Itera
     """
     if not isinstance(segmenter, TiledSegmenter):
         raise ValueError(f"{source}: an array is read in tiles only: give --tile")
+    check_file(source, expected="an array in a .npy file")
     try:
         image = np.load(source, mmap_mode="r")
     except ValueError as error:

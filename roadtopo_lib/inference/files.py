@@ -5,17 +5,17 @@ import itertools
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data.convert import export
 from roadtopo_lib.data.images import IMAGE_SUFFIXES, is_picture, list_images, read_image, read_images, write_image
-from roadtopo_lib.decoding import opened_video
+from roadtopo_lib.decoding import numbered_frames, opened_video
 from roadtopo_lib.distributed import rank, world_size
 from roadtopo_lib.files import clear_unfinished, utf8_name, write_atomic, write_json
 from roadtopo_lib.inference.records import find
@@ -27,7 +27,6 @@ from roadtopo_lib.viz import overlay
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 """Always videos; a file of another ending is one if it is no picture and the reader can open it."""
 
-MAX_GAP = 1000  # undecodable frames in a row after which a video has ended: what it announces may be wrong
 UNWRITTEN_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", *VIDEO_SUFFIXES)
 """Who names an output so wants a file of a kind that is not written here, and no folder of that name."""
 
@@ -87,6 +86,8 @@ def infer_to_files(
     source, output = Path(source), Path(output)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
+    for folder in (output, output.parent):  # of a picture
+        clear_unfinished(folder, older_than=3600)
     if form is not None:
         if newer_than is not None:
             raise ValueError("results that are there are left out only without a format: give --resume or --format")
@@ -108,16 +109,14 @@ def infer_to_files(
         yield output, result["lane_count"]
         return
     if output.suffix.lower() in UNWRITTEN_SUFFIXES and not output.is_dir():
-        expected = ", ".join(IMAGE_SUFFIXES)
-        raise ValueError(f"{output}: expected a folder, or for one image a name ending in {expected}")
+        raise ValueError(f"{output}: expected a folder, or for one image a name ending in {', '.join(IMAGE_SUFFIXES)}")
     endings = ["_instances.png", ".json", "_overlay.png"][: 3 if visualize else 2]
     files = _named_files(source)
     _spare_inputs([file for _, file in files], [output / (name + ending) for name, _ in files for ending in endings])
     if is_video(source):
         _claim(output, source)
-    clear_unfinished(output, older_than=3600)
     for name, file, _, image in _read_frames(source, files, on_fault):
-        if newer_than is not None and _is_made(output / (name + endings[-1]), newer_than, file):
+        if newer_than is not None and _is_made([output / (name + end) for end in endings], newer_than, file):
             continue
         result = segmenter(image)
         main = output / f"{name}_instances.png"
@@ -148,6 +147,9 @@ def _infer_to_format(
     targets = [output / ending] if form == "tusimple" else [output / (name + ending) for name, _ in files]
     overlays = [output / f"{name}_overlay.png" for name, _ in files if visualize]
     _spare_inputs([file for _, file in files], targets + overlays)
+    if form == "tusimple":
+        names = {raw for raw, _ in wanted.values()} or {file.relative_to(root).as_posix() for _, file in files}
+        export.check_no_other_images(targets[0], {source.stem} if is_video(source) else names)
     if is_video(source):
         _claim(output, source)
     lines, hidden = [], None if form == "tusimple" else True
@@ -183,7 +185,7 @@ def _infer_to_format(
 
 def _claim(output: Path, clip: Path) -> None:
     """Notes in a folder which clip its frames are of; ValueError if they are of another clip of that name."""
-    next(_numbered_frames(clip, str))  # nothing is written for a clip that cannot be decoded
+    next(numbered_frames(utf8_name(clip), str))  # nothing is written for a clip that cannot be decoded
     with open(clip, "rb") as file:
         mark = f"{clip.stat().st_size} {hashlib.sha256(file.read(1 << 20)).hexdigest()}"
     note = output / f".{clip.stem}.clip"
@@ -212,31 +214,8 @@ def read_video(path: str | Path, on_fault: Callable[[str], object] = warnings.wa
         FileNotFoundError: no such file.
         ValueError: not a video that OpenCV can decode, or a name that is not UTF-8.
     """
-    for _, frame in _numbered_frames(Path(path), on_fault):
+    for _, frame in numbered_frames(utf8_name(path), on_fault):
         yield frame
-
-
-def _numbered_frames(path: Path, on_fault: Callable[[str], object]) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames with their places in the video, a damaged one's being left out."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    capture = opened_video(utf8_name(path))
-    try:
-        announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        number = found = end = 0  # ``end``: one behind the last frame that was read
-        while number < end + MAX_GAP:
-            is_read, frame = capture.read()
-            if is_read:
-                yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                found, end = found + 1, number + 1
-            number += 1
-        if not found:
-            raise ValueError(f"{path}: not a video that can be decoded")
-        missing = max(end, announced) - found
-        if missing:
-            on_fault(f"{path}: {missing} of {found + missing} frames are missing or cannot be decoded")
-    finally:
-        capture.release()
 
 
 def summary(result: dict) -> dict:
@@ -249,18 +228,19 @@ def summary(result: dict) -> dict:
     }
 
 
-def _is_made(last: Path, newer_than: float, image: Path) -> bool:
-    """Whether an image's results are complete (``last`` is written after the others) and of this model and image."""
-    return last.is_file() and last.stat().st_mtime > max(newer_than, image.stat().st_mtime)
+def _is_made(results: list[Path], newer_than: float, image: Path) -> bool:
+    """Whether an image's results are complete (a power cut may leave one empty) and of this model and image."""
+    since = max(newer_than, image.stat().st_mtime)
+    return all(path.is_file() and path.stat().st_size and path.stat().st_mtime > since for path in results)
 
 
 def _named_files(source: Path, deep: bool = False) -> list[tuple[str, Path]]:
     """Images with the names of their results; ``deep``: those of subfolders, too."""
     root, files = (source, list_images(source, deep)) if source.is_dir() else (source.parent, [source])
     names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
-    if len(set(names)) < len(names):  # a.jpg and a.png
-        names = [file.relative_to(root).with_name(file.name.replace(".", "_")).as_posix() for file in files]
-    return list(zip(names, files, strict=True))
+    whole = [file.relative_to(root).with_name(file.name.replace(".", "_")).as_posix() for file in files]
+    uses = Counter(names) + Counter(whole)  # a.jpg and a.png get a_jpg and a_png, beside a file a_jpg.png that, too
+    return [(name if uses[name] == 1 else long, file) for name, long, file in zip(names, whole, files, strict=True)]
 
 
 def _read_frames(source: Path, files: list[tuple[str, Path]], on_fault: Callable[[str], object]) -> Iterator[Frame]:
@@ -269,7 +249,7 @@ def _read_frames(source: Path, files: list[tuple[str, Path]], on_fault: Callable
     Of several processes each gets every so many-th; all decode a video.
     """
     if is_video(source):
-        frames = _numbered_frames(source, on_fault if rank() == 0 else str)
+        frames = numbered_frames(utf8_name(source), on_fault if rank() == 0 else str)
         for number, image in itertools.islice(frames, rank(), None, world_size()):
             yield Frame(f"{source.stem}_frame_{number:06d}", source, number, image)
         return

@@ -10,6 +10,7 @@ from roadtopo_lib.data.convert.export import VERSION
 from roadtopo_lib.labels import BACKGROUND, LINE_WIDTH, ClassTable
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import LaneResult
+from roadtopo_lib.strips import enlarged, shrunk
 
 OUTLINE_TOLERANCE = 1.0
 """Pixels by which a crosswalk's outline may differ from what was found, to have fewer points."""
@@ -32,15 +33,16 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
         took.
     """
     began = time.perf_counter()
-    outputs = segmenter.predict(image)
-    result = segmenter.postprocessor.process(**outputs)
+    outputs = segmenter.predict(shrunk(image, segmenter.most_pixels))
+    small = segmenter.postprocessor.process(**outputs)
+    result = enlarged(small, image.shape[:2])
     run_time = 1000 * (time.perf_counter() - began)
     semantic, table = result["semantic_mask"], segmenter.classes
     lanes, crosswalks = [], []
     for number, points in enumerate(result["lane_polylines"], start=1):
         pixels = result["lane_instances"] == number
         about = {"class": _class_name(semantic[pixels], table.lane_ids, table), "id": number}
-        confidence = round(float(outputs["confidence"][pixels].mean()), 4)
+        confidence = round(float(outputs["confidence"][small["lane_instances"] == number].mean()), 4)
         lanes.append({**about, "confidence": confidence, "points": points.round(2).tolist()})
     for number in range(1, result["crosswalk_count"] + 1):
         pixels = result["crosswalk_instances"] == number

@@ -1,5 +1,6 @@
 """Roads from above: exact masks, decided by one integer, of any size."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -69,6 +70,19 @@ def test_a_data_set_of_aerial_scenes_is_read_with_two_classes(tmp_path):
     sample = LaneInstanceDataset(tmp_path, "train", classes=BINARY_CLASSES)[1]
     assert sample["image"].shape == (3, 64, 96)
     assert set(np.unique(sample["semantic_mask"])) <= {0, 1}
+
+
+def test_a_data_set_of_aerial_scenes_grows_from_its_journal_and_is_not_made_again(tmp_path):
+    options = {"size": (64, 96), "preset": "aerial", "workers": 1, "progress": False}
+    write_dataset(tmp_path, {"train": 1}, **options)
+    first = tmp_path / "train" / "images" / "train_00000.jpg"
+    made = first.stat().st_mtime_ns
+    (tmp_path / "meta.partial.jsonl").write_text(
+        json.dumps(json.loads((tmp_path / "meta.json").read_text())["images"][0])
+    )
+    write_dataset(tmp_path, {"train": 2}, **options)
+    assert first.stat().st_mtime_ns == made
+    assert len(json.loads((tmp_path / "meta.json").read_text())["images"]) == 2
 
 
 def test_a_size_that_is_too_small_is_refused():

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import unicodedata
 
 import cv2
@@ -116,6 +117,7 @@ def test_a_damaged_line_of_tusimple_costs_nothing_but_itself(tmp_path):
     assert sample(tmp_path / "out", "a")[2].max() == 2
 
 
+@pytest.mark.filterwarnings("error")  # of numbers that overflow
 def test_a_damaged_file_or_shape_of_labelme_costs_nothing_but_itself(tmp_path):
     src = tmp_path / "in"
     picture(src / "a.jpg")
@@ -128,6 +130,7 @@ def test_a_damaged_file_or_shape_of_labelme_costs_nothing_but_itself(tmp_path):
         shape("lane", [["20", "71"], ["20", "20"]], group=[1]),
         shape("lane", [[100, 1e300], [100, -1e300]]),
         shape("crosswalk", [[1e300, 0], [1, 1e300]], "circle"),
+        shape("lane", [[1e308, -1e308]] * 3),
         shape("lane", []),
     ]
     labelme(src / "a.json", *wrong, *odd)
@@ -140,7 +143,7 @@ def test_a_damaged_file_or_shape_of_labelme_costs_nothing_but_itself(tmp_path):
         "a damaged shape": len(wrong),
         "a lane without a point": 1,
         "a label file that cannot be read": 3,
-        "a lane or crossing that others hide, or outside of the image": 1,
+        "a lane or crossing that others hide, or outside of the image": 2,
     }
     instance = sample(tmp_path / "out", "a")[2]
     assert [int(np.flatnonzero(instance[60] == k).mean()) for k in (1, 2)] == [20, 100]
@@ -187,6 +190,17 @@ def test_a_damaged_entry_of_coco_costs_nothing_but_itself(tmp_path):
         "the image is missing": 1,
     }
     assert sample(tmp_path / "out", "a")[1][50, 15] == LANE_MARKING
+
+
+def test_a_run_length_mask_of_more_pixels_than_an_image_has_is_not_decoded(tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    coco(tmp_path / "in" / "x.json", [{"size": [1 << 14, 1 << 13], "counts": [0, 1 << 27]}])  # a byte a pixel
+    tracemalloc.start()
+    report = convert_coco(tmp_path / "in", tmp_path / "out", **HERE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.dropped["an annotation without a region"] == 1
+    assert peak < 1 << 26
 
 
 @pytest.mark.parametrize("text", ["", "\0", "{}", "[]", "5", '{"images": [{"id": 1, "file_name": "a.png"}]'])

@@ -32,7 +32,7 @@ LEAVING = np.array([[1000.0, 400.0], [1400.0, 600.0]])  # x = 1000 + 2 (y − 40
 class Knows:
     """Finds three lanes and a crosswalk wherever it looks; an image whose first pixel is black shows nothing."""
 
-    classes = CLASSES
+    classes, most_pixels = CLASSES, 1 << 30
 
     def __init__(self, polylines=(LEFT, STRAIGHT, LEAVING), pause=0.0):
         self.polylines = polylines
@@ -201,10 +201,12 @@ def test_labels_of_tusimple_choose_images_and_rows(tmp_path, command, capsys):
     assert lines[0]["lanes"] == [[-2, round(500 - 210 * 400 / 419)], [600, 600]]
     (tmp_path / "in" / "clips").rename(tmp_path / "in" / "Stra\u00dfe \u00fc")
     labels.write_text(labels.read_text().replace("clips", "Stra\u00dfe u\u0308"))
+    (tmp_path / "out" / "tusimple.json").unlink()  # of other images now
     assert command(*words) == 0, "a name may be spelt in another of Unicode's forms"
     labels.write_text(labels.read_text().replace("Stra\u00dfe u\u0308", "clips"))
     (tmp_path / "in" / "Stra\u00dfe \u00fc").rename(tmp_path / "in" / "clips")
     (tmp_path / "in" / "clips" / "1" / "20.png").unlink()
+    (tmp_path / "out" / "tusimple.json").unlink()
     capsys.readouterr()
     assert command(*words) == 1, "an image that is missing is reported, the rest is done"
     assert "clips/1/20.png: no such file" in capsys.readouterr().err
@@ -527,3 +529,25 @@ def test_ours_to_a_format_and_back_stays_within_its_bound(bench, scenes, tmp_pat
     assert worst["lost"] == 0
     for name, bound in BOUNDS[form].items():
         assert worst[name] <= bound, (name, worst)
+
+
+@pytest.mark.parametrize("form", ["json", "culane", "labelme"])
+def test_only_results_whose_names_collide_get_other_names(tmp_path, form):
+    for name in ("x.png", "x.jpg", "x_jpg.png", "deep/A.JPG", "deep/x.png"):
+        photo(tmp_path / "in" / name)
+    export(form, tmp_path / "in", tmp_path / "out")
+    names = [name.removesuffix(ENDINGS[form]) for name in tree(tmp_path / "out")]
+    assert sorted(names) == ["deep/A", "deep/x", "x_jpg", "x_jpg_png", "x_png"]
+
+
+def test_predictions_of_other_images_are_not_replaced_by_tusimple(tmp_path):
+    for folder, name in (("first", "a.png"), ("second", "b.png")):
+        photo(tmp_path / folder / name)
+    export("tusimple", tmp_path / "first", tmp_path / "out")
+    before = (tmp_path / "out" / "tusimple.json").read_bytes()
+    with pytest.raises(ValueError, match=r"tusimple\.json: holds results of other images, such as a\.png"):
+        export("tusimple", tmp_path / "second", tmp_path / "out")
+    assert (tmp_path / "out" / "tusimple.json").read_bytes() == before
+    photo(tmp_path / "first" / "c.png")  # the same job, grown, is made again
+    export("tusimple", tmp_path / "first", tmp_path / "out")
+    assert len((tmp_path / "out" / "tusimple.json").read_text().splitlines()) == 2

@@ -6,9 +6,11 @@ import json
 import os
 import resource
 import struct
+import subprocess
 import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,17 +30,22 @@ from roadtopo_lib.data.convert import (
     convert_labelme,
     convert_tusimple,
 )
+from roadtopo_lib.data.convert.drawing import MOST_POINTS, Shape
 from roadtopo_lib.data.convert.export import read_h_samples
 from roadtopo_lib.data.images import picture_format, read_image, read_instance_mask, write_image
 from roadtopo_lib.data.samples import MOST_INSTANCES, check_instances
 from roadtopo_lib.decoding import decoded
+from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
 from roadtopo_lib.electives.unet import UNet
 from roadtopo_lib.files import check_file, list_files, load_weights, write_atomic
 from roadtopo_lib.inference.files import is_video, read_video
+from roadtopo_lib.inference.records import find
+from roadtopo_lib.labels import CROSSWALK, LANE_MARKING
 from roadtopo_lib.models import load, upsample_to
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.plain_yaml import MAX_DEPTH, MAX_NODES, parse_yaml
 from roadtopo_lib.postprocess import all_instances
+from roadtopo_lib.processes import LOCK, locked
 from roadtopo_lib.scenes.render import check_size
 from roadtopo_lib.segformer import SegFormerModel
 from roadtopo_lib.strips import upsampled_strips
@@ -46,7 +53,14 @@ from roadtopo_lib.viz import overlay
 
 HERE = {"workers": 1, "progress": False}
 PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-READERS = [check_file, read_image, read_instance_mask, load_weights, LaneSegmentationConfig.from_yaml]
+
+
+def read_array(path):
+    """As ``infer`` reads a .npy file; the segmenter is not asked for anything."""
+    list(segment_file(object.__new__(TiledSegmenter), path, Path("unused")))
+
+
+READERS = [check_file, read_image, read_instance_mask, load_weights, LaneSegmentationConfig.from_yaml, read_array]
 OUTSIDE = "the image lies outside of the labels' folder; --images FOLDER names another"
 CONFIG = LaneSegmentationConfig.preset("tiny").replace(image_size=(64, 128))
 
@@ -226,6 +240,31 @@ def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
         read_image(tmp_path / "a.png")
 
 
+def test_the_decoder_of_pictures_says_nothing_of_its_own(tmp_path):
+    picture(tmp_path / "large.png")
+    picture(tmp_path / "damaged.png", format="TIFF", compression="tiff_lzw")
+    content = (tmp_path / "damaged.png").read_bytes()
+    (tmp_path / "damaged.png").write_bytes(content[:-100])
+    code = "import sys; from PIL import Image; from roadtopo_lib.data.images import read_images\n"
+    code += "Image.MAX_IMAGE_PIXELS = 1000  # a warning from there on, an error from twice as many\n"
+    code += "for file, image in read_images(sys.argv[1:], print): print(file, image.shape)"
+    files = [str(tmp_path / name) for name in ("large.png", "damaged.png")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{files[0]} (32, 48, 3)\n{files[1]}: not an image that can be read")
+
+
+def test_a_large_mask_in_a_label_file_is_put_in_order_by_a_part_of_its_pixels():
+    mask = np.ones((4000, 3000), bool)
+    points = Shape([], 0, mask=mask, corner=(7, 9)).points()
+    assert 1 << 18 < len(points) <= MOST_POINTS
+    assert abs(points.mean(axis=0) - (1499.5 + 7, 1999.5 + 9)).max() < 5
+    mask[::3, ::3] = False
+    assert len(Shape([], 0, mask=mask).points()) > 0
+    few = np.eye(5, dtype=bool)
+    assert Shape([], 0, mask=few).points().tolist() == [[k, k] for k in range(5)]
+
+
 def test_a_mask_of_thousands_of_instances_is_refused_with_their_number():
     ids = np.arange(1, MOST_INSTANCES + 1, dtype=np.uint16)[None]
     check_instances(np.zeros_like(ids, np.uint8), ids, "mask.png")
@@ -372,6 +411,14 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path, te
         load_weights(tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("text", ['"[' + "{}," * 6_000_000 + '{}]"', "{" + " " * (1 << 24) + "}"])
+def test_a_header_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path, text):
+    content = f'{{"__metadata__": {{"roadtopo_lib": {text}}}}}'.encode()
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(content)) + content)
+    with pytest.raises(ValueError, match=rf"m\.safetensors: truncated .*a header of {len(content)} bytes, expected"):
+        load_weights(tmp_path / "m.safetensors")
+
+
 # --- Large images -----------------------------------------------------------------------------------------------------
 
 
@@ -386,12 +433,13 @@ def test_strips_of_a_map_equal_the_map(monkeypatch, size):
     torch.testing.assert_close(torch.cat(strips, dim=1), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_written_for_a_large_image_takes_a_small_multiple_of_it():
+def test_what_is_written_for_a_large_image_takes_a_small_multiple_of_it(monkeypatch):
     size = (1200, 1600)
     lanes, crosswalks = np.zeros((2, *size), np.int32)
-    lanes[:, 100:110], crosswalks[:, 300:400] = 1, 1
+    lanes[:, 100:110], crosswalks[:, 300:] = 1, 1
     result = {"lane_instances": lanes, "crosswalk_instances": crosswalks, "lane_count": 1, "lane_polylines": []}
     image = np.zeros((*size, 3), np.uint8)
+    monkeypatch.setattr("roadtopo_lib.viz.STRIP_PIXELS", 1 << 17)
     for work, most in ((lambda: all_instances(result), 7), (lambda: overlay(image, result), 9)):
         tracemalloc.start()
         found = work()
@@ -400,6 +448,37 @@ def test_what_is_written_for_a_large_image_takes_a_small_multiple_of_it():
         assert peak < most * lanes.size, f"{peak / lanes.size} bytes a pixel"
         assert [found[9, x].any() for x in (0, 100, 300)] == [False, True, True]
     assert np.unique(all_instances(result)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [(30, 70), (97, 64), (1, 5000), (5000, 1)])
+def test_a_large_image_is_told_apart_in_a_smaller_size_and_the_result_is_in_its_own_pixels(monkeypatch, size):
+    seen = []
+
+    class Halves(LaneSegmenter):
+        """Finds a lane in the left half of whatever it sees, and a crosswalk in the right one."""
+
+        def predict(self, image):
+            seen.append(image.shape[:2])
+            semantic = np.full(image.shape[:2], CROSSWALK)
+            semantic[:, : max(1, image.shape[1] // 2)] = LANE_MARKING
+            sure = (semantic == LANE_MARKING).astype(np.float32)
+            return {"semantic_pred": semantic, "embeddings": np.zeros((2, 1, 1), np.float32), "confidence": sure}
+
+    segmenter = Halves(SegFormerModel("tiny", pretrained=False), CONFIG, "cpu")
+    image = np.zeros((*size, 3), np.uint8)
+    whole = segmenter(image)
+    assert seen == [size]
+    segmenter.most_pixels = 1500
+    result = segmenter(image)
+    assert np.prod(seen[1]) <= 1500
+    for name in ("semantic_mask", "lane_instances", "crosswalk_instances"):
+        assert result[name].shape == size
+        assert result[name].flags.c_contiguous
+        assert (result[name] != whole[name]).mean() <= 1 / 30
+    factor = np.array(size[::-1]) / seen[1][::-1]
+    assert abs(result["lane_centers"] - whole["lane_centers"]).max() <= factor.max() / 2
+    assert abs(result["lane_polylines"][0][[0, -1]] - whole["lane_polylines"][0][[0, -1]]).max() <= factor.max()
+    assert find(segmenter, image, "a", None)[0]["lanes"][0]["class"] == "lane_marking"
 
 
 @pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (20, 3000), (64, 128)])
@@ -459,6 +538,17 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(OSError, match=r"device: cannot be written \(a pipe, socket or device lies there\)"):
         write_atomic(tmp_path / "device", "text")
     assert (tmp_path / "device").is_fifo()
+
+
+@PIPES
+def test_a_lock_that_is_a_link_or_a_pipe_is_refused_and_what_it_leads_to_is_left_alone(tmp_path):
+    (tmp_path / "precious").write_text("text")
+    for name, make in (("link", lambda path: path.symlink_to(tmp_path / "precious")), ("pipe", os.mkfifo)):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / LOCK)
+        with pytest.raises(OSError, match=f"{name}: cannot be written"), locked(tmp_path / name, "a training"):
+            pass
+    assert (tmp_path / "precious").read_text() == "text"
 
 
 SYNTH = ["synth", "--train", "2", "--size", "64x96", "--workers", "1", "--out"]

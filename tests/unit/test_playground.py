@@ -21,7 +21,7 @@ from roadtopo_lib.course.playground import (
     floor_on_sphere,
     loss_curves,
 )
-from roadtopo_lib.course.playground.separation import adjusted_rand_index
+from roadtopo_lib.course.playground.clustering import adjusted_rand_index
 from roadtopo_lib.course.playground.shaping import PIXELS
 from roadtopo_lib.losses import DiceLoss, DiscriminativeLoss, FocalLoss, TverskyLoss
 

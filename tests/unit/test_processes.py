@@ -117,6 +117,43 @@ def test_workers_that_wait_for_work_leave_ctrl_c_to_their_parent():
     assert (process.returncode, output, error) == (0, "interrupted\n", "")
 
 
+@LINUX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_conversion_that_is_stopped_leaves_no_worker_and_no_half_file_and_goes_on(tmp_path, number):
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for name in range(40):
+        Image.fromarray(rng.integers(0, 255, (240, 320, 3), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+        (tmp_path / "in" / f"{name}.lines.txt").write_text(f"{20 + name} 230 60 40\n")
+    command = [sys.executable, "-m", "roadtopo_lib.app.cli", "convert", "culane", tmp_path / "in", tmp_path / "out"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    images = tmp_path / "out" / "train" / "images"
+    while process.poll() is None and not list(images.glob("*.jpg")):
+        time.sleep(0.005)
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    error = process.communicate(timeout=60)[1]
+    if number == signal.SIGINT:
+        assert (process.returncode, error) == (130, "road-topology: interrupted\n")
+    until = time.monotonic() + 10
+    while any(map(is_alive, workers)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(map(is_alive, workers))
+    made = {path: path.stat().st_mtime_ns for path in images.glob("*.jpg")}
+    assert 0 < len(made) < 40
+    for path in (tmp_path / "out").rglob("*.[jp][pn]g"):
+        if not path.name.endswith(UNFINISHED):
+            Image.open(path).load()
+    assert main([*map(str, command[3:]), "--workers", "1"]) == 0
+    assert len(list(images.glob("*.jpg"))) == 40
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "what is complete is not made again"
+    assert not list((tmp_path / "out").rglob(f"*{UNFINISHED}"))
+
+
 def test_two_renderings_into_one_folder_are_refused_in_one_line(tmp_path, capsys):
     from roadtopo_lib.processes import locked
 
@@ -199,11 +236,27 @@ def test_infer_makes_again_what_is_older_than_its_model_or_its_image(photos, tmp
     assert len(seen) == 9
 
 
-def test_infer_clears_what_a_killed_run_left_an_hour_ago_and_leaves_what_is_being_written(photos, tmp_path):
+@pytest.mark.parametrize("name", ["b_instances.png", "b.json"])
+def test_infer_makes_again_what_a_power_cut_left_empty(photos, tmp_path, monkeypatch, name):
+    assert main(photos) == 0
+    path = tmp_path / "out" / name
+    content = path.read_bytes()
+    path.write_bytes(b"")
+    seen = segmented(monkeypatch)
+    assert main([*photos, "--resume"]) == 0
+    assert len(seen) == 1
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("more", [(), ("--format", "json"), ("--input", "in/a.png", "--output", "out/a.png")])
+def test_infer_clears_what_a_killed_run_left_an_hour_ago_and_leaves_what_is_being_written(
+    photos, tmp_path, monkeypatch, more
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     old, new = (tmp_path / "out" / f".{name}{UNFINISHED}" for name in ("old", "new"))
     for path, age in ((old, 4000), (new, 0)):
         path.write_text("half")
         os.utime(path, (time.time() - age,) * 2)
-    assert main(photos) == 0
+    assert main([*photos, *more]) == 0
     assert (old.exists(), new.exists()) == (False, True)

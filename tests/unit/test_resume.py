@@ -234,6 +234,17 @@ def test_training_leaves_the_callers_generators_alone(data):
     assert draw() == expected
 
 
+def test_each_step_has_a_seed_of_its_own(data):
+    drawn = []
+
+    class Draw(Recorder):
+        def on_step(self, trainer, values):
+            drawn.append(torch.initial_seed())
+
+    trainer_of(recorders=[Draw()]).fit(*loaders(data))
+    assert len(drawn) == len(set(drawn)) == STEPS
+
+
 class StopInValidation(nn.Module):
     """A criterion's part that sends a signal in the second batch that it judges."""
 
@@ -439,6 +450,28 @@ def test_a_torn_newest_state_is_told_and_the_one_before_is_used(data, whole, tmp
     second = trainer_of(recorders=[folder])
     second.fit(*loaders(data), resume=state)
     assert_same_run(second, whole[0])
+
+
+def change_model(state):
+    state.model.popitem()
+
+
+@pytest.mark.parametrize("change", [change_model, lambda state: state.optimizer.pop("state"),
+                                    lambda state: state.meter.pop("sums")])  # fmt: skip
+def test_a_whole_state_of_a_stranger_that_does_not_fit_its_settings_is_one_line(data, tmp_path, capsys, change):
+    CONFIG.to_yaml(tmp_path / "lane.yaml")
+    run = tmp_path / "run"
+    command = ["train", "lane", "--config", str(tmp_path / "lane.yaml"), "--data", str(data), "--output", str(run)]
+    assert main([*command]) == 0
+    state = RunState.load(run / STATES[0])
+    state.epoch = 1
+    change(state)
+    state.save(run / STATES[0])
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert f"{run / STATES[0]}: does not fit its own settings" in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_whose_states_are_all_torn_is_refused_and_stays_as_it_is(data, tmp_path):

@@ -117,3 +117,28 @@ def separate(
         groups.append((pixels, labels))
         used.append(count)
     return Separated(*groups, used[0])
+
+
+def adjusted_rand_index(true: np.ndarray, labels: np.ndarray) -> float:
+    """How well clusters agree with the truth: 1 for the same partition, about 0 for chance.
+
+    Args:
+        true: (N,) ids.
+        labels: (N,) clusters, -1 = none. That is not one more cluster: each such point stands alone.
+
+    Reference:
+        L. Hubert, P. Arabie, "Comparing partitions", Journal of Classification 1985.
+    """
+    alone = np.where(labels < 0, labels.max(initial=0) + 1 + np.arange(len(labels)), labels)
+
+    def pairs(ids: np.ndarray) -> float:
+        """Pairs of points with the same id."""
+        counts = np.unique(ids, return_counts=True)[1].astype(float)
+        return float((counts * (counts - 1)).sum()) / 2
+
+    # scikit-learn's adjusted_rand_score checks its input for longer than it counts.
+    in_true, in_alone = pairs(true), pairs(alone)
+    in_both = pairs(true.astype(np.int64) * (int(alone.max(initial=0)) + 1) + alone)
+    by_chance = in_true * in_alone / max(1, len(true) * (len(true) - 1) / 2)
+    most = (in_true + in_alone) / 2
+    return 1.0 if most == by_chance else (in_both - by_chance) / (most - by_chance)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from roadtopo_lib.course.playground.clustering import separate
-from roadtopo_lib.course.playground.separation import adjusted_rand_index, smallest_gap, stable_plane
+from roadtopo_lib.course.playground.clustering import adjusted_rand_index, separate
+from roadtopo_lib.course.playground.separation import smallest_gap, stable_plane
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import LANE_CLASS_IDS
 from roadtopo_lib.losses.discriminative import gather_embeddings

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roadtopo_lib.course.playground.clustering import adjusted_rand_index
 from roadtopo_lib.losses import DiscriminativeLoss
 from roadtopo_lib.postprocess import cluster_embeddings, radius_from_margins
 
@@ -342,31 +343,6 @@ def smallest_gap(means: Tensor) -> float:
     """Distance of the two nearest of (C, D) means, in embedding units; infinite for fewer than two."""
     gaps = torch.pdist(means)
     return float(gaps.min()) if len(gaps) else math.inf
-
-
-def adjusted_rand_index(true: np.ndarray, labels: np.ndarray) -> float:
-    """How well clusters agree with the truth: 1 for the same partition, about 0 for chance.
-
-    Args:
-        true: (N,) ids.
-        labels: (N,) clusters, -1 = none. That is not one more cluster: each such point stands alone.
-
-    Reference:
-        L. Hubert, P. Arabie, "Comparing partitions", Journal of Classification 1985.
-    """
-    alone = np.where(labels < 0, labels.max(initial=0) + 1 + np.arange(len(labels)), labels)
-
-    def pairs(ids: np.ndarray) -> float:
-        """Pairs of points with the same id."""
-        counts = np.unique(ids, return_counts=True)[1].astype(float)
-        return float((counts * (counts - 1)).sum()) / 2
-
-    # scikit-learn's adjusted_rand_score checks its input for longer than it counts.
-    in_true, in_alone = pairs(true), pairs(alone)
-    in_both = pairs(true.astype(np.int64) * (int(alone.max(initial=0)) + 1) + alone)
-    by_chance = in_true * in_alone / max(1, len(true) * (len(true) - 1) / 2)
-    most = (in_true + in_alone) / 2
-    return 1.0 if most == by_chance else (in_both - by_chance) / (most - by_chance)
 
 
 def _verdict(lanes: np.ndarray, labels: np.ndarray, radius: float, gap: float, reach: float) -> str:

@@ -17,7 +17,8 @@ from roadtopo_lib.data.convert.drawing import Shape
 from roadtopo_lib.data.convert.names import ClassNames
 from roadtopo_lib.data.convert.reading import DAMAGED, Labelled
 
-MOST_PIXELS = 1 << 28
+MOST_PIXELS = 100_000_000
+"""Of a run-length mask, at most: a file of a hundred bytes may stand for as many as it likes."""
 
 
 def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:

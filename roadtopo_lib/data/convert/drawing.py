@@ -1,5 +1,6 @@
 """Lines and areas of labels → masks, drawn without anti-aliasing and numbered by where they lie."""
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -12,6 +13,8 @@ from roadtopo_lib.labels import BACKGROUND, CLASSES, IGNORE_INDEX, NO_INSTANCE, 
 REFERENCE_ROW = 0.9
 """Share of the height at which lanes are numbered from left to right, as ``config.reference_row`` has it by default."""
 SUBPIXEL_BITS = 4  # of the fixed-point coordinates that OpenCV draws with
+MOST_POINTS = 1 << 21  # of a mask, by which its instance is put in order
+FARTHEST = 1e9  # pixels: sums and squares of much larger numbers overflow
 REACH = 1e6  # pixels: OpenCV is exact up to there, and slow beyond
 MAX_THICKNESS = 32767  # of OpenCV's lines
 
@@ -47,10 +50,12 @@ class Shape:
         return replace(self, mask=turned(self.mask, orientation), corner=tuple(corner))
 
     def points(self) -> np.ndarray:
-        """(M, 2) points of the line or outlines, or the pixels of the mask."""
+        """(M, 2) points of the line or outlines, or the pixels of the mask, of a large one an even part."""
         if self.mask is None:
             return np.concatenate(self.parts)
-        return np.argwhere(self.mask)[:, ::-1] + np.array(self.corner)
+        step = 1 + math.isqrt(np.count_nonzero(self.mask) // MOST_POINTS)
+        found = np.argwhere(self.mask[::step, ::step]) * step
+        return (found if len(found) else np.argwhere(self.mask))[:, ::-1] + np.array(self.corner)
 
     def draw(self, canvas: np.ndarray, value: int, thickness: int) -> None:
         """Sets the shape's pixels of an (H, W) mask to a value."""
@@ -114,7 +119,7 @@ def draw_masks(
 
 
 def _points_of(shapes: list[Shape]) -> np.ndarray:
-    return np.concatenate([shape.points() for shape in shapes])
+    return np.concatenate([shape.points() for shape in shapes]).clip(-FARTHEST, FARTHEST)
 
 
 def _x_at_reference(points: np.ndarray, height: int) -> float:

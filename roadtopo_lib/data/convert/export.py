@@ -8,7 +8,7 @@ Coordinates are (x, y) in pixels of the original image, pixel centres at whole n
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -39,6 +39,26 @@ def to_tusimple(record: dict, raw_file: str, run_time: float, rows: Sequence[flo
     rows = tusimple_rows(record["height"]) if rows is None else list(rows)
     lanes = tusimple_lanes([lane["points"] for lane in record["lanes"]], rows, record["width"])
     return {"raw_file": raw_file, "lanes": lanes, "h_samples": rows, "run_time": round(run_time, 1)}
+
+
+def check_no_other_images(path: Path, names: Collection[str]) -> None:
+    """Refuses to write over a file of predictions in which no image is one of ours: two jobs would not mix.
+
+    Args:
+        path: of the file, which need not be there.
+        names: ``raw_file`` of our images, or the name that the frames of our video begin with.
+
+    Raises:
+        ValueError: all its images are others.
+    """
+    if not path.is_file():
+        return
+    try:
+        found = [str(json.loads(line)["raw_file"]) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, KeyError, TypeError):
+        return  # torn
+    if found and not any({name, name.rpartition("_frame_")[0]} & set(names) for name in found):
+        raise ValueError(f"{path}: holds results of other images, such as {found[0]}; choose another output")
 
 
 def tusimple_rows(height: int) -> list[int]:
