@@ -624,8 +624,8 @@ lesson.jumps(shaky)
 print("it changed: on one batch at a low rate", steady.squared, "· here", shaky.squared)
 
 # %% [markdown]
-# The change comes where it should. It does not help here: with the squared denominator Dice jumps
-# about twice as far. A longer gradient is not a steadier one.
+# The change comes where it should. It does not help here: with the squared denominator from the
+# start, Dice jumps more than twice as far. Its gradient is longer, and the steps with it.
 
 # %% [markdown]
 # ### The boundary loss
@@ -1175,7 +1175,7 @@ assert all(abs(squared[kind] - plain[kind]) > 0.01 for kind in plain)
 assert 3 < squared["hard, rare"] / plain["hard, rare"] < 4
 commons = lesson.GRADIENT_PIXELS - lesson.RARE_PIXELS
 p = torch.tensor([1 - lesson.EASY, 1 - lesson.HARD]).repeat(commons // 2) / (NUM_CLASSES - 1)
-assert jumps["squared"] > 2 * jumps["plain"]  # "about twice as far"
+assert jumps["squared"] > 2 * jumps["plain"]  # "more than twice as far"
 assert jumps["automatic"] > 1.5 * jumps["plain"] and shaky.squared and not steady.squared
 ce_of, dice_of_false, boundary_of = np.transpose(of_false)
 assert np.ptp(ce_of) < 1e-6 and np.ptp(dice_of_false) < 1e-6  # "the same for all three"
