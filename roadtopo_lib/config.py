@@ -16,7 +16,7 @@ from roadtopo_lib.files import check_file, write_atomic
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES, ClassTable, table_for
 from roadtopo_lib.plain_yaml import MAX_TEXT, parse_yaml
 
-ACTIVATIONS = ("gelu", "relu")
+ACTIVATIONS = ("gelu", "relu", "leaky_relu")
 BACKBONES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 AMP_MODES = ("auto", "off", "fp16", "bf16")
 CLUSTERING_METHODS = ("fast", "meanshift", "dbscan")
@@ -115,7 +115,7 @@ class LaneSegmentationConfig:
     num_classes: ClassCount = None  # None: as many as ``classes`` has, and without these the guide's six
     embedding_dim: Annotated[int, Field(ge=1, le=MAX_DIM)] = 32  # length of a pixel's embedding
     normalize_embeddings: bool = False  # project embeddings onto the unit sphere, where the margins must fit
-    activation: Literal[ACTIVATIONS] = "gelu"  # of the encoder, for random weights; others bring their own
+    activation: Literal[ACTIVATIONS] = "gelu"  # of the encoder, in a U-Net everywhere; loaded weights bring theirs
     model: Kind = "segformer"  # kind of model
     classes: Table = None  # a class table, in YAML a list of its rows; None: that of ``labels.table_for(num_classes)``
 

@@ -73,8 +73,8 @@ class SegFormerModel(StoredModel):
             id or local folder of the same architecture. The classifier is new whenever its class count differs.
         normalize_embeddings: project embeddings onto the unit sphere. Off by default: with the paper's margins the
             push term could then never be satisfied (means on a unit sphere are at most 2 apart, 3 are asked for).
-        activation: of the encoder's feed-forward networks, ``"gelu"`` (the paper's) or ``"relu"``, which costs less on
-            a CPU; for random weights only, others bring the one they were trained with.
+        activation: of the encoder's feed-forward networks, one of ``ACTIVATIONS``: ``"gelu"``, as in the paper; others
+            cost less on a CPU. For random weights only: others bring the one they were trained with.
 
     Raises:
         ValueError: unknown backbone or activation, ``pretrained=True`` for ``"tiny"``, or weights of another

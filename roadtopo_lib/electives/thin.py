@@ -1,6 +1,6 @@
 """Thin things in masks: cleaned, thinned to their centre line, measured, bridged; and scores of two masks.
 
-Opening and components are OpenCV's; the skeleton is Zhang and Suen's, whose two passes are looked up in a table.
+Morphology and components are OpenCV's; the skeleton is Zhang and Suen's, whose two passes are looked up in a table.
 
 Reference:
     T. Y. Zhang, C. Y. Suen, "A Fast Parallel Algorithm for Thinning Digital Patterns", CACM 1984.
@@ -18,18 +18,22 @@ RING = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]])
 """Bit of each neighbour, clockwise from north."""
 
 
-def clean(mask: np.ndarray, opening: int = 1, min_pixels: int = 50) -> np.ndarray:
-    """Opens a mask and drops small components: (H, W) bool → (H, W) bool.
+def clean(mask: np.ndarray, opening: int = 1, min_pixels: int = 50, closing: int = 1) -> np.ndarray:
+    """Opens a mask, closes it and drops small components: (H, W) bool → (H, W) bool.
 
     Args:
         mask: (H, W) bool.
         opening: side of the square in pixels; 1 opens nothing. What is thinner than the square vanishes whole.
         min_pixels: 8-connected components with fewer are dropped.
+        closing: side of the square in pixels; 1 closes nothing. Gaps and holes that are thinner are filled. It comes
+            after the opening, so that what the opening removes is joined to nothing.
     """
-    square, back = np.ones((opening, opening), np.uint8), (opening - 1) // 2
-    # An even square has no middle pixel: OpenCV's own opening takes one anchor twice and moves the mask by a pixel.
-    opened = cv2.dilate(cv2.erode(mask.astype(np.uint8), square), square, anchor=(back, back))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
+    result = mask.astype(np.uint8)
+    for side, first, second in ((opening, cv2.erode, cv2.dilate), (closing, cv2.dilate, cv2.erode)):
+        square, back = np.ones((side, side), np.uint8), (side - 1) // 2
+        # An even square has no middle pixel: OpenCV's own opening takes one anchor twice and moves the mask by a pixel.
+        result = second(first(result, square), square, anchor=(back, back))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(result, connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= min_pixels
     kept[0] = False  # the background
     return kept[labels]

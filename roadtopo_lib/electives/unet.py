@@ -26,6 +26,7 @@ NORMS = {
     "group": partial(nn.GroupNorm, 8),
     "instance": partial(nn.InstanceNorm2d, affine=True),
 }
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 UPSAMPLINGS = ("transposed", "bilinear")
 WIDTHS = (24, 48, 96, 192)
 """Channels at 1/1, 1/2, 1/4 and 1/8: 1.1 M parameters, near those of SegFormer ``tiny``."""
@@ -42,6 +43,7 @@ class UNet(StoredModel):
         upsampling: ``"transposed"`` convolution, or ``"bilinear"`` interpolation before a 1×1 convolution.
         normalize_embeddings: project embeddings onto the unit sphere.
         deep_supervision: in training mode the coarser decoder maps give logits, too; see ``DeepSupervision``.
+        activation: ``"relu"``, ``"leaky_relu"`` (slope 0.01 below zero) or ``"gelu"``, behind each normalisation.
 
     Raises:
         ValueError: an argument out of range.
@@ -59,11 +61,13 @@ class UNet(StoredModel):
         upsampling: str = "transposed",
         deep_supervision: bool = False,
         normalize_embeddings: bool = False,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
-        if norm not in NORMS or upsampling not in UPSAMPLINGS:
-            found, expected = f"norm {norm!r} and upsampling {upsampling!r}", f"{tuple(NORMS)} and {UPSAMPLINGS}"
-            raise ValueError(f"{found} found, expected one of {expected}")
+        choices = {norm: NORMS, upsampling: UPSAMPLINGS, activation: ACTIVATIONS}
+        for found, expected in choices.items():
+            if found not in expected:
+                raise ValueError(f"{found!r} found, expected one of {tuple(expected)}")
         if not (1 <= num_classes <= IGNORE_INDEX and 0 <= embedding_dim <= MAX_DIM):
             expected = f"num_classes 1 to {IGNORE_INDEX} and embedding_dim 0 to {MAX_DIM}"
             raise ValueError(f"expected {expected}, got {num_classes} and {embedding_dim}")
@@ -72,10 +76,11 @@ class UNet(StoredModel):
         self.num_classes = max(2, num_classes)
         self.embedding_dim = embedding_dim
         self.normalize_embeddings = normalize_embeddings
+        self.activation = ACTIVATIONS[activation]  # the blocks ask for it
         self._settings = {
             "num_classes": num_classes, "embedding_dim": embedding_dim, "widths": list(widths), "norm": norm,
             "upsampling": upsampling, "deep_supervision": deep_supervision,
-            "normalize_embeddings": normalize_embeddings,
+            "normalize_embeddings": normalize_embeddings, "activation": activation,
         }  # fmt: skip
         pairs = list(itertools.pairwise(widths))  # (finer, coarser)
         self.encoder = nn.ModuleList(self.block(a, b, norm) for a, b in ((3, widths[0]), *pairs))
@@ -90,10 +95,10 @@ class UNet(StoredModel):
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def block(self, inputs: int, outputs: int, norm: str) -> nn.Module:
-        """Two 3×3 convolutions, each with normalisation and ReLU: (B, inputs, h, w) → (B, outputs, h, w)."""
+        """Two 3×3 convolutions, each with normalisation and activation: (B, inputs, h, w) → (B, outputs, h, w)."""
         layers = []
         for channels in (inputs, outputs):
-            layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), NORMS[norm](outputs), nn.ReLU()]
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), NORMS[norm](outputs), self.activation()]
         return nn.Sequential(*layers)
 
     def forward(self, images: Tensor, upsample: bool = True) -> dict[str, Tensor]:
@@ -154,7 +159,7 @@ class UNet(StoredModel):
 
     @classmethod
     def from_config(cls, config: LaneSegmentationConfig) -> "UNet":
-        """A new model with the config's classes and embeddings; ``pretrained`` must be off.
+        """A new model with the config's classes, embeddings and activation; ``pretrained`` must be off.
 
         Norm, widths and upsampling are those of this class: with others, save a model and begin with its file
         (``road-topology train lane --init FILE``).
@@ -164,7 +169,7 @@ class UNet(StoredModel):
         """
         if config.pretrained is not False:
             raise ValueError(f"pretrained is {config.pretrained!r}, expected false: no weights of {cls.kind} exist")
-        names = ("num_classes", "embedding_dim", "normalize_embeddings")
+        names = ("num_classes", "embedding_dim", "normalize_embeddings", "activation")
         return cls(**{name: getattr(config, name) for name in names})
 
 
@@ -172,7 +177,7 @@ class ResUNet(UNet):
     """A U-Net of residual blocks: a block adds its input to its result.
 
     Args:
-        preactivation: normalisation and ReLU stand before each convolution, else behind it and behind the sum.
+        preactivation: normalisation and activation stand before each convolution, else behind it and behind the sum.
         others: as of ``UNet``.
 
     Reference:
@@ -189,45 +194,47 @@ class ResUNet(UNet):
 
     def block(self, inputs: int, outputs: int, norm: str) -> nn.Module:
         """A residual block: (B, inputs, h, w) → (B, outputs, h, w)."""
-        return (PreActivationBlock if self.preactivation else PostActivationBlock)(inputs, outputs, norm)
+        family = PreActivationBlock if self.preactivation else PostActivationBlock
+        return family(inputs, outputs, norm, self.activation)
 
 
 class PostActivationBlock(nn.Module):
-    """3×3 convolution and normalisation, twice, with a ReLU between; plus the input; then a ReLU.
+    """3×3 convolution and normalisation, twice, with an activation between; plus the input; then an activation.
 
     Where the channels change, the input goes through a 1×1 convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.branch = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             NORMS[norm](outputs),
-            nn.ReLU(),
+            activation(),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             NORMS[norm](outputs),
         )
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) → (B, outputs, h, w)."""
-        return (self.branch(x) + self.shortcut(x)).relu()
+        return self.activation(self.branch(x) + self.shortcut(x))
 
 
 class PreActivationBlock(nn.Module):
-    """Normalisation, ReLU and 3×3 convolution, twice, plus the input through a 1×1 convolution.
+    """Normalisation, activation and 3×3 convolution, twice, plus the input through a 1×1 convolution.
 
     The first block of a network sees the image, which needs no normalisation: there the first step is left out.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        before = [] if inputs == 3 else [NORMS[norm](inputs), nn.ReLU()]
+        before = [] if inputs == 3 else [NORMS[norm](inputs), activation()]
         self.branch = nn.Sequential(
             *before,
             nn.Conv2d(inputs, outputs, 3, padding=1),
             NORMS[norm](outputs),
-            nn.ReLU(),
+            activation(),
             nn.Conv2d(outputs, outputs, 3, padding=1),
         )
         self.shortcut = nn.Conv2d(inputs, outputs, 1)

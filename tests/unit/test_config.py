@@ -57,7 +57,7 @@ BETAS = "two numbers, each at least 0 and below 1"
     ("name", "value", "expected"),
     [
         ("backbone", "b6", "'tiny', 'b0', 'b1', 'b2', 'b3', 'b4' or 'b5'"),
-        ("activation", "silu", "'gelu' or 'relu'"),
+        ("activation", "silu", "'gelu', 'relu' or 'leaky_relu'"),
         ("lr", 0, "greater than 0"),
         ("lr", "0", "greater than 0"),
         ("lr", "fast", NUMBER),

@@ -14,7 +14,7 @@ from roadtopo_lib.course.lessons import imbalance
 from roadtopo_lib.course.lessons.imbalance_pictures import contest_table, draw_contest, draw_gradients, weight_table
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK
-from roadtopo_lib.losses import WEIGHT_METHODS, CombinedLoss, class_weights
+from roadtopo_lib.losses import WEIGHT_METHODS, CombinedLoss, DiceLoss, class_weights
 
 
 def scenes(every, count=6, split="train"):
@@ -133,7 +133,7 @@ def test_the_table_and_the_pictures_hold_every_loss():
     assert "-0.010 … +0.020" in table[2]
     table = contest_table(measured(), imbalance.TABLE_RARITY).splitlines()
     assert [line[:20].strip() for line in table[1:]] == [*imbalance.LOSSES, *imbalance.TABLE_LOSSES]
-    figure = draw_contest(measured(), "title")
+    figure, _ = draw_contest(measured())
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(imbalance.LOSSES)
     weights = torch.ones(len(CLASS_NAMES))
     gradients = {name: imbalance.pixel_gradients(loss(weights)) for name, loss in imbalance.LOSSES.items()}
@@ -158,3 +158,11 @@ def test_the_committed_results_are_those_of_the_whole_contest():
         lows, highs = np.array([row["interval"][name] for name in names]).T
         assert ((lows - 1e-3 <= scores.mean(axis=1)) & (scores.mean(axis=1) <= highs + 1e-3)).all()
         assert ("p" in row) == ("minus_ce" in row) == (row["loss"] != "CE")
+
+
+def test_jumps_are_those_of_the_dice_and_a_small_rate_on_one_batch_has_few():
+    shaky, steady = imbalance.jumps(DiceLoss()), imbalance.jumps(DiceLoss(), lr=1.0, same_batch=True)
+    assert 0.01 < shaky < 0.05
+    assert steady < 0.1 * shaky
+    assert imbalance.jumps(DiceLoss()) == shaky
+    assert imbalance.jumps(DiceLoss(), lr=1e-9) == 0  # nothing is learnt

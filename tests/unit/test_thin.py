@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
-from scipy.ndimage import binary_opening, label
+from scipy.ndimage import binary_closing, binary_opening, label
 from sklearn.metrics import f1_score
 
 from roadtopo_lib.electives.thin import best_threshold, bridge, clean, compare_masks, skeleton, widths_along
@@ -119,3 +119,16 @@ def test_the_threshold_is_the_one_with_the_best_f1():
     assert f1_score(true.ravel(), values.ravel() >= 0.5) < dice
     with pytest.raises(ValueError, match="no pixel"):
         best_threshold(values, np.zeros_like(true))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+def test_closing_is_scipys_and_comes_after_the_opening(side):
+    mask = np.random.default_rng(side).random((50, 70)) < 0.2
+    inner = (slice(5, -5),) * 2  # scipy takes what is beyond the edge for empty
+    square = np.ones((side, side))
+    assert (clean(mask, 1, 1, closing=side)[inner] == binary_closing(mask, square)[inner]).all()
+    assert (mask <= clean(mask, 1, 1, closing=side)).all()  # at the edge, too
+    dense = np.random.default_rng(side).random((50, 70)) < 0.85
+    both = binary_closing(binary_opening(dense, np.ones((2, 2))), square)
+    inner = (slice(10, -10),) * 2
+    assert (clean(dense, 2, 1, closing=side)[inner] == both[inner]).all()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from test_contracts import CONFIG, data  # noqa: F401  a fixture
 from torch import nn
 
@@ -292,3 +293,28 @@ def test_normalized_embeddings_have_length_one_as_the_config_asks(family):
 def test_a_model_without_embeddings_is_refused_by_the_segmenter():
     with pytest.raises(ValueError, match="no embeddings"):
         LaneSegmenter(UNet(2, 0, (8, 16)), CONFIG.replace(model="unet", num_classes=2), "cpu")
+
+
+@BOTH
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu"])
+def test_the_activation_of_the_config_is_that_of_every_block_and_is_stored(family, activation, tmp_path):
+    model = family.from_config(CONFIG.replace(model=family.kind, activation=activation, pretrained=False))
+    kinds = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
+    found = {type(m) for m in model.modules() if isinstance(m, tuple(kinds.values()))}
+    assert found == {kinds[activation]}
+    model.save(tmp_path / "m.safetensors")
+    again = models.load(tmp_path / "m.safetensors")
+    image = images(1)
+    with torch.no_grad():
+        torch.testing.assert_close(again(image)["logits"], model.eval()(image)["logits"])
+
+
+def test_the_activation_acts_and_behind_the_sum_of_a_residual_block_too():
+    x = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    for kind, function in (("leaky_relu", F.leaky_relu), ("gelu", F.gelu)):
+        block = ResUNet(preactivation=False, widths=(8, 16), activation=kind).eval().encoder[1]
+        torch.testing.assert_close(block(x), function(block.branch(x) + block.shortcut(x)))
+        plain = UNet(widths=(8, 16), activation=kind).eval().encoder[1]
+        torch.testing.assert_close(plain(x), function(plain[4](plain[3](function(plain[1](plain[0](x)))))))
+    with pytest.raises(ValueError, match="leaky_relu"):
+        UNet(activation="silu")

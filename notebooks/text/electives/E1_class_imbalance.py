@@ -61,6 +61,7 @@ strip("E1", photo=PHOTO)
 import shutil
 import tempfile
 import tracemalloc
+from functools import partial
 
 import cv2
 import matplotlib.pyplot as plt
@@ -82,6 +83,8 @@ from roadtopo_lib.data.convert import convert_camvid
 from roadtopo_lib.data.counting import count_class_pixels
 from roadtopo_lib.data.images import read_semantic_mask, write_image
 from roadtopo_lib.dataset import LaneInstanceDataset, image_to_tensor
+from roadtopo_lib.electives.auto_square import AutoSquareDice
+from roadtopo_lib.electives.boundary_loss import BoundaryLoss
 from roadtopo_lib.electives.sampled_weights import sampled_class_weights
 from roadtopo_lib.electives.unet import UNet
 from roadtopo_lib.labels import (
@@ -152,13 +155,11 @@ my_guess = None
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
 reveal(my_guess, lesson.gain(measured, "combined + weights", "rare"), "points")
-
-# %%
-TITLE = "Rare crossings gain by class weights, common ones do not"
-figure = picture.draw_contest(measured, TITLE)
-show(figure, "IoU of the crosswalk by rarity and loss, with 95 % intervals.", colors=32)
+show(*picture.draw_contest(measured), colors=32)
 
 # %% [markdown]
+# <details><summary>What happened</summary>
+#
 # The crosswalk gains about 6 points where crossings are rare or very rare. Where every scene shows
 # one, it gains nothing: the interval of the difference holds 0. The promise was 33. The mean over
 # the six classes gains 1 to 3 points in place of 7.1.
@@ -168,6 +169,8 @@ show(figure, "IoU of the crosswalk by rarity and loss, with 95 % intervals.", co
 #
 # How often the crossing shows matters much more than the loss. From every scene to one in 10, each
 # loss falls by 18 to 30 points.
+#
+# </details>
 
 # %% [markdown]
 # # Part I · Weights
@@ -476,7 +479,6 @@ logits = upsample_to(cells, target.shape[1:])  # (1, 6, 384, 1024)
 costs = F.cross_entropy(logits, target, reduction="none")
 
 
-# %%
 def shares(values, weights):
     sums = torch.stack([values[target == c].sum() for c in range(NUM_CLASSES)]) * weights
     return sums / sums.sum()
@@ -603,6 +605,49 @@ for squared in (False, True):
 # All four change, and hard rare pixels are pulled more than three times as hard. The other 4,056
 # pixels give the rare class a little p each. That adds up to about 300 pixels in Σ p, but to about
 # 40 in Σ p². The denominator becomes smaller, the gradient larger.
+#
+# Another advice is to take the squared denominator *automatically* once a training is unstable.
+# `AutoSquareDice` does that: it changes when its losses jump by more than a tenth of their mean from
+# step to step. `lesson.jumps` trains a linear model with a high learning rate and two new images in
+# each step. It gives the mean jump of Dice on other images, in the second half of the steps.
+
+# %%
+jumps = {}
+makers = {"plain": DiceLoss, "squared": partial(DiceLoss, square_denominator=True)}
+makers["automatic"] = AutoSquareDice
+for name, make in makers.items():
+    jumps[name] = np.mean([lesson.jumps(make(), seed=k) for k in range(3)])
+    print(f"{name:9s} Dice jumps by {jumps[name]:.3f}")
+steady, shaky = AutoSquareDice(), AutoSquareDice()
+lesson.jumps(steady, lr=1.0, same_batch=True)
+lesson.jumps(shaky)
+print("it changed: on one batch at a low rate", steady.squared, "· here", shaky.squared)
+
+# %% [markdown]
+# The change comes where it should. It does not help here: with the squared denominator from the
+# start, Dice jumps more than twice as far. Its gradient is longer, and the steps with it.
+
+# %% [markdown]
+# ### The boundary loss
+#
+# Dice counts false pixels and does not ask where they are. The *[boundary loss](../GLOSSARY.md#boundary-loss)* (Kervadec et al. 2019)
+# is the mean of probability times *signed distance* to the true outline, negative inside. It is added
+# to another loss. One false pixel, 1, 4 and 7 pixels from a block of the rare class:
+
+# %%
+block = torch.zeros(1, 16, 16, dtype=torch.int64)
+block[:, 4:8, 4:8] = 1
+judges, of_false = (CombinedLoss(1.0, 0.0), DiceLoss(), BoundaryLoss()), []
+for away in (1, 4, 7):
+    answer = block.clone()
+    answer[0, 5, 7 + away] = 1
+    values = [float(loss(8.0 * F.one_hot(answer, 2).movedim(-1, 1), block)) for loss in judges]
+    of_false.append(values)
+    print(f"{away} away: CE {values[0]:.4f}, Dice {values[1]:.4f}, boundary {values[2]:.4f}")
+
+# %% [markdown]
+# CE and Dice are the same for all three. The boundary loss rises with the distance. So it presses a
+# class towards its outline, and far spots cost most.
 
 # %% [markdown]
 # ## Per image or per batch
@@ -759,11 +804,14 @@ for rarity in lesson.RARITIES:
     for name, promised in (("crosswalk", 33), ("mean", 7.1)):
         low, high = (100 * end for end in row["minus_ce"][name])
         print(f"{rarity:10s} {name:9s} {low:+5.1f} … {high:+5.1f} points, promised {promised}")
+print("\nThe crosswalk where every scene shows its crossing:")
+print(picture.contest_table(measured, "common"))
 
 # %% [markdown]
 # Not one of the intervals reaches the promise. That does not refute it: other data, another model
 # or a longer training may behave differently. But it does not hold in general. And weights can cost
-# something: where every scene shows its crossing, weighted CE is behind plain CE by its interval.
+# something: where every scene shows its crossing, weighted CE is behind plain CE by its interval,
+# 0.7 to 4.8 points in the table; its p of 0.15 says that five seeds do not prove it.
 #
 # ## What kind of errors
 
@@ -1127,6 +1175,11 @@ assert all(abs(squared[kind] - plain[kind]) > 0.01 for kind in plain)
 assert 3 < squared["hard, rare"] / plain["hard, rare"] < 4
 commons = lesson.GRADIENT_PIXELS - lesson.RARE_PIXELS
 p = torch.tensor([1 - lesson.EASY, 1 - lesson.HARD]).repeat(commons // 2) / (NUM_CLASSES - 1)
+assert jumps["squared"] > 2 * jumps["plain"]  # "more than twice as far"
+assert jumps["automatic"] > 1.5 * jumps["plain"] and shaky.squared and not steady.squared
+ce_of, dice_of_false, boundary_of = np.transpose(of_false)
+assert np.ptp(ce_of) < 1e-6 and np.ptp(dice_of_false) < 1e-6  # "the same for all three"
+assert (np.diff(boundary_of) > 0.005).all()  # "rises with the distance"
 assert 290 < p.sum() < 310 and 38 < p.square().sum() < 42 and commons == 4056
 assert_close(torch.tensor(with_empty), torch.tensor([10 / 22, 20 / 32]), **about)
 unnormalised = gradient(
@@ -1182,7 +1235,9 @@ assert -2.6 < lesson.gain(measured, "combined + weights", "rare", "road") < -1.6
 for rarity in lesson.RARITIES:
     ends = lesson.row_of(measured, "combined + weights", rarity)["minus_ce"]
     assert ends["crosswalk"][1] < 0.33 and ends["mean"][1] < 0.071
-assert lesson.row_of(measured, "weighted CE", "common")["minus_ce"]["crosswalk"][1] < 0
+behind = lesson.row_of(measured, "weighted CE", "common")
+assert np.allclose(behind["minus_ce"]["crosswalk"], [-0.048, -0.007], atol=5e-4)
+assert 0.14 < behind["p"]["crosswalk"] < 0.16
 of_ce = lesson.errors_of(measured, "CE", "rare")
 for loss in ("weighted CE", "combined + weights"):
     recall, false = lesson.errors_of(measured, loss, "rare")
@@ -1231,7 +1286,9 @@ print("[OK] every claim of this notebook holds")
 # | weights: weighted Dice is 1 − Σ w · Dice | "Weights inside Dice" | −52.1 for a good result; a weighted mean stays in [0, 1] |
 # | weights: 60 % of the gradient comes from CE, 40 % from Dice | "The sum taken apart" | 71 % and 29 % on the frame, 91 % and 9 % at the start |
 # | weights: better Dice per image | "Per image or per batch" | false pixels in images without the class cost nothing then |
-# | weights: the squared denominator may be more stable | "The squared denominator" | hard rare pixels get more than three times the gradient; stability was not measured |
+# | weights: the squared denominator may be more stable | "The squared denominator" | hard rare pixels get more than three times the gradient |
+# | weights: take it by default, or automatically when training is unstable | "The squared denominator" | in a shaky training Dice jumps further with it |
+# | compendium: rough boundaries, boundary loss | "The boundary loss" | a false pixel costs more the farther it is from the outline; CE and Dice do not tell; no contest was run |
 # | weights: minority classes gain 33 points, the mean 7.1 | "Three rarities" | rare crosswalks gain about 6 points, common ones nothing; the mean gains 1 to 3 |
 # | compendium: mean of (1 − Dice) · w with weights of mean 1 | first cell below | holds: it is the weighted mean |
 # | compendium: few positives, focal + Dice | "Few positives" | behind the losses with weights and behind CE + Dice (six classes, not binary) |

@@ -188,6 +188,11 @@ def paired_interval(answer: Callable) -> None:
     expect(not is_it(t * difference.std() / count**0.5), "the spread of few runs divides by n − 1: `ddof=1`")
     normal = stats.norm.ppf(0.975)
     expect(
+        not any(is_it(z * difference.std() / count**0.5) for z in (normal, 1.96, 2.0)),
+        "two faults: the spread of few runs divides by n − 1 (`ddof=1`), and five runs need Student's t with four "
+        "degrees of freedom in place of the normal distribution's factor",
+    )
+    expect(
         not any(is_it(z * spread / count**0.5) for z in (normal, 1.96, 2.0)),
         "that factor is the normal distribution's: five runs need Student's t with four degrees of freedom",
     )

@@ -216,6 +216,38 @@ def pixel_gradients(criterion: nn.Module) -> dict[str, float]:
     return {kind: float(of_truth[place]) for kind, place in kinds.items()}
 
 
+def jumps(criterion: nn.Module, lr: float = 5.0, same_batch: bool = False, seed: int = 0) -> float:
+    """Mean change, from step to step, of the Dice on other images, in the second half of a training of 60 steps.
+
+    The model is linear in three values of each pixel; 3 % of the pixels are of the rare class.
+
+    Args:
+        criterion: the loss.
+        lr: learning rate of plain gradient descent.
+        same_batch: one batch of two images for all steps, else two new images in each.
+        seed: decides the images that are trained on.
+    """
+    images, masks = _dots(40, 10**6)
+    weight, dices = torch.zeros(2, 3, requires_grad=True), []
+    for step in range(60):
+        batch, target = _dots(2, 1000 * seed + (0 if same_batch else step))
+        (slope,) = torch.autograd.grad(criterion(torch.einsum("ck,bkhw->bchw", weight, batch), target), weight)
+        weight = (weight - lr * slope).detach().requires_grad_()
+        found = torch.einsum("ck,bkhw->bchw", weight.detach(), images).argmax(dim=1)
+        dices.append(float(2 * (found * masks).sum() / (found + masks).sum()))
+    return float(np.abs(np.diff(dices[30:])).mean())
+
+
+def _dots(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images (count, 3, 16, 16): noise, brighter in channel 0 on the rare class; and their masks (count, 16, 16)."""
+    rng = torch.Generator().manual_seed(seed)
+    masks = (torch.rand(count, 16, 16, generator=rng) < 0.03).long()
+    images = torch.randn(count, 3, 16, 16, generator=rng)
+    images[:, 0] += 3 * masks
+    images[:, 1] = 1
+    return images, masks
+
+
 def _logits(model: SegFormerModel, images: Tensor) -> Tensor:
     """(B, C, H, W), without the instance head, which takes no part."""
     return upsample_to(model.semantic_head(model.encode(images)), images.shape[2:])

@@ -65,3 +65,21 @@ def draw_precision_recall(curves: dict[str, tuple], marks: dict[str, tuple[float
     ax.set(xlim=(0.5, 1), ylim=(0.5, 1))
     ax.legend(fontsize="small", loc="lower left")
     return figure, "Precision falls as recall rises; single thresholds are marked on the curve of the test scenes."
+
+
+def draw_roc(curves: dict[str, tuple], marks: dict[str, tuple[float, float]]) -> tuple[Figure, str]:
+    """The share of the road that is found, over the share of the ground that is called road.
+
+    Args:
+        curves: name → (false alarms, recall), arrays of equal length.
+        marks: name → (false alarms, recall) of single thresholds.
+    """
+    figure, ax = plt.subplots(figsize=(5.4, 2.6))
+    for name, (false_alarms, recall) in curves.items():
+        ax.plot(false_alarms, recall, label=name)
+    for marker, (name, (false_alarms, recall)) in zip("os^", marks.items(), strict=False):
+        ax.plot(false_alarms, recall, marker, color="black", markerfacecolor="white", label=name)
+    ax.set(title="Where road is rare, the ROC curve looks nearly perfect", ylabel="recall", ylim=(0, 1.05))
+    ax.set(xlabel="false alarms: share of the ground called road", xlim=(-0.02, 1))
+    ax.legend(fontsize="small", loc="lower right")
+    return figure, "The curves rise at the left edge at once to a recall near 1; the thresholds lie at that edge."

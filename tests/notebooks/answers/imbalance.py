@@ -372,6 +372,7 @@ wrong("E1_paired_interval", "spread of a single run")(_by(lambda d: _t(d) * d.st
 wrong("E1_paired_interval", "not by its root")(_by(lambda d: _t(d) * d.std(ddof=1) / len(d)))
 wrong("E1_paired_interval", "`ddof=1`")(_by(lambda d: _t(d) * d.std() / np.sqrt(len(d))))
 wrong("E1_paired_interval", "Student's t")(_by(lambda d: 1.96 * stats.sem(d)))
+wrong("E1_paired_interval", "two faults")(_by(lambda d: 1.96 * d.std() / np.sqrt(len(d))))
 wrong("E1_paired_interval", "Student's t")(_by(lambda d: stats.norm.ppf(0.975) * stats.sem(d)))
 wrong("E1_paired_interval", "2.5 % on each side")(_by(lambda d: _t(d, 0.95) * stats.sem(d)))
 wrong("E1_paired_interval", "one less than runs")(_by(lambda d: _t(d, less=0) * stats.sem(d)))
