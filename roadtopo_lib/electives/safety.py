@@ -36,7 +36,7 @@ def metres_ahead(camera: Camera, corridor: float = math.inf) -> np.ndarray:
 
 
 def rows_ahead(size: tuple[int, int]) -> np.ndarray:
-    """For images of an unknown camera: the height of each pixel, (H, W) float32, 0 at the lower edge, 1 at the upper."""
+    """For images of an unknown camera: height of each pixel, (H, W) float32, 0 at the lower edge, 1 at the upper."""
     height, width = size
     return np.repeat((1 - (np.arange(height, dtype=np.float32) + 0.5) / height)[:, None], width, axis=1)
 
