@@ -52,7 +52,9 @@ def outlines(mask: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return [(class_id, ring) for _, class_id, ring in sorted(found, key=lambda item: -item[0])]
 
 
-def write_night_ride(folder: str | Path, count: int, seed: int = 0, size: tuple[int, int] = (270, 480)) -> Path:
+def write_night_ride(
+    folder: str | Path, count: int, seed: int = 0, size: tuple[int, int] = (270, 480), progress: bool = True
+) -> Path:
     """Renders a ride into a folder.
 
     Args:
@@ -60,6 +62,7 @@ def write_night_ride(folder: str | Path, count: int, seed: int = 0, size: tuple[
         count: images.
         seed: decides every image.
         size: (H, W) in pixels.
+        progress: show a progress bar (on a terminal only).
 
     Returns:
         The JSON file.
@@ -67,7 +70,7 @@ def write_night_ride(folder: str | Path, count: int, seed: int = 0, size: tuple[
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
-    for number in tqdm(range(1, count + 1), desc="night ride", disable=None):
+    for number in tqdm(range(1, count + 1), desc="night ride", disable=None if progress else True):
         name = f"night ride ({number}).png"
         scene = render_scene(image_seed(seed, "train", number), size, "night-ride")
         mask = class_mask(scene)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from roadtopo_lib import models
@@ -47,6 +48,9 @@ EPOCHS, BATCH = 8, 4
 
 RATIOS = (0.02, 0.005)
 """Of Boundary IoU's band."""
+
+KEYS_BY_CLASS = ("IoU {}", *(f"boundary {ratio} {{}}" for ratio in RATIOS))
+"""Names of a class's scores, see ``scores_of``."""
 
 EDGES, CORRIDOR = (3.0, 8.0, 15.0, 30.0, 60.0), 8.0
 """Of the safety figure: bins in metres ahead, and how far to each side."""
@@ -100,7 +104,7 @@ CHOICES: dict[str, Choice] = {
 def read_ride(seed: int, count: int = TRAIN_SCENES) -> LaneInstanceDataset:
     """A rendered ride, written in the public layout, converted and read: a data set whose files are in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        write_night_ride(Path(folder) / "ride", count, seed, SIZE)
+        write_night_ride(Path(folder) / "ride", count, seed, SIZE, progress=False)
         convert_coco(Path(folder) / "ride", Path(folder) / "data", classes=CLASSES, workers=1, progress=False)
         ride = LaneInstanceDataset(Path(folder) / "data", "train", classes=CLASSES)
         kept = [ride.read(index) for index in range(len(ride))]
@@ -260,6 +264,16 @@ def results() -> dict:
 def row_of(measured: dict, name: str) -> dict:
     """The row of ``results`` of a choice."""
     return next(row for row in measured["rows"] if row["choice"] == name)
+
+
+def slice_interval(measured: dict) -> tuple[float, float]:
+    """95 % prediction interval of the mIoU of one more run of the preset over ``SLICE_SCENES``, from the seeds' spread.
+
+    Rounding differs between processors and grows from step to step: elsewhere, the same seed may give another run.
+    """
+    values = np.array(measured["slice_miou"])
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / len(values))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def _by_class(name: str, mean: str, values: np.ndarray) -> dict[str, np.ndarray]:
