@@ -5,7 +5,7 @@ annotations state the ranges; pydantic checks them.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, create_model
 
 from roadtopo_lib.files import check_file, write_atomic
-from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES, ClassTable, table_for
+from roadtopo_lib.labels import IGNORE_INDEX, NIGHT_RIDE, NUM_CLASSES, ClassTable, table_for
 from roadtopo_lib.plain_yaml import MAX_TEXT, parse_yaml
 
 ACTIVATIONS = ("gelu", "relu", "leaky_relu")
@@ -55,7 +55,8 @@ Size = Annotated[
 OR_FALSE, OR_NONE, OR_OFF = (BeforeValidator(lambda value, other=x: value or other) for x in (False, None, "off"))
 Source = Annotated[bool | str, OR_FALSE, Field(description="true, false, a hub id or a folder")]
 Amp = Annotated[Literal[AMP_MODES], OR_OFF]
-Weighting = Annotated[Literal[None, *CLASS_WEIGHT_METHODS], OR_NONE]
+BY_NAME = f"none, one of {CLASS_WEIGHT_METHODS}, or a mapping of class names to weights"
+Weighting = Annotated[Literal[None, *CLASS_WEIGHT_METHODS] | dict[str, Weight], OR_NONE, Field(description=BY_NAME)]
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="an identifier")]
 Table = Annotated[
     InstanceOf[ClassTable] | None,
@@ -79,12 +80,16 @@ RATES = {
     "repeat_threshold": 0.5,  # few images show a crosswalk
 }
 MANY = {"epochs": 4, "crop_scale": 1.0, "color_jitter": 0.0}  # many images, few epochs: mirrored
+NIGHT = {"classes": NIGHT_RIDE, "class_weights": {"Lane Mark": 12.0, "Moveable": 6.0}, "epochs": 20, "patience": 20}
 STEPS = {"steps_per_epoch": 50}  # epochs of as many steps, however few the images
 PRESETS: dict[str, dict] = {
     "tiny": TINY | RATES | MANY,
     **{kind: TINY | RATES | MANY | {"model": kind} for kind in ("unet", "resunet")},
     "own-data": TINY | RATES | STEPS | {"epochs": 12},  # few images of one's own, from random weights
     "finetune": RATES | STEPS | {"epochs": 6, "lr": 1e-3, "muon_lr": 2e-3},  # the same, from a trained model
+    "night-ride": NIGHT
+    | {"backbone": "b2", "image_size": (480, 480), "lr": 1e-4, "encoder_lr_scale": 1.0, "amp": "fp16"},
+    "night-ride-tiny": TINY | RATES | NIGHT | {"image_size": (160, 160), "crop_top": 0.0},
     **{size: {"backbone": size} for size in BACKBONES[1:]},
 }
 """Name → settings that differ from the defaults. ``data_samples/finetune.json`` has scores of the two for few images,
@@ -98,7 +103,7 @@ class LaneSegmentationConfig:
     The defaults are the guide's, but for ``normalize_embeddings``: its margins do not fit on a sphere.
     ``LaneSegmentationConfig.preset("tiny")`` is the small model that trains from scratch on a CPU in minutes,
     ``"unet"`` and ``"resunet"`` are of its size; ``"own-data"`` and ``"finetune"`` train it on few images, from random
-    and from trained weights; ``"b0"`` .. ``"b5"`` fine-tune the hub's Cityscapes weights.
+    and from trained weights; ``"night-ride"`` is elective 3's; ``"b0"`` .. ``"b5"`` fine-tune the weights of the hub.
 
     Raises:
         ValueError: one line that names every wrong setting, its value and what is expected; also
@@ -124,7 +129,7 @@ class LaneSegmentationConfig:
     instance_weight: Weight = 0.5  # of the discriminative loss
     ce_weight: Weight = 0.6  # of cross-entropy within the semantic loss
     dice_weight: Weight = 0.4  # of Dice within the semantic loss
-    class_weights: Weighting = None  # see ``losses.class_weights``
+    class_weights: Weighting = field(default=None, hash=False)  # see ``losses.class_weights``; by name, others weigh 1
     ignore_index: int = IGNORE_INDEX  # semantic id that takes part in no loss
     delta_var: Positive = 0.5  # pull margin, in units of the embedding space
     delta_dist: Positive = 1.5  # push margin, more than delta_var: means want to be 2 * delta_dist apart
@@ -179,6 +184,8 @@ class LaneSegmentationConfig:
             check_margins_on_sphere(checked.delta_dist, checked.max_instances, checked.embedding_dim)
         for name, value in checked:
             object.__setattr__(self, name, value)  # frozen; numbers are floats now, pairs tuples
+        if isinstance(self.class_weights, dict) and not self.class_weights.keys() <= set(self.class_table.names):
+            raise ValueError(f"class_weights is {self.class_weights}, expected names of {self.class_table.names}")
 
     @property
     def class_table(self) -> ClassTable:

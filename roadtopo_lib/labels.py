@@ -170,6 +170,13 @@ BINARY_CLASSES = ClassTable(
     (LabelClass(0, "background", (0, 0, 0)), LabelClass(1, "lane", (226, 140, 0), instances="lane"))
 )
 
+NIGHT_RIDE = ClassTable((
+    LabelClass(0, "Undrivable", (40, 40, 60)), LabelClass(1, "Road", (120, 120, 120)),
+    LabelClass(2, "Lane Mark", (255, 214, 0), "lane"), LabelClass(3, "Moveable", (0, 158, 115)),
+    LabelClass(4, "My bike", (86, 180, 233)), LabelClass(5, "Rider", (213, 94, 0)),
+))  # fmt: skip
+"""Categories of the public data set "Motorcycle Night Ride"; what is unlabelled in it counts as undrivable."""
+
 
 def table_for(num_classes: int) -> ClassTable:
     """The table of a model that says how many classes it has and nothing else.

@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint-every", type=int, metavar="STEPS", help="also save after that many steps (default: each 10 min)"
     )
     train.add_argument(
-        "--keep", default="", metavar="MODELS", help="more models than best and last: best_miou,best_mbou,last3"
+        "--keep", metavar="MODELS", help="more than best and last: best_miou,best_mbou,last3 (default: the preset's)"
     )
     train.set_defaults(run=commands.train)
 
@@ -187,7 +187,9 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--line-width", type=float, help="of lanes: pixels from 1 on, a share of the width below 1")
     convert.add_argument("--limit", type=int, help="stop after that many images")
     convert.add_argument("--workers", type=int, help="processes (default: all cores)")
-    convert.add_argument("--classes", type=_path, help="YAML: their names to ours, or a class table of your own")
+    convert.add_argument(
+        "--classes", type=_path, help="YAML: their names to ours, or a class table; or a preset's name"
+    )
     convert.set_defaults(run=commands.convert)
 
     check = subparsers.add_parser(

@@ -13,7 +13,7 @@ from roadtopo_lib.data import SPLITS
 def train(arguments: argparse.Namespace) -> None:
     """Trains a model, and prints where the best one lies."""
     from roadtopo_lib.app.initial import load_run_config
-    from roadtopo_lib.app.train import train_lane_model
+    from roadtopo_lib.app.train import PRESET_KEEPS, train_lane_model
     from roadtopo_lib.training.recorders import PrintEpochs
 
     changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
@@ -28,7 +28,7 @@ def train(arguments: argparse.Namespace) -> None:
         recorders=[PrintEpochs()],
         resume=arguments.resume,
         checkpoint_every=arguments.checkpoint_every,
-        keep=arguments.keep,
+        keep=PRESET_KEEPS.get(arguments.config, "") if arguments.keep is None else arguments.keep,
     )
     say(f"best validation loss {trainer.state.best_val_loss:.4f}; model: {arguments.output / 'best.safetensors'}")
 
@@ -180,12 +180,15 @@ def synth(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Converts label files, and prints the report; exit code 1 if a file is damaged, or nothing was written."""
+    from roadtopo_lib.config import PRESETS, LaneSegmentationConfig
     from roadtopo_lib.data.convert import FORMATS
     from roadtopo_lib.data.convert.names import read_classes
 
     names = ("images", "split", "val_share", "line_width", "limit", "workers")
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if arguments.classes is not None:
+    if str(arguments.classes) in PRESETS:
+        options["classes"] = LaneSegmentationConfig.preset(str(arguments.classes)).class_table
+    elif arguments.classes is not None:
         options |= read_classes(arguments.classes)
     report = FORMATS[arguments.format](arguments.src, arguments.dst, **options)
     say(report)

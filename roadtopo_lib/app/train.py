@@ -25,6 +25,9 @@ from roadtopo_lib.training.run_state import RunState
 WEIGHT_SAMPLES = 200
 """Images, evenly spread over the training set, whose pixels are counted for class weights."""
 
+PRESET_KEEPS = dict.fromkeys(("night-ride", "night-ride-tiny"), "best_miou,best_mbou")
+"""Preset → what the command line keeps beside the best and the last model, see ``kept_models``."""
+
 NO_IDS = "no instance mask in train holds an id: the model will not learn to separate lanes; for details"
 
 
@@ -140,8 +143,10 @@ def _train(
     if told:
         say(told)
     weights = None
-    if config.class_weights is not None:
+    if isinstance(config.class_weights, str):
         weights = class_weights(train_set, config.class_weights, max_samples=WEIGHT_SAMPLES)
+    if isinstance(config.class_weights, dict):
+        weights = torch.tensor([config.class_weights.get(name, 1.0) for name in config.class_table.names])
     with _pointing_to_check_data(data):
         with_ids = check_every_file(train_set)
         check_every_file(val_set)

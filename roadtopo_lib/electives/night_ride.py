@@ -3,7 +3,7 @@
 The set is "Motorcycle Night Ride" (elective 3): six categories, one JSON file, and beside each image two pictures of
 its labels, which no reader may take for images.
 
-    road-topology convert coco RIDE DATA --classes CLASSES.yaml
+    road-topology convert coco RIDE DATA --classes night-ride
 """
 
 from pathlib import Path
@@ -14,24 +14,14 @@ from tqdm.auto import tqdm
 
 from roadtopo_lib.data.images import write_image
 from roadtopo_lib.files import write_json
-from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD, ClassTable, LabelClass
+from roadtopo_lib.labels import CROSSWALK, LANE_BOUNDARY, LANE_MARKING, NIGHT_RIDE, ROAD
 from roadtopo_lib.scenes import Scene, render_scene
 from roadtopo_lib.scenes.canvas import OWN_VEHICLE
 from roadtopo_lib.scenes.canvas import RIDER as RIDER_SHOWS
 from roadtopo_lib.scenes.synth import image_seed
 
-UNDRIVABLE, NIGHT_ROAD, LANE_MARK, MOVEABLE, MY_BIKE, RIDER = range(6)
-CLASSES = ClassTable(
-    (
-        LabelClass(UNDRIVABLE, "Undrivable", (40, 40, 60)),
-        LabelClass(NIGHT_ROAD, "Road", (120, 120, 120)),
-        LabelClass(LANE_MARK, "Lane Mark", (255, 214, 0), "lane"),
-        LabelClass(MOVEABLE, "Moveable", (0, 158, 115)),
-        LabelClass(MY_BIKE, "My bike", (86, 180, 233)),
-        LabelClass(RIDER, "Rider", (213, 94, 0)),
-    )
-)
-"""The data set's categories; what is unlabelled counts as undrivable."""
+CLASSES = NIGHT_RIDE
+UNDRIVABLE, NIGHT_ROAD, LANE_MARK, MOVEABLE, MY_BIKE, RIDER = (row.id for row in CLASSES)
 
 JSON_NAME = "COCO_motorcycle (pixel).json"
 
@@ -62,7 +52,9 @@ def outlines(mask: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return [(class_id, ring) for _, class_id, ring in sorted(found, key=lambda item: -item[0])]
 
 
-def write_night_ride(folder: str | Path, count: int, seed: int = 0, size: tuple[int, int] = (270, 480)) -> Path:
+def write_night_ride(
+    folder: str | Path, count: int, seed: int = 0, size: tuple[int, int] = (270, 480), progress: bool = True
+) -> Path:
     """Renders a ride into a folder.
 
     Args:
@@ -70,6 +62,7 @@ def write_night_ride(folder: str | Path, count: int, seed: int = 0, size: tuple[
         count: images.
         seed: decides every image.
         size: (H, W) in pixels.
+        progress: show a progress bar (on a terminal only).
 
     Returns:
         The JSON file.
@@ -77,7 +70,7 @@ def write_night_ride(folder: str | Path, count: int, seed: int = 0, size: tuple[
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
-    for number in tqdm(range(1, count + 1), desc="night ride", disable=None):
+    for number in tqdm(range(1, count + 1), desc="night ride", disable=None if progress else True):
         name = f"night ride ({number}).png"
         scene = render_scene(image_seed(seed, "train", number), size, "night-ride")
         mask = class_mask(scene)

@@ -18,7 +18,6 @@ from roadtopo_lib.postprocess.clustering import METHODS, cluster_embeddings, rad
 from roadtopo_lib.postprocess.curves import (
     center_on_curve,
     fit_lane_curve,
-    order_by_mean_x,
     order_left_to_right,
     x_at_row,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "curves_of_road",
     "fit_lane_curve",
     "fit_road",
-    "order_by_mean_x",
     "order_left_to_right",
     "radius_from_margins",
     "x_at_row",

@@ -112,18 +112,6 @@ def order_left_to_right(polylines: Sequence[np.ndarray], reference_row: float) -
     return np.argsort([x_at_row(polyline, reference_row) for polyline in polylines], kind="stable")
 
 
-def order_by_mean_x(points: Sequence[np.ndarray]) -> np.ndarray:
-    """Order of lanes by their mean x: simple, and wrong for slanted or half hidden lanes. Kept for comparison.
-
-    Args:
-        points: (n, 2) arrays of (x, y), polylines or all pixels of a lane.
-
-    Returns:
-        (N,) int64 indices, smallest mean first.
-    """
-    return np.argsort([lane[:, 0].mean() for lane in points], kind="stable")
-
-
 def _fit(t: np.ndarray, v: np.ndarray, max_degree: int) -> tuple[np.ndarray, np.ndarray]:
     """Robust polynomial v(t), as points.
 

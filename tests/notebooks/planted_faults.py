@@ -103,7 +103,7 @@ FAULTS = [
         "lanes are ordered by their mean x",
         "postprocess/curves.py",
         'return np.argsort([x_at_row(polyline, reference_row) for polyline in polylines], kind="stable")',
-        "return order_by_mean_x(polylines)",
+        "return np.argsort([lane[:, 0].mean() for lane in polylines])",
         "06_postprocessing",
     ),
     Fault(

@@ -31,10 +31,10 @@ def test_defaults_are_the_guides():
 
 
 def test_every_preset_is_valid_and_survives_yaml(tmp_path):
-    assert set(PRESETS) == {*BACKBONES, "own-data", "finetune", "unet", "resunet"}
+    assert set(PRESETS) == {*BACKBONES, "own-data", "finetune", "unet", "resunet", "night-ride", "night-ride-tiny"}
     for name in PRESETS:
         config = LaneSegmentationConfig.preset(name)
-        assert config.backbone == (name if name in BACKBONES else "tiny")
+        assert config.backbone == (name if name in BACKBONES else "b2" if name == "night-ride" else "tiny")
         config.to_yaml(tmp_path / f"{name}.yaml")
         assert LaneSegmentationConfig.from_yaml(tmp_path / f"{name}.yaml") == config
         assert load_config(name) == config
@@ -50,6 +50,10 @@ def test_a_file_holds_only_what_differs(tmp_path):
 
 NUMBER, FINITE, WHOLE = "a valid number", "a finite number", "a valid integer"
 SIZE = "two multiples of 32, the encoder's last stride, up to 4096"
+WEIGHTS = (
+    "none, one of ('inverse', 'sqrt_inverse', 'effective_number', 'median_frequency'), "
+    "or a mapping of class names to weights"
+)
 BETAS = "two numbers, each at least 0 and below 1"
 
 
@@ -95,7 +99,10 @@ BETAS = "two numbers, each at least 0 and below 1"
         ("flip_probability", 1.5, "a number between 0 and 1"),
         ("amp", "fp8", "'auto', 'off', 'fp16' or 'bf16'"),
         ("clustering", "kmeans", "'fast', 'meanshift' or 'dbscan'"),
-        ("class_weights", "yes", "None, 'inverse', 'sqrt_inverse', 'effective_number' or 'median_frequency'"),
+        ("class_weights", "yes", WEIGHTS),
+        ("class_weights", {"road": -1}, WEIGHTS),
+        ("class_weights", {2: 12.0}, WEIGHTS),
+        ("class_weights", {"Lane Mark": 12.0}, f"names of {CLASSES.names}"),
         ("model", "", "an identifier"),
         ("model", "my model", "an identifier"),
         ("model", 3, "an identifier"),
@@ -131,6 +138,23 @@ def test_a_config_is_frozen_compares_by_value_and_takes_settings_by_place():
     assert len({config, LaneSegmentationConfig("tiny", False, classes=ROWS), LaneSegmentationConfig("tiny")}) == 2
     with pytest.raises(FrozenInstanceError):
         config.lr = 1.0
+
+
+def test_the_night_ride_preset_has_the_documents_numbers():
+    config = LaneSegmentationConfig.preset("night-ride")
+    assert (config.backbone, config.pretrained, config.image_size, config.batch_size) == ("b2", True, (480, 480), 4)
+    assert (config.lr, config.epochs, config.patience, config.amp) == (1e-4, 20, 20, "fp16")
+    assert config.class_weights == {"Lane Mark": 12.0, "Moveable": 6.0}
+    assert config.class_table.names == ("Undrivable", "Road", "Lane Mark", "Moveable", "My bike", "Rider")
+
+
+def test_class_weights_by_name_are_copied_and_may_be_hashed():
+    weights = {"road": 2, "crosswalk": "3"}
+    config = LaneSegmentationConfig(class_weights=weights)
+    weights["road"] = 5
+    assert config.class_weights == {"road": 2.0, "crosswalk": 3.0}
+    assert isinstance(hash(config), int)
+    assert config != LaneSegmentationConfig()
 
 
 def test_a_class_table_travels_with_the_config(tmp_path):

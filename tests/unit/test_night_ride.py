@@ -11,6 +11,8 @@ from roadtopo_lib.app.cli import main
 from roadtopo_lib.data.samples import list_samples, read_sample
 from roadtopo_lib.electives import night_ride
 from roadtopo_lib.electives.night_ride import CLASSES, class_mask, outlines, write_night_ride
+from roadtopo_lib.losses import LaneCriterion
+from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.scenes import render_scene
 from roadtopo_lib.scenes.synth import image_seed
 
@@ -60,3 +62,21 @@ def test_the_converter_reads_it_with_the_data_sets_own_classes(ride, tmp_path):
         _, semantic, instance = read_sample(*paths, CLASSES)
         assert (semantic != truth(number)).mean() < 0.005
         assert set(np.unique(semantic[instance > 0])) <= {night_ride.LANE_MARK}
+
+
+def test_the_presets_table_trains_with_its_weights_and_keeps_three_models(ride, tmp_path, monkeypatch):
+    data, seen = tmp_path / "data", []
+    for split in ("train", "val"):
+        command = ["convert", "coco", str(ride), str(data), "--classes", "night-ride", "--workers", "1"]
+        assert main([*command, "--split", split]) == 0
+    from_config = LaneCriterion.from_config
+    spy = lambda config, weights: seen.append(weights) or from_config(config, weights)  # noqa: E731
+    monkeypatch.setattr(LaneCriterion, "from_config", spy)
+    options = ["--config", "night-ride-tiny", "--epochs", "1", "--device", "cpu", "--data", str(data)]
+    assert main(["train", "lane", *options, "--output", str(tmp_path / "run")]) == 0
+    assert seen[0].tolist() == [1, 1, 12, 6, 1, 1]
+    kept = {path.name for path in (tmp_path / "run").glob("*.safetensors")}
+    assert kept >= {"best_miou.safetensors", "best_mbou.safetensors", "last.safetensors"}
+    assert LaneSegmenter.from_checkpoint(tmp_path / "run" / "last.safetensors", "cpu").classes == CLASSES
+    assert main(["train", "lane", *options, "--output", str(tmp_path / "plain"), "--keep", ""]) == 0
+    assert not list((tmp_path / "plain").glob("best_m*"))

@@ -15,6 +15,7 @@ from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importin
     large_images,
     losses,
     model,
+    night_ride,
     parts,
     parts_of_training,
     postprocessing,

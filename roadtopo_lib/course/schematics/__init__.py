@@ -23,6 +23,7 @@ from roadtopo_lib.course.schematics.model import (
     patch_embedding,
     two_heads,
 )
+from roadtopo_lib.course.schematics.night_ride import boundary_bands, grad_cam_steps, paste_on_road
 from roadtopo_lib.course.schematics.postprocessing import (
     clustering,
     crosswalk_groups,
@@ -46,6 +47,7 @@ __all__ = [
     "attention_qkv",
     "attention_reduction",
     "attention_weights",
+    "boundary_bands",
     "boxes",
     "class_weight_formulas",
     "clustering",
@@ -57,6 +59,7 @@ __all__ = [
     "draws_by_share",
     "flip_together",
     "fusion",
+    "grad_cam_steps",
     "iou_drawing",
     "lane_matching",
     "loss_scaling",
@@ -68,6 +71,7 @@ __all__ = [
     "nearest_and_bilinear",
     "numbering",
     "paired_runs",
+    "paste_on_road",
     "patch_embedding",
     "plain_step",
     "sample_files",

@@ -1,6 +1,18 @@
 """What is tried against the checks of the exercises, chapter by chapter."""
 
-from answers import config, dataset, end_to_end, imbalance, large_images, losses, model, parts, postprocessing, training
+from answers import (
+    config,
+    dataset,
+    end_to_end,
+    imbalance,
+    large_images,
+    losses,
+    model,
+    night_ride,
+    parts,
+    postprocessing,
+    training,
+)
 from answers._register import ANSWERS, RIGHT, WRONG
 
 __all__ = [
@@ -14,6 +26,7 @@ __all__ = [
     "large_images",
     "losses",
     "model",
+    "night_ride",
     "parts",
     "postprocessing",
     "training",

@@ -1,0 +1,134 @@
+"""Elective 3: choices differ in one thing, training repeats itself, scores against scikit-learn's, stored results."""
+
+import dataclasses
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, jaccard_score
+
+from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course.data import samples
+from roadtopo_lib.course.lessons import night_ride as lesson
+from roadtopo_lib.course.lessons import night_ride_pictures as picture
+from roadtopo_lib.electives.night_ride import CLASSES, MOVEABLE, MY_BIKE, NIGHT_ROAD, RIDER, class_mask
+from roadtopo_lib.electives.safety import FalseRoad, metres_ahead
+from roadtopo_lib.metrics import BoundaryIoU
+
+
+@pytest.fixture(scope="module")
+def ride():
+    return lesson.read_ride(5, 4)
+
+
+def test_each_choice_differs_from_the_preset_in_one_thing():
+    base = dataclasses.asdict(lesson.CHOICES[lesson.BASE])
+    for name, choice in lesson.CHOICES.items():
+        changed = [key for key, value in dataclasses.asdict(choice).items() if value != base[key]]
+        assert len(changed) == (name != lesson.BASE), name
+    preset = LaneSegmentationConfig.preset("night-ride-tiny")
+    assert (base["weights"], base["lr"], base["shares"]) == (preset.class_weights, preset.lr, (0.6, 0.4))
+
+
+def test_a_ride_is_read_back_as_it_was_rendered(ride):
+    assert len(ride) == 4
+    image, semantic, _ = ride.read(0)
+    assert image.shape == (*lesson.SIZE, 3)
+    assert set(np.unique(semantic)) <= set(range(6))
+    assert {cut.class_id for cut in lesson.bank_of(ride)} <= {lesson.LANE_MARK, MOVEABLE}
+
+
+def test_training_repeats_itself_and_begins_with_the_shipped_weights_but_the_last_layer(ride):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, again = (lesson.train(lesson.BASE, ride, 0, epochs=1).state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    config = LaneSegmentationConfig.preset("night-ride-tiny").replace(embedding_dim=1)
+    shipped = lesson.models.load(samples() / "tiny.safetensors").state_dict()
+    begun, fresh = (lesson.begin(config, pretrained).state_dict() for pretrained in (True, False))
+    same = {name for name, value in begun.items() if torch.equal(value, shipped.get(name, torch.empty(0)))}
+    encoder = {name for name in begun if name.startswith("encoder.")}
+    assert encoder <= same
+    assert "semantic_head.classifier.weight" not in same
+    assert not all(torch.equal(fresh[name], shipped[name]) for name in encoder)
+
+
+def test_scores_follow_from_counts_as_the_metrics_give_them(monkeypatch):
+    scenes = lesson.unseen_scenes(2)
+    rng = np.random.default_rng(0)
+    found = [np.where(rng.random(lesson.SIZE) < 0.3, NIGHT_ROAD, class_mask(scene)) for scene in scenes]
+    answers = iter(found)
+    monkeypatch.setattr(lesson, "predict", lambda model, image, size: next(answers))
+    counts = lesson.score(None, scenes, (96, 96))
+    scores = lesson.scores_of(lesson.pooled(counts))
+    true = np.stack([class_mask(scene) for scene in scenes])
+    pair = true.ravel(), np.stack(found).ravel()
+    expected = jaccard_score(*pair, average=None, labels=range(6))
+    assert [scores[f"IoU {name}"] for name in CLASSES.names] == pytest.approx(expected)
+    assert (scores["mIoU"], scores["accuracy"]) == pytest.approx((expected.mean(), accuracy_score(*pair)))
+    for ratio in lesson.RATIOS:
+        boundary = BoundaryIoU(6, dilation_ratio=ratio)
+        boundary.update(np.stack(found), true)
+        assert scores[f"mBoundary {ratio}"] == pytest.approx(boundary.miou())
+    road = FalseRoad(lesson.EDGES)
+    for scene, classes in zip(scenes, found, strict=True):
+        road.update(classes, class_mask(scene), metres_ahead(scene.camera, lesson.CORRIDOR))
+    shares = [scores[f"false road {lesson.bin_name(k)}"] for k in range(len(lesson.EDGES) - 1)]
+    np.testing.assert_allclose(shares, road.shares())
+    assert 0.2 < scores["false road"] < 0.4
+    one = {name: values[1] for name, values in counts.items()}
+    assert lesson.scores_of(one)["mIoU"] != scores["mIoU"]
+
+
+def test_pasting_leaves_motorcycle_and_rider_as_they_are(ride):
+    for realistic in (True, False):
+        paste = lesson.pasting(lesson.bank_of(ride), realistic, probability=1.0)
+        for index in range(len(ride)):
+            before = ride.read(index)
+            after = paste(*before, seed=index)
+            own = np.isin(before[1], (MY_BIKE, RIDER))
+            assert np.array_equal(own, np.isin(after[1], (MY_BIKE, RIDER)))
+            assert np.array_equal(before[0][own], after[0][own])
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return lesson.results()
+
+
+def test_the_stored_results_are_of_these_choices_and_sizes(measured):
+    assert [row["choice"] for row in measured["rows"]] == list(lesson.CHOICES)
+    assert (measured["train_scenes"], measured["test_scenes"]) == (lesson.TRAIN_SCENES, lesson.TEST_SCENES)
+    assert (measured["epochs"], measured["batch"]) == (lesson.EPOCHS, lesson.BATCH)
+    assert json.loads(json.dumps([lesson.SIZE, lesson.RATIOS, lesson.EDGES])) == [
+        measured[key] for key in ("scored_at", "ratios", "edges")
+    ]
+    low, high = lesson.slice_interval(measured)
+    assert 0 < low < np.mean(measured["slice_miou"]) < high < 1
+    for row in measured["rows"]:
+        assert all(len(values) == len(measured["seeds"]) for values in row["scores"].values())
+
+
+def test_tables_and_pictures_show_every_choice(measured):
+    table = picture.choice_table(measured, "mIoU").splitlines()
+    assert [line[:22].strip() for line in table[1:]] == list(lesson.CHOICES)
+    figure = picture.draw_choices(measured, ("mIoU", "false road"), "a title")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == list(lesson.CHOICES)[1:]
+    plt.close(figure)
+
+
+def test_night_scenes_are_brightened_and_outlines_are_orange():
+    image = np.full((20, 30, 3), 16, np.uint8)
+    assert 60 < picture.brightened(image).mean() < 90
+    mask = np.zeros((20, 30), bool)
+    mask[5:10, 5:10] = True
+    outlined = picture.outlined(image, mask)
+    assert (outlined[5, 5] == (255, 140, 40)).all()
+    assert (outlined[0, 0] == picture.brightened(image)[0, 0]).all()
+    heated = picture.heated(image, mask.astype(float))
+    assert heated[7, 7, 0] > heated[7, 7, 2]
