@@ -63,13 +63,13 @@ import json
 import tempfile
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
 from torch.testing import assert_close
 
-from roadtopo_lib.app.sweep import grid, parallel_coordinates, read_space
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import progress, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
@@ -388,7 +388,7 @@ pasted = [paste(*before[k], seed=k) for k in range(12)]
 # @title Picture: twelve results
 TITLE = "Twelve scenes, pasted"
 figure = picture.sheet_of([image for image, _, _ in pasted], 4, TITLE)
-show(figure, "Twelve night scenes into which lane marks and vehicles were pasted.", colors=20)
+show(figure, "Twelve night scenes into which lane marks and vehicles were pasted.", colors=64)
 
 # %% [markdown]
 # > **Predict first.** How many times as many pixels of Lane Mark and Moveable do the twelve scenes
@@ -427,7 +427,9 @@ scattered = [anywhere(*before[k], seed=k) for k in range(4)]
 # %% tags=["folded"]
 # @title Picture: pasted anywhere
 TITLE = "Pasted anywhere: marks in the sky"
-figure = picture.sheet_of([image for image, _, _ in scattered[:2]], 2, TITLE)
+changed = [(image, new != old) for (image, new, _), (_, old, _) in zip(scattered, before)]
+outlined = {f"scene {k}": picture.outlined(*changed[k]) for k in (0, 1)}
+figure = panels(outlined, 2, 4.6, TITLE)
 show(figure, "Two night scenes with lane marks and vehicles at any place.", colors=20)
 
 # %% [markdown]
@@ -892,31 +894,20 @@ print(len(history), "epochs; a file for each recorder:", len(written) >= len(can
 # %%
 space = {"lr": [3e-4, 3e-3, 3e-2], "dice_weight": [0.0, 0.4], "encoder_lr_scale": [0.1, 1.0]}
 (folder / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
-settings = grid(read_space(folder / "space.yaml"))
-print(len(settings), "runs; the first:", settings[0])
-
-# %%
 shipped = str(samples() / "tiny.safetensors")
 small.replace(muon_lr=0.0, epochs=3, pretrained=shipped).to_yaml(folder / "small.yaml")
 line = "sweep space.yaml --config small.yaml --data data --output sweep --device cpu"
 code_of_sweep, told = outcome(line, folder)
 ranked = json.loads((folder / "sweep" / "sweep.json").read_text(encoding="utf-8"))["rows"]
-print(
-    "exit code",
-    code_of_sweep,
-    "·",
-    sorted(path.name for path in (folder / "sweep").glob("sweep.*")),
-)
+print("exit code", code_of_sweep, "·", len(ranked), "runs")
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title Picture: the sweep
 assert len(ranked) == 12 and code_of_sweep == 0
-figure = parallel_coordinates(ranked, list(space), "val_miou")
-show(
-    figure,
-    "Twelve runs as lines over their settings and their score; the better, the darker.",
-    colors=20,
-)
+figure, ax = plt.subplots(figsize=(8, 3))
+ax.imshow(plt.imread(folder / "sweep" / "sweep.png"))
+ax.axis("off")
+show(figure, "Twelve runs as lines over their settings and their score.", colors=16)
 
 # %% [markdown]
 # The axes of the runs with the best scores are dark. A few steps on eight scenes say nothing about
