@@ -73,13 +73,13 @@ from torch.testing import assert_close
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import progress, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
-from roadtopo_lib.course.lessons import night_ride as lesson
-from roadtopo_lib.course.lessons import night_ride_pictures as picture
 from roadtopo_lib.course.lessons.end_to_end import outcome
 from roadtopo_lib.course.lessons.model import panels
 from roadtopo_lib.data.convert import convert_coco
 from roadtopo_lib.data.samples import list_samples, read_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform, image_to_tensor
+from roadtopo_lib.electives import night_ride_pictures as picture
+from roadtopo_lib.electives import night_ride_study as lesson
 from roadtopo_lib.electives.grad_cam import deletion_curve, grad_cam, randomized_from_the_top
 from roadtopo_lib.electives.night_ride import (
     CLASSES,
@@ -244,7 +244,7 @@ for mode in ("auto", "fp16", "bf16"):
 # 40 scenes of another ride. The runs take too long for a notebook, so their results are a file:
 
 # %%
-measured = lesson.results()
+measured = lesson.results(samples() / "night_ride.json")
 print(measured["command"])
 print(len(lesson.CHOICES), "ways to train, seeds", measured["seeds"])
 print(measured["train_scenes"], "training scenes,", measured["epochs"], "epochs")
@@ -314,7 +314,7 @@ for key in ("mIoU", "IoU Lane Mark"):
 
 # %%
 ride = lesson.read_ride(lesson.FIRST_SEED)
-model = lesson.train(lesson.BASE, ride, seed=0)
+model = lesson.train(lesson.BASE, ride, 0, samples() / "tiny.safetensors")
 scenes = lesson.unseen_scenes(lesson.SLICE_SCENES)
 counts = lesson.score(model, scenes, lesson.CHOICES[lesson.BASE].size)
 

@@ -11,11 +11,13 @@ from sklearn.metrics import accuracy_score, jaccard_score
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course.data import samples
-from roadtopo_lib.course.lessons import night_ride as lesson
-from roadtopo_lib.course.lessons import night_ride_pictures as picture
+from roadtopo_lib.electives import night_ride_pictures as picture
+from roadtopo_lib.electives import night_ride_study as lesson
 from roadtopo_lib.electives.night_ride import CLASSES, MOVEABLE, MY_BIKE, NIGHT_ROAD, RIDER, class_mask
 from roadtopo_lib.electives.safety import FalseRoad, metres_ahead
 from roadtopo_lib.metrics import BoundaryIoU
+
+SHIPPED = samples() / "tiny.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +46,12 @@ def test_training_repeats_itself_and_begins_with_the_shipped_weights_but_the_las
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first, again = (lesson.train(lesson.BASE, ride, 0, epochs=1).state_dict() for _ in range(2))
+    first, again = (lesson.train(lesson.BASE, ride, 0, SHIPPED, epochs=1).state_dict() for _ in range(2))
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(first[name], again[name]) for name in first)
     config = LaneSegmentationConfig.preset("night-ride-tiny").replace(embedding_dim=1)
-    shipped = lesson.models.load(samples() / "tiny.safetensors").state_dict()
-    begun, fresh = (lesson.begin(config, pretrained).state_dict() for pretrained in (True, False))
+    shipped = lesson.models.load(SHIPPED).state_dict()
+    begun, fresh = (lesson.begin(config, file).state_dict() for file in (SHIPPED, None))
     same = {name for name, value in begun.items() if torch.equal(value, shipped.get(name, torch.empty(0)))}
     encoder = {name for name in begun if name.startswith("encoder.")}
     assert encoder <= same
@@ -97,7 +99,7 @@ def test_pasting_leaves_motorcycle_and_rider_as_they_are(ride):
 
 @pytest.fixture(scope="module")
 def measured():
-    return lesson.results()
+    return lesson.results(samples() / "night_ride.json")
 
 
 def test_the_stored_results_are_of_these_choices_and_sizes(measured):

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from roadtopo_lib.course.lessons.night_ride import BASE, EDGES, bin_name, row_of
+from roadtopo_lib.electives.night_ride_study import BASE, EDGES, bin_name, row_of
 from roadtopo_lib.viz import contact_sheet
 
 BRIGHTER = 2.2

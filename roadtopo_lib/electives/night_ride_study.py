@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from roadtopo_lib import models
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course.data import samples
 from roadtopo_lib.data.convert import convert_coco
 from roadtopo_lib.dataset import LaneInstanceDataset, Transform, build_transform, image_to_tensor
 from roadtopo_lib.electives.copy_paste import CopyPaste, CutOut, cut_outs
@@ -135,10 +134,11 @@ def transform_of(choice: Choice, config: LaneSegmentationConfig, ride: LaneInsta
     return pasting(bank_of(ride), choice.paste == "on the road", then=transform) if choice.paste else transform
 
 
-def train(name: str, ride: LaneInstanceDataset, seed: int, epochs: int = EPOCHS) -> SegFormerModel:
+def train(name: str, ride: LaneInstanceDataset, seed: int, shipped: Path, epochs: int = EPOCHS) -> SegFormerModel:
     """A tiny SegFormer trained with one of ``CHOICES``, in evaluation mode; the instance head takes no part.
 
-    First weights, order of the scenes and the draws of augmentation depend on ``seed`` alone.
+    First weights, order of the scenes and the draws of augmentation depend on ``seed`` alone. ``shipped`` is the file of
+    the model that a choice begins with, if it does.
     """
     choice = CHOICES[name]
     config = LaneSegmentationConfig.preset("night-ride-tiny").replace(
@@ -150,7 +150,7 @@ def train(name: str, ride: LaneInstanceDataset, seed: int, epochs: int = EPOCHS)
     batches = len(ride) // BATCH
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = begin(config, choice.pretrained)
+        model = begin(config, shipped if choice.pretrained else None)
         optimizer = build_optimizer(model, config)
         schedule = build_scheduler(optimizer, epochs * batches, config.warmup_fraction)
         for epoch in range(epochs):
@@ -166,13 +166,13 @@ def train(name: str, ride: LaneInstanceDataset, seed: int, epochs: int = EPOCHS)
     return model.eval()
 
 
-def begin(config: LaneSegmentationConfig, pretrained: bool) -> SegFormerModel:
-    """A tiny SegFormer in training mode, with random weights, or with those of the shipped model but its last layer."""
+def begin(config: LaneSegmentationConfig, shipped: Path | None) -> SegFormerModel:
+    """A tiny SegFormer in training mode, with random weights, or with those of a model file but its last layer."""
     model = SegFormerModel.from_config(config).train()
-    if pretrained:
-        shipped = models.load(samples() / "tiny.safetensors").state_dict()
+    if shipped is not None:
+        trained = models.load(shipped).state_dict()
         new = ("semantic_head.classifier.", "embedding_head.")
-        model.load_state_dict({k: v for k, v in shipped.items() if not k.startswith(new)}, strict=False)
+        model.load_state_dict({k: v for k, v in trained.items() if not k.startswith(new)}, strict=False)
     return model
 
 
@@ -256,9 +256,9 @@ def bin_name(k: int) -> str:
     return f"{EDGES[k]:.0f}-{EDGES[k + 1]:.0f} m"
 
 
-def results() -> dict:
+def results(path: Path) -> dict:
     """The measurement as ``tests/benchmarks/bench_night_ride.py`` has left it, see ``data_samples/README.md``."""
-    return json.loads((samples() / "night_ride.json").read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def row_of(measured: dict, name: str) -> dict:
