@@ -137,8 +137,8 @@ def transform_of(choice: Choice, config: LaneSegmentationConfig, ride: LaneInsta
 def train(name: str, ride: LaneInstanceDataset, seed: int, shipped: Path, epochs: int = EPOCHS) -> SegFormerModel:
     """A tiny SegFormer trained with one of ``CHOICES``, in evaluation mode; the instance head takes no part.
 
-    First weights, order of the scenes and the draws of augmentation depend on ``seed`` alone. ``shipped`` is the file of
-    the model that a choice begins with, if it does.
+    First weights, order of the scenes and the draws of augmentation depend on ``seed`` alone. ``shipped`` is the file
+    of the model that a choice begins with, if it does.
     """
     choice = CHOICES[name]
     config = LaneSegmentationConfig.preset("night-ride-tiny").replace(
