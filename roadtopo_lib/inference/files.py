@@ -270,7 +270,7 @@ def _spare_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
         if path.resolve() in read:
             raise ValueError(f"{path}: would be written over an input image; choose another output")
         if path.is_file() and (
-            (path.suffix == ".json" and not any(mark in path.read_bytes() for mark in OURS))
+            (path.suffix == ".json" and (held := path.read_bytes()) and not any(mark in held for mark in OURS))
             or (path.suffix == ".txt" and path.resolve() not in own.get(path.parent.resolve(), {path.resolve()}))
         ):
             raise ValueError(f"{path}: may hold labels, and would be written over; choose another output")
