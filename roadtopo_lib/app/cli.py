@@ -141,9 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write what other tools read, also for subfolders",
     )
     infer.add_argument("--h-samples", type=_path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
-    infer.add_argument(
-        "--resume", action="store_true", help="leave out what has complete results of this model; not with --format"
-    )
+    infer.add_argument("--resume", action="store_true", help="leave out what has complete results of this model")
     infer.add_argument("--tile", type=int, metavar="PIXELS", help="see the image in tiles, at its own resolution")
     infer.add_argument("--overlap", type=int, default=64, help="pixels that tiles share (default %(default)s)")
     infer.add_argument("--device")

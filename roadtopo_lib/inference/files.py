@@ -72,7 +72,7 @@ def infer_to_files(
         h_samples: for ``"tusimple"`` a label file: its images only, each at its rows, as the benchmark demands.
         newer_than: images of a folder and frames of a video are left out whose results are complete, and newer than
             this time (seconds, as ``st_mtime`` of the model's file) and than the image; default: all are made. Not
-            with ``form``.
+            with ``"tusimple"``, whose one file is made anew.
 
     Yields:
         (main file written, number of lanes) for each image; for ``"tusimple"`` once, at the end.
@@ -89,9 +89,7 @@ def infer_to_files(
     for folder in (output, output.parent):  # of a picture
         clear_unfinished(folder, older_than=3600)
     if form is not None:
-        if newer_than is not None:
-            raise ValueError("results that are there are left out only without a format: give --resume or --format")
-        yield from _infer_to_format(segmenter, source, output, visualize, on_fault, form, h_samples)
+        yield from _infer_to_format(segmenter, source, output, visualize, on_fault, form, h_samples, newer_than)
         return
     if output.suffix.lower() in IMAGE_SUFFIXES:
         if source.is_dir() or is_video(source):
@@ -130,13 +128,15 @@ def infer_to_files(
 
 def _infer_to_format(
     segmenter: LaneSegmenter, source: Path, output: Path, visualize: bool, on_fault: Callable[[str], object], form: str,
-    h_samples: str | Path | None,
+    h_samples: str | Path | None, newer_than: float | None,
 ) -> Iterator[tuple[Path, int]]:  # fmt: skip
     """``infer_to_files`` with a format."""
     if form not in export.ENDINGS:
         raise ValueError(f"format is {form!r}, expected one of {', '.join(export.ENDINGS)}")
     if form == "tusimple" and world_size() > 1:
         raise ValueError("the format tusimple is one file of all images: use one process")
+    if form == "tusimple" and newer_than is not None:
+        raise ValueError("the format tusimple is one file, which is made anew: it does not go with --resume")
     if h_samples is not None and (form != "tusimple" or not source.is_dir()):
         raise ValueError(f"{h_samples}: rows are for the format tusimple and a folder of images")
     if output.suffix.lower() in (*IMAGE_SUFFIXES, *UNWRITTEN_SUFFIXES, ".json", ".txt") and not output.is_dir():
@@ -156,6 +156,9 @@ def _infer_to_format(
     frames = _read_frames(source, files, on_fault)
     for frame in progress_bar(frames, form, unit="image", leave=False, disable=hidden):
         photo, target = frame.file, output / (frame.name + ending)
+        pictures = [output / f"{frame.name}_overlay.png"] if visualize else []
+        if newer_than is not None and _is_made([target, *pictures], newer_than, photo):
+            continue
         relative = photo.relative_to(root).as_posix()
         record, result, run_time = find(segmenter, frame.image, relative, frame.number)
         if form == "tusimple":
@@ -170,8 +173,8 @@ def _infer_to_format(
                 write_image(photo, frame.image)
             path = os.path.relpath(photo.parent.resolve() / photo.name, target.parent.resolve())
             write_json(target, export.to_labelme(record, path.replace(os.sep, "/")), durable=False)
-        if visualize:
-            write_image(output / f"{frame.name}_overlay.png", overlay(frame.image, result), is_result=True)
+        for picture in pictures:
+            write_image(picture, overlay(frame.image, result), is_result=True)
         if form != "tusimple":
             yield target, len(record["lanes"])
     if lines:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -454,16 +455,39 @@ def test_an_output_that_is_no_folder_is_one_line(tmp_path, command, capsys, outp
     assert not (tmp_path / output).exists()
 
 
-def test_a_format_with_resume_is_one_line(tmp_path, command, capsys):
+def test_tusimple_with_resume_is_one_line(tmp_path, command, capsys):
     source, there = photo(tmp_path / "a.png"), tmp_path / "model"
     there.touch()
     options = ("--model", there, "--input", source, "--output", tmp_path / "out", "--resume")
-    assert command(*options, "--format", "json") == 2
+    assert command(*options, "--format", "tusimple") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "give --resume or --format" in error
+    assert "does not go with --resume" in error
     assert not (tmp_path / "out").exists()
-    assert command(*options) == 0
+    assert command(*options, "--format", "json") == 0
+
+
+@pytest.mark.parametrize("form", ["json", "culane", "labelme"])
+def test_results_in_a_format_that_are_there_are_left_out_with_resume(tmp_path, form):
+    for name in "abc":
+        photo(tmp_path / "in" / f"{name}.png")
+    since = (tmp_path / "in" / "c.png").stat().st_mtime
+    options = {"visualize": True, "newer_than": since}
+
+    def made():
+        return [path.name for path, _ in export(form, tmp_path / "in", tmp_path / "out", **options)]
+
+    ending = ENDINGS[form]
+    assert made() == [f"a{ending}", f"b{ending}", f"c{ending}"]
+    assert made() == []
+    (tmp_path / "out" / f"a{ending}").write_bytes(b"")  # a power cut
+    (tmp_path / "out" / "b_overlay.png").unlink()
+    os.utime(tmp_path / "in" / "c.png", (since + 3600, since + 3600))
+    assert made() == [f"a{ending}", f"b{ending}", f"c{ending}"]
+    assert (tmp_path / "out" / f"a{ending}").stat().st_size
+    os.utime(tmp_path / "in" / "c.png", (since, since))
+    options["newer_than"] = since + 3600  # the model is newer
+    assert made() == [f"a{ending}", f"b{ending}", f"c{ending}"]
 
 
 def test_an_unknown_format_is_one_line(tmp_path, command, capsys):
