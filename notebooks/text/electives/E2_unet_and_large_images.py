@@ -1346,8 +1346,8 @@ print("[OK] odd sides, groups, means over batches, empty masks, memory, alpha")
 # %% [markdown]
 # ## Next
 #
-# This was the last stop. Take a large image of your own, label a piece of it (notebook 7 says how),
-# and train.
+# **E3 · Night ride**: a preset for a motorcycle at night, and what each of its choices brings. Before
+# that, take a large image of your own, label a piece of it (notebook 7 says how), and train.
 
 # %%
 strip("E2", closing=True, photo=PHOTO)
