@@ -10,7 +10,10 @@ On disk, as the guide of elective 4 has it, a folder an image:
 Axes: H and W image pixels, N completions.
 """
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from roadtopo_lib.data import SPLITS
 from roadtopo_lib.data.images import read_image, write_image
 from roadtopo_lib.dataset import image_to_tensor
-from roadtopo_lib.scenes import render_scene
+from roadtopo_lib.scenes import Scene, render_scene
 from roadtopo_lib.scenes.synth import image_seed
 
 N_MAX = 5
@@ -66,38 +70,58 @@ def complete(rng: np.random.Generator, kind: str, target: np.ndarray, hidden: np
 KINDS = ("blurred", "shifted", "texture", "inpainted")
 
 
+class Occluded(NamedTuple):
+    """One scene with and without its vehicles."""
+
+    seen: Scene
+    empty: Scene
+    hidden: np.ndarray
+    """(H, W) bool."""
+    guesses: list[np.ndarray]
+    """One to five of ``complete``."""
+
+
+def occluded_scenes(split: str, size: tuple[int, int] = (96, 192), seed: int = 0) -> Iterator[Occluded]:
+    """Scenes without end of which at least ``LEAST_HIDDEN`` is hidden.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; no two share a scene.
+        size: (H, W) in pixels.
+        seed: decides every image and every guess.
+    """
+    for index in itertools.count():
+        rng = np.random.default_rng((seed, index, SPLITS.index(split)))
+        scene_seed = image_seed(seed, split, index)
+        seen, empty = (render_scene(scene_seed, size, "day", vehicles=kept) for kept in (True, False))
+        hidden = hidden_pixels(seen.image, empty.image)
+        if hidden.mean() >= LEAST_HIDDEN:
+            count = int(rng.integers(1, N_MAX + 1))
+            guesses = [complete(rng, str(rng.choice(KINDS)), empty.image, hidden) for _ in range(count)]
+            yield Occluded(seen, empty, hidden, guesses)
+
+
 def write_occlusions(
     root: str | Path, counts: dict[str, int], size: tuple[int, int] = (96, 192), seed: int = 0
 ) -> None:
-    """Renders a data set; an image that is complete is not made again.
+    """Renders a data set; an image that is complete is not written again.
 
     Args:
         root: made if missing.
         counts: images of ``train``, ``val`` and ``test``.
-        size: (H, W) in pixels.
-        seed: decides every image and every guess.
+        size, seed: see ``occluded_scenes``.
     """
     for split, count in counts.items():
-        made = index = 0
-        while made < count:
-            rng = np.random.default_rng((seed, index, ("train", "val", "test").index(split)))
-            scene_seed = image_seed(seed, split, index)
-            index += 1
-            full, empty = (render_scene(scene_seed, size, "day", vehicles=kept).image for kept in (True, False))
-            hidden = hidden_pixels(full, empty)
-            if hidden.mean() < LEAST_HIDDEN:
-                continue
-            name, made = f"{made:05d}", made + 1
+        for made, scene in enumerate(itertools.islice(occluded_scenes(split, size, seed), count)):
+            name = f"{made:05d}"
             folder = Path(root) / split / name
             if (folder / f"{name}_target.png").exists():
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            for number in range(1, int(rng.integers(1, N_MAX + 1)) + 1):
-                guess = complete(rng, str(rng.choice(KINDS)), empty, hidden)
+            for number, guess in enumerate(scene.guesses, start=1):
                 write_image(folder / f"{name}_comp{number}.png", guess)
-            write_image(folder / f"{name}_mask.png", np.where(hidden, 255, 0).astype(np.uint8))
-            write_image(folder / f"{name}_partial.png", np.where(hidden[..., None], 0, full))
-            write_image(folder / f"{name}_target.png", empty)  # last: it says that the others are there
+            write_image(folder / f"{name}_mask.png", np.where(scene.hidden, 255, 0).astype(np.uint8))
+            write_image(folder / f"{name}_partial.png", np.where(scene.hidden[..., None], 0, scene.seen.image))
+            write_image(folder / f"{name}_target.png", scene.empty.image)  # last: it says that the others are there
 
 
 class Occlusions(Dataset):

@@ -77,7 +77,8 @@ def batches_of(dataset: Occlusions, batch_size: int, seed: int) -> Iterator[dict
 
 def train(
     dataset: Occlusions, steps: int = 300, batch_size: int = 8, lr: float = 1e-3, seed: int = 0,
-    perceptual: EncoderDistance | None = None, share: float = 0.0, **model: object,
+    perceptual: EncoderDistance | None = None, share: float = 0.0, kind: type = AmodalFusionTransformer,
+    **model: object,
 ) -> tuple[AmodalFusionTransformer, list[float]]:  # fmt: skip
     """A trained model, and the loss of every step: in several processes the same in each.
 
@@ -88,10 +89,11 @@ def train(
         lr: the rate to begin with.
         seed: decides first weights and order.
         perceptual, share: see ``loss_of``.
+        kind: the model's class.
         model: arguments of ``AmodalFusionTransformer``.
     """
     torch.manual_seed(seed)
-    network = AmodalFusionTransformer(dataset.n_max, **model)
+    network = kind(dataset.n_max, **model)
     wrapped = parallel(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

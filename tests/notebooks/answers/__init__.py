@@ -1,12 +1,25 @@
 """What is tried against the checks of the exercises, chapter by chapter."""
 
-from answers import config, dataset, end_to_end, imbalance, large_images, losses, model, parts, postprocessing, training
+from answers import (
+    amodal,
+    config,
+    dataset,
+    end_to_end,
+    imbalance,
+    large_images,
+    losses,
+    model,
+    parts,
+    postprocessing,
+    training,
+)
 from answers._register import ANSWERS, RIGHT, WRONG
 
 __all__ = [
     "ANSWERS",
     "RIGHT",
     "WRONG",
+    "amodal",
     "config",
     "dataset",
     "end_to_end",
