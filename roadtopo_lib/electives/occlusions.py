@@ -124,6 +124,16 @@ def write_occlusions(
             write_image(folder / f"{name}_target.png", scene.empty.image)  # last: it says that the others are there
 
 
+def window_around(mask: Tensor, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a window of ``size``, or all if there are fewer, around the middle of a mask (H, W)."""
+    middles = mask.nonzero().float().mean(dim=0).tolist()
+    starts = [
+        max(0, min(length - side, round(middle - side / 2)))
+        for middle, side, length in zip(middles, size, mask.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
+
+
 class Occlusions(Dataset):
     """The images of a split; slots without a guess are black.
 
@@ -131,17 +141,20 @@ class Occlusions(Dataset):
         root: see the module.
         split: one of its folders.
         n_max: guesses of a sample; further ones are left out.
+        crop: (H, W) in pixels, cut out around the middle of what is hidden; default the whole image.
 
     Raises:
         FileNotFoundError: no such split, or no image in it.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", n_max: int = N_MAX) -> None:
+    def __init__(
+        self, root: str | Path, split: str = "train", n_max: int = N_MAX, crop: tuple[int, int] | None = None
+    ) -> None:
         folder = Path(root) / split
         self.folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         if not self.folders:
             raise FileNotFoundError(f"{folder}: no occluded image")
-        self.n_max = n_max
+        self.n_max, self.crop = n_max, crop
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -160,7 +173,7 @@ class Occlusions(Dataset):
         for slot in range(self.n_max):
             if (folder / f"{folder.name}_comp{slot + 1}.png").exists():
                 completions[slot], present[slot] = read(f"comp{slot + 1}"), True
-        return {
-            "partial": read("partial"), "target": target, "mask": (read("mask")[:1] > 0.5).float(),
-            "completions": completions, "present": present,
-        }  # fmt: skip
+        mask = (read("mask")[:1] > 0.5).float()
+        rows, columns = (slice(None), slice(None)) if self.crop is None else window_around(mask[0], self.crop)
+        images = {"partial": read("partial"), "target": target, "mask": mask, "completions": completions}
+        return {name: image[..., rows, columns] for name, image in images.items()} | {"present": present}

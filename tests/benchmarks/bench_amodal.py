@@ -2,12 +2,13 @@
 
 Run from the repository: ``python tests/benchmarks/bench_amodal.py FOLDER --output data_samples/amodal.json``. A
 finished part is appended to FOLDER/runs.jsonl; started again, the benchmark goes on with what is missing. One thread.
+FOLDER/full_0.safetensors is the model that ``data_samples/amodal.safetensors`` holds.
 
-All models have 32 channels and see the same rendered scenes, 96×192 pixels, in the same order; those of a seed begin
-with the same weights where they have the same layers. ``dropped``: the query's answer is dropped, as in the document.
-``no attention``: convolutions alone. ``all tokens``: attention without reduction. ``perceptual``: L1 and a share of
-``EncoderDistance`` on the shipped lane model. Scores are means over test images, inside the mask. Intervals are a
-bootstrap over seeds and images, those of differences a paired one.
+All models have 32 channels and see the same crops of rendered scenes of 96×192 pixels in the same order. Those of a
+seed begin with the same weights, but for ``no attention``, which has fewer. ``dropped``: the query's answer is dropped,
+as in the document. ``no attention``: convolutions alone. ``all tokens``: attention without reduction. ``perceptual``:
+L1 and a share of ``EncoderDistance`` on the shipped lane model. Scores are means over test images, inside the mask.
+Intervals are a bootstrap over seeds and images, those of differences a paired one.
 
 Lanes are found by the shipped model, which was trained with amodal labels, at the size of the test images. The truth
 is every lane, behind vehicles, too.
@@ -20,6 +21,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -31,23 +33,27 @@ from roadtopo_lib.electives.amodal import AmodalFusionTransformer, EncoderDistan
 from roadtopo_lib.electives.occlusions import (
     KINDS,
     N_MAX,
+    Occluded,
     Occlusions,
     complete,
     occluded_scenes,
     write_occlusions,
 )
 from roadtopo_lib.electives.restored import Restored, compare, interval, unlearned
-from roadtopo_lib.electives.train_amodal import train
-from roadtopo_lib.files import write_json
+from roadtopo_lib.electives.train_amodal import KIND, train
+from roadtopo_lib.files import save_weights, write_json
 from roadtopo_lib.metrics import LaneF1
 from roadtopo_lib.metrics.instances import match_by_iou
 from roadtopo_lib.models import load
 from roadtopo_lib.pipeline import LaneSegmenter
 
+COMMAND = "python tests/benchmarks/bench_amodal.py FOLDER --output data_samples/amodal.json"
 SHIPPED = Path(__file__).parents[2] / "data_samples" / "tiny.safetensors"
 COUNTS = {"train": 160, "test": 60}
 SIZE, SEED = (96, 192), 4
-STEPS, BATCH, RATE, CHANNELS, SHARE = 120, 4, 2e-3, 32, 0.1
+CROP, STEPS, BATCH, RATE, CHANNELS, SHARE = (64, 96), 200, 8, 3e-3, 32, 0.1
+NUMBERS = (1, 3, 5)
+"""Of guesses, for the curve over their number."""
 HIDDEN_SHARE = 0.2
 """Share of a lane's points inside the mask from which it counts as hidden."""
 DRAWS = 2000
@@ -127,41 +133,46 @@ def first_guesses(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     return batch | {"present": present}
 
 
-def without_learning(folder: Path) -> dict:
+def without_learning(batch: dict[str, Tensor]) -> dict:
     """Scores of fusions that learn nothing, of every kind of guess alone, and by the number of guesses."""
-    batch = batch_of(Occlusions(folder / "data", "test"))
     found = {name: scores_of(image, batch) for name, image in unlearned(batch).items()}
     images = len(batch["mask"])
     for kind in KINDS:
         found[kind] = scores_of(unlearned(with_guesses(batch, [[kind]] * images))["best"], batch)
     many = with_guesses(batch, random_kinds(images))
-    for count in range(1, N_MAX + 1):
+    for count in NUMBERS:
         of_count = unlearned(first_guesses(many, count))
         found |= {f"{name}, {count}": scores_of(image, batch) for name, image in of_count.items()}
     return found
 
 
-def trained(variant: str, seed: int, folder: Path) -> tuple[AmodalFusionTransformer, dict]:
-    """A model, and its scores and seconds."""
+def keep(model: AmodalFusionTransformer, path: Path, l1: float) -> None:
+    """Writes a model in half precision; that of seed 0 is ``data_samples/amodal.safetensors``."""
+    halved = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    card = {"command": COMMAND, "scenes": COUNTS["train"], "steps": STEPS, "l1": round(l1, 4)}
+    save_weights(path, KIND, halved, {"n_max": model.n_max, "d_model": CHANNELS}, card=card)
+
+
+def trained(variant: str, seed: int, folder: Path, batch: dict[str, Tensor]) -> dict:
+    """Scores and seconds of a model; of ``full`` also with fewer guesses, without its query, and the lanes found."""
     settings = {"d_model": CHANNELS, **VARIANTS[variant]}
     if "share" in settings:
         settings["perceptual"] = EncoderDistance(load(SHIPPED))
     began = time.process_time()
-    model, losses = train(Occlusions(folder / "data"), STEPS, BATCH, RATE, seed, **settings)
+    model, losses = train(Occlusions(folder / "data", crop=CROP), STEPS, BATCH, RATE, seed, **settings)
     seconds = (time.process_time() - began) / STEPS
-    batch = batch_of(Occlusions(folder / "data", "test"))
     found = {"seconds": round(seconds, 4), "loss": [round(np.mean(part), 4) for part in (losses[:10], losses[-10:])],
-             "scores": scores_of(fused_by(model, batch), batch)}  # fmt: skip
+             "scores": scores_of(fused := fused_by(model, batch), batch)}  # fmt: skip
     if variant == "full":
+        keep(model, folder / f"full_{seed}.safetensors", float(np.mean(found["scores"]["l1"])))
         many = with_guesses(batch, random_kinds(len(batch["mask"])))
-        for count in range(1, N_MAX + 1):
+        for count in NUMBERS:
             found[f"{count}"] = scores_of(fused_by(model, first_guesses(many, count)), batch)
-        whole = {name: value.clone() for name, value in model.state_dict().items()}
         for parameter in model.reading.out_proj.parameters():
             parameter.data.zero_()
         found["query off"] = scores_of(fused_by(model, batch), batch)
-        model.load_state_dict(whole)
-    return model, found
+        found["lanes"] = lanes_found([image_of(tensor) for tensor in fused])
+    return found
 
 
 def lanes_of(segmenter: LaneSegmenter, image: np.ndarray, lanes: list[np.ndarray], hidden: np.ndarray) -> list[int]:
@@ -176,30 +187,32 @@ def lanes_of(segmenter: LaneSegmenter, image: np.ndarray, lanes: list[np.ndarray
     return [hits, iou.shape[0] - hits, iou.shape[1] - hits, int(covered.sum()), int(covered[matched].sum())]
 
 
-def lanes_found(images: list[np.ndarray], folder: Path) -> list[list[int]]:
+@cache
+def test_scenes() -> list[Occluded]:
+    """The scenes of the test images, rendered again: no file holds their lanes."""
+    return list(itertools.islice(occluded_scenes("test", SIZE, SEED), COUNTS["test"]))
+
+
+def lanes_found(images: list[np.ndarray]) -> list[list[int]]:
     """``lanes_of`` each test image."""
     segmenter = LaneSegmenter.from_checkpoint(SHIPPED, "cpu")
-    scenes = itertools.islice(occluded_scenes("test", SIZE, SEED), COUNTS["test"])
     return [
-        lanes_of(segmenter, image, scene.empty.lanes, scene.hidden) for image, scene in zip(images, scenes, strict=True)
+        lanes_of(segmenter, image, scene.empty.lanes, scene.hidden)
+        for image, scene in zip(images, test_scenes(), strict=True)
     ]
 
 
-def lanes_without_learning(name: str, folder: Path) -> list[list[int]]:
+def lanes_without_learning(name: str, batch: dict[str, Tensor]) -> list[list[int]]:
     """Lanes found on the test scenes: ``seen`` with their vehicles, ``black``, ``true``, or an unlearned fusion."""
-    batch = batch_of(Occlusions(folder / "data", "test"))
     if name == "seen":
-        scenes = itertools.islice(occluded_scenes("test", SIZE, SEED), COUNTS["test"])
-        images = [scene.seen.image for scene in scenes]
+        return lanes_found([scene.seen.image for scene in test_scenes()])
+    if name == "inpainted":
+        tensors = unlearned(with_guesses(batch, [[name]] * len(batch["mask"])))["best"]
+    elif name == "true":
+        tensors = fuse(batch["partial"], batch["mask"], batch["target"][:, None], torch.ones_like(batch["mask"]))
     else:
-        if name == "inpainted":
-            tensors = unlearned(with_guesses(batch, [[name]] * len(batch["mask"])))["best"]
-        else:
-            tensors = {"black": batch["partial"], "true": batch["target"], **unlearned(batch)}[name]
-            if name == "true":
-                tensors = fuse(batch["partial"], batch["mask"], tensors[:, None], torch.ones_like(batch["mask"]))
-        images = [image_of(tensor) for tensor in tensors]
-    return lanes_found(images, folder)
+        tensors = {"black": batch["partial"], **unlearned(batch)}[name]
+    return lanes_found([image_of(tensor) for tensor in tensors])
 
 
 def price(reduction: int) -> dict:
@@ -224,22 +237,21 @@ def run(part: list, folder: Path) -> dict | list:
         call = [sys.executable, __file__, str(folder), "--price", str(rest[0])]
         text = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
         return json.loads(text.splitlines()[-1])
+    batch = batch_of(Occlusions(folder / "data", "test"))
     if kind == "unlearned":
-        return without_learning(folder)
-    if kind == "lanes":
-        return lanes_without_learning(rest[0], folder)
-    model, found = trained(*rest, folder)
-    if rest[0] == "full":
-        batch = batch_of(Occlusions(folder / "data", "test"))
-        found["lanes"] = lanes_found([image_of(tensor) for tensor in fused_by(model, batch)], folder)
-    return found
+        return without_learning(batch)
+    return lanes_without_learning(rest[0], batch) if kind == "lanes" else trained(*rest, folder, batch)
 
 
 def parts_of(seeds: list[int]) -> list[list]:
     """All parts in the order in which they are done."""
-    parts = [["unlearned"], ["train", "full", seeds[0]], *(["price", reduction] for reduction in (4, 1))]
-    parts += [["lanes", name] for name in ("seen", "true", "black", "inpainted", "mean", "best", "oracle")]
-    return parts + [["train", variant, s] for s in seeds for variant in VARIANTS if (variant, s) != ("full", seeds[0])]
+    parts = [["train", "full", seeds[0]], ["unlearned"]]
+    parts += [["lanes", name] for name in ("seen", "true")]
+    parts += [["train", variant, seeds[0]] for variant in ("dropped", "no attention")]
+    parts += [["lanes", name] for name in ("inpainted", "mean", "best", "black", "oracle")]
+    parts += [["price", reduction] for reduction in (4, 1)]
+    parts += [["train", variant, seeds[0]] for variant in ("perceptual", "all tokens")]
+    return parts + [["train", variant, s] for s in seeds[1:] for variant in VARIANTS]
 
 
 def summarised(values: np.ndarray, minus: np.ndarray | None = None) -> dict:
@@ -282,8 +294,9 @@ def lane_rows(counts: dict[str, np.ndarray]) -> list[dict]:
 def summary(done: dict[tuple, dict], seeds: list[int]) -> dict:
     """What is worth keeping of all parts that are done; see ``data_samples/README.md``."""
     found: dict = {
-        "command": "python tests/benchmarks/bench_amodal.py FOLDER --output data_samples/amodal.json",
-        "counts": COUNTS, "size": SIZE, "steps": STEPS, "batch": BATCH, "channels": CHANNELS, "share": SHARE,
+        "command": COMMAND,
+        "counts": COUNTS, "size": SIZE, "crop": CROP,
+        "steps": STEPS, "batch": BATCH, "channels": CHANNELS, "share": SHARE,
         "seeds": seeds, "price": {str(r): done["price", r] for r in (4, 1) if ("price", r) in done},
     }  # fmt: skip
     full = [done["train", "full", s] for s in seeds if ("train", "full", s) in done]
@@ -312,7 +325,7 @@ def summary(done: dict[tuple, dict], seeds: list[int]) -> dict:
         str(count): {name: round(float(np.mean(done["unlearned",][f"{name}, {count}"]["l1"])), 4)
                      for name in ("mean", "best", "oracle")}
         | {"full": round(float(np.mean([run[str(count)]["l1"] for run in full])), 4)}
-        for count in range(1, N_MAX + 1)
+        for count in NUMBERS
     }  # fmt: skip
     lanes = {part[1]: np.array([counts]) for part, counts in done.items() if part[0] == "lanes"}
     if "seen" in lanes:
@@ -325,7 +338,8 @@ def summary(done: dict[tuple, dict], seeds: list[int]) -> dict:
 
 def main(folder: Path, output: Path | None, seeds: list[int]) -> None:
     """Renders, trains and scores what is missing."""
-    write_occlusions(folder / "data", COUNTS, SIZE, SEED)
+    if len(list(folder.glob("data/*/*/*_target.png"))) < sum(COUNTS.values()):
+        write_occlusions(folder / "data", COUNTS, SIZE, SEED)
     log = folder / "runs.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {tuple(line["part"]): line["found"] for line in lines}

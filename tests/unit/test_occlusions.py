@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from roadtopo_lib.data.images import read_image
-from roadtopo_lib.electives.occlusions import KINDS, Occlusions, complete, hidden_pixels, write_occlusions
+from roadtopo_lib.electives.occlusions import (
+    KINDS,
+    Occlusions,
+    complete,
+    hidden_pixels,
+    occluded_scenes,
+    window_around,
+    write_occlusions,
+)
 from roadtopo_lib.scenes import render_scene
 
 SIZE = (64, 128)
@@ -74,6 +82,32 @@ def test_what_is_written_is_read(root):
     assert Occlusions(root, "val", n_max=1)[0]["completions"].shape == (1, 3, *SIZE)
     with pytest.raises(FileNotFoundError, match="test: no occluded image"):
         Occlusions(root, "test")
+
+
+def test_a_crop_is_the_same_window_of_all_parts_around_what_is_hidden(root):
+    for whole, part in zip(Occlusions(root), Occlusions(root, crop=(32, 40)), strict=True):
+        rows, columns = window_around(whole["mask"][0], (32, 40))
+        assert {tuple(value.shape[-2:]) for name, value in part.items() if name != "present"} == {(32, 40)}
+        for name, value in part.items():
+            assert torch.equal(value, whole[name] if name == "present" else whole[name][..., rows, columns])
+        assert part["mask"].any()
+    mask = torch.zeros(20, 30)
+    mask[10:12, 20:22] = 1  # its middle: row 10.5, column 20.5
+    assert window_around(mask, (8, 6)) == (slice(6, 14), slice(18, 24))
+    mask[0, 0] = mask[:, 1] = 0
+    mask[10:12] = 0
+    mask[19, 29] = 1
+    assert window_around(mask, (8, 6)) == (slice(12, 20), slice(24, 30))
+    assert mask[window_around(mask, (50, 60))].shape == (20, 30)
+
+
+def test_the_scenes_of_a_data_set_are_those_on_disk(root):
+    for scene, sample in zip(occluded_scenes("train", SIZE, seed=2), Occlusions(root), strict=False):
+        assert np.array_equal(sample["mask"][0].numpy() > 0, scene.hidden)
+        assert int(sample["present"].sum()) == len(scene.guesses)
+        pixels = (sample["completions"][0] * 255).round().byte().permute(1, 2, 0).numpy()
+        assert np.array_equal(pixels, scene.guesses[0])
+        assert len(scene.empty.lanes) == len(scene.seen.lanes)
 
 
 def test_what_is_complete_is_not_made_again_and_the_rest_is_the_same(root):
