@@ -124,12 +124,10 @@ def write_occlusions(
             write_image(folder / f"{name}_target.png", scene.empty.image)  # last: it says that the others are there
 
 
-def window_around(mask: Tensor, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a window of ``size``, or all if there are fewer, around the middle of a mask (H, W)."""
-    middles = mask.nonzero().float().mean(dim=0).tolist()
+def window_around(place: tuple[int, int], size: tuple[int, int], within: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a window of ``size`` with a pixel in its middle, moved so that it lies in an image (H, W)."""
     starts = [
-        max(0, min(length - side, round(middle - side / 2)))
-        for middle, side, length in zip(middles, size, mask.shape, strict=True)
+        max(0, min(length - side, middle - side // 2)) for middle, side, length in zip(place, size, within, strict=True)
     ]
     return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
 
@@ -141,7 +139,7 @@ class Occlusions(Dataset):
         root: see the module.
         split: one of its folders.
         n_max: guesses of a sample; further ones are left out.
-        crop: (H, W) in pixels, cut out around the middle of what is hidden; default the whole image.
+        crop: (H, W) in pixels, cut out around a hidden pixel; default the whole image.
 
     Raises:
         FileNotFoundError: no such split, or no image in it.
@@ -159,9 +157,10 @@ class Occlusions(Dataset):
     def __len__(self) -> int:
         return len(self.folders)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor]:
         """``partial`` (3, H, W), ``target`` (3, H, W), ``mask`` (1, H, W), ``completions`` (N, 3, H, W), all float in
         [0, 1], and ``present`` (N,) bool."""
+        index, number = index if isinstance(index, tuple) else (index, 0)
         folder = self.folders[index]
 
         def read(part: str) -> Tensor:
@@ -174,6 +173,9 @@ class Occlusions(Dataset):
             if (folder / f"{folder.name}_comp{slot + 1}.png").exists():
                 completions[slot], present[slot] = read(f"comp{slot + 1}"), True
         mask = (read("mask")[:1] > 0.5).float()
-        rows, columns = (slice(None), slice(None)) if self.crop is None else window_around(mask[0], self.crop)
+        rows = columns = slice(None)
+        if self.crop is not None:
+            place = np.random.default_rng((index, number)).choice(mask[0].nonzero().numpy())
+            rows, columns = window_around(place.tolist(), self.crop, mask[0].shape)
         images = {"partial": read("partial"), "target": target, "mask": mask, "completions": completions}
         return {name: image[..., rows, columns] for name, image in images.items()} | {"present": present}

@@ -39,7 +39,7 @@ class OwnPart(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int | None) -> dict[str, Tensor]:
+    def __getitem__(self, index: int | tuple[int, int] | None) -> dict[str, Tensor]:
         sample = self.dataset[index or 0]
         return sample if index is not None else sample | {"mask": torch.zeros_like(sample["mask"])}
 
@@ -68,7 +68,7 @@ def loss_of(
 
 def batches_of(dataset: Occlusions, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
     """This process's part of batches in a new order every pass, without end."""
-    sampler = OwnSampler(EpochSampler(len(dataset), seed), batch_size)
+    sampler = OwnSampler(EpochSampler(len(dataset), seed, draws=len(dataset)), batch_size)
     loader = DataLoader(OwnPart(dataset), batch_size // world_size(), sampler=sampler)
     while True:
         yield from loader

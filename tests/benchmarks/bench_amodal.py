@@ -51,7 +51,7 @@ COMMAND = "python tests/benchmarks/bench_amodal.py FOLDER --output data_samples/
 SHIPPED = Path(__file__).parents[2] / "data_samples" / "tiny.safetensors"
 COUNTS = {"train": 160, "test": 60}
 SIZE, SEED = (96, 192), 4
-CROP, STEPS, BATCH, RATE, CHANNELS, SHARE = (64, 96), 200, 8, 3e-3, 32, 0.1
+CROP, STEPS, BATCH, RATE, CHANNELS, SHARE = (64, 96), 250, 8, 3e-3, 32, 0.1
 NUMBERS = (1, 3, 5)
 """Of guesses, for the curve over their number."""
 HIDDEN_SHARE = 0.2
@@ -249,9 +249,9 @@ def parts_of(seeds: list[int]) -> list[list]:
     parts += [["lanes", name] for name in ("seen", "true")]
     parts += [["train", variant, seeds[0]] for variant in ("dropped", "no attention")]
     parts += [["lanes", name] for name in ("inpainted", "mean", "best", "black", "oracle")]
+    parts += [["train", variant, s] for s in seeds[1:] for variant in ("full", "dropped", "no attention")]
     parts += [["price", reduction] for reduction in (4, 1)]
-    parts += [["train", variant, seeds[0]] for variant in ("perceptual", "all tokens")]
-    return parts + [["train", variant, s] for s in seeds[1:] for variant in VARIANTS]
+    return parts + [["train", variant, s] for s in seeds for variant in ("perceptual", "all tokens")]
 
 
 def summarised(values: np.ndarray, minus: np.ndarray | None = None) -> dict:

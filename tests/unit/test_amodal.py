@@ -80,7 +80,7 @@ def test_what_a_padded_completion_holds_changes_nothing(model):
 
 def test_a_shade_over_the_whole_image_changes_little(model):
     """Each channel loses its own mean: what is left is the structure by which guesses differ."""
-    partial, mask, completions, present = inputs()
+    partial, mask, completions, _ = inputs()
     features = [
         model.encoder[:2](torch.cat([partial, mask, x], dim=1)) for x in (completions[:, 0], completions[:, 0] / 2)
     ]

@@ -84,21 +84,33 @@ def test_what_is_written_is_read(root):
         Occlusions(root, "test")
 
 
-def test_a_crop_is_the_same_window_of_all_parts_around_what_is_hidden(root):
-    for whole, part in zip(Occlusions(root), Occlusions(root, crop=(32, 40)), strict=True):
-        rows, columns = window_around(whole["mask"][0], (32, 40))
-        assert {tuple(value.shape[-2:]) for name, value in part.items() if name != "present"} == {(32, 40)}
-        for name, value in part.items():
-            assert torch.equal(value, whole[name] if name == "present" else whole[name][..., rows, columns])
-        assert part["mask"].any()
-    mask = torch.zeros(20, 30)
-    mask[10:12, 20:22] = 1  # its middle: row 10.5, column 20.5
-    assert window_around(mask, (8, 6)) == (slice(6, 14), slice(18, 24))
-    mask[0, 0] = mask[:, 1] = 0
-    mask[10:12] = 0
-    mask[19, 29] = 1
-    assert window_around(mask, (8, 6)) == (slice(12, 20), slice(24, 30))
-    assert mask[window_around(mask, (50, 60))].shape == (20, 30)
+def test_a_crop_is_the_same_window_of_all_parts_around_a_hidden_pixel(root):
+    whole, cut = Occlusions(root), Occlusions(root, crop=(32, 40))
+    for index in range(5):
+        crops = [cut[index, number] for number in range(4)]
+        assert all(torch.equal(cut[index][name], value) for name, value in crops[0].items())
+        for crop in crops:
+            assert crop["mask"].any()
+            shapes = {tuple(value.shape[-2:]) for name, value in crop.items() if name != "present"}
+            assert shapes == {(32, 40)}
+            places = (
+                (slice(row, row + 32), slice(column, column + 40))
+                for row in range(SIZE[0] - 31) for column in range(SIZE[1] - 39)
+            )  # fmt: skip
+            assert any(
+                all(torch.equal(value, whole[index][name][..., rows, columns])
+                    for name, value in crop.items() if name != "present")
+                for rows, columns in places
+                if torch.equal(crop["mask"], whole[index]["mask"][..., rows, columns])
+            )  # fmt: skip
+        assert any(not torch.equal(crops[0]["target"], crop["target"]) for crop in crops[1:])
+
+
+def test_a_window_lies_in_the_image():
+    assert window_around((10, 20), (8, 6), (20, 30)) == (slice(6, 14), slice(17, 23))
+    assert window_around((19, 29), (8, 6), (20, 30)) == (slice(12, 20), slice(24, 30))
+    assert window_around((0, 1), (8, 6), (20, 30)) == (slice(0, 8), slice(0, 6))
+    assert torch.zeros(20, 30)[window_around((5, 5), (50, 60), (20, 30))].shape == (20, 30)
 
 
 def test_the_scenes_of_a_data_set_are_those_on_disk(root):

@@ -110,12 +110,14 @@ def variant_table(found: dict, names: dict[str, str]) -> str:
         names: key of the variant → its name in the table.
     """
     lines = [f"{'':28s} {'L1':8s} {'minus fusion':22s} {'PSNR':8s} {'SSIM':8s} s a step"]
-    for key, name in names.items():
+    for key in (key for key in names if key in found["fusions"]):
         row = found["fusions"][key]
         low, high = row["l1"]["minus_full"]
         difference = "" if key == "full" else f"{low:+.4f} to {high:+.4f}"
         scores = f"{row['psnr']['mean']:<8.2f} {row['ssim']['mean']:<8.3f}"
-        lines.append(f"{name:28s} {row['l1']['mean']:<8.4f} {difference:22s} {scores} {np.mean(row['seconds']):.2f}")
+        lines.append(
+            f"{names[key]:28s} {row['l1']['mean']:<8.4f} {difference:22s} {scores} {np.mean(row['seconds']):.2f}"
+        )
     return "\n".join(lines)
 
 
@@ -139,14 +141,15 @@ def draw_numbers(found: dict) -> tuple[Figure, str]:
 def draw_lanes(found: dict) -> tuple[Figure, str]:
     """Lane F1 by the image in which lanes were looked for, with intervals: figure, and what it shows."""
     rows = {row["image"]: row for row in found["lanes"]}
+    names = {key: name for key, name in IMAGES.items() if key in rows}
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.1), sharey=True)
     for ax, score, label in zip(axes, ("lane_f1", "hidden_recall"), ("lane F1", "recall of hidden lanes"), strict=True):
-        for place, key in enumerate(IMAGES):
+        for place, key in enumerate(names):
             low, high = rows[key][f"{score}_interval"]
             ax.plot([low, high], [place, place], color="black", lw=1)
             ax.plot(rows[key][score], place, "o", color="C0" if key in ("seen", "fused") else "C3")
         ax.axvline(rows["seen"][score], color="C0", lw=0.8, ls=":")
-        ax.set(xlabel=label, yticks=range(len(IMAGES)), yticklabels=list(IMAGES.values()))
+        ax.set(xlabel=label, yticks=range(len(names)), yticklabels=list(names.values()))
     axes[0].invert_yaxis()
     figure.suptitle("Lanes found in the image as seen, and in images without vehicles", fontweight="bold")
     return figure, "Lane F1 and recall of hidden lanes, with intervals, for the image as seen and seven others."
