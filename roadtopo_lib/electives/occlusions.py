@@ -11,7 +11,7 @@ Axes: H and W image pixels, N completions.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,6 +130,20 @@ def window_around(place: tuple[int, int], size: tuple[int, int], within: tuple[i
         max(0, min(length - side, middle - side // 2)) for middle, side, length in zip(place, size, within, strict=True)
     ]
     return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
+
+
+def as_batch(scenes: Iterable[Occluded]) -> dict[str, Tensor]:
+    """Scenes of one size as a batch, with what ``Occlusions`` gives of each."""
+    samples = []
+    for seen, empty, hidden, guesses in scenes:
+        completions = torch.zeros(N_MAX, 3, *hidden.shape)
+        completions[: len(guesses)] = torch.stack([image_to_tensor(guess) for guess in guesses])
+        samples.append({
+            "partial": image_to_tensor(np.where(hidden[..., None], 0, seen.image)),
+            "target": image_to_tensor(empty.image), "mask": torch.from_numpy(hidden)[None].float(),
+            "completions": completions, "present": torch.arange(N_MAX) < len(guesses),
+        })  # fmt: skip
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 class Occlusions(Dataset):

@@ -1,5 +1,7 @@
 """Occluded scenes: what is hidden, how far off the guesses are, and what is read back."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from roadtopo_lib.data.images import read_image
 from roadtopo_lib.electives.occlusions import (
     KINDS,
     Occlusions,
+    as_batch,
     complete,
     hidden_pixels,
     occluded_scenes,
@@ -87,6 +90,7 @@ def test_what_is_written_is_read(root):
 def test_a_crop_is_the_same_window_of_all_parts_around_a_hidden_pixel(root):
     whole, cut = Occlusions(root), Occlusions(root, crop=(32, 40))
     for index in range(5):
+        sample = whole[index]
         crops = [cut[index, number] for number in range(4)]
         assert all(torch.equal(cut[index][name], value) for name, value in crops[0].items())
         for crop in crops:
@@ -98,10 +102,10 @@ def test_a_crop_is_the_same_window_of_all_parts_around_a_hidden_pixel(root):
                 for row in range(SIZE[0] - 31) for column in range(SIZE[1] - 39)
             )  # fmt: skip
             assert any(
-                all(torch.equal(value, whole[index][name][..., rows, columns])
+                all(torch.equal(value, sample[name][..., rows, columns])
                     for name, value in crop.items() if name != "present")
                 for rows, columns in places
-                if torch.equal(crop["mask"], whole[index]["mask"][..., rows, columns])
+                if torch.equal(crop["mask"], sample["mask"][..., rows, columns])
             )  # fmt: skip
         assert any(not torch.equal(crops[0]["target"], crop["target"]) for crop in crops[1:])
 
@@ -111,6 +115,14 @@ def test_a_window_lies_in_the_image():
     assert window_around((19, 29), (8, 6), (20, 30)) == (slice(12, 20), slice(24, 30))
     assert window_around((0, 1), (8, 6), (20, 30)) == (slice(0, 8), slice(0, 6))
     assert torch.zeros(20, 30)[window_around((5, 5), (50, 60), (20, 30))].shape == (20, 30)
+
+
+def test_scenes_in_a_batch_are_what_is_read_from_the_disk(root):
+    batch = as_batch(itertools.islice(occluded_scenes("train", SIZE, seed=2), 3))
+    for k, sample in zip(range(3), Occlusions(root), strict=False):
+        assert batch.keys() == sample.keys()
+        for name, value in sample.items():
+            torch.testing.assert_close(batch[name][k], value)
 
 
 def test_the_scenes_of_a_data_set_are_those_on_disk(root):

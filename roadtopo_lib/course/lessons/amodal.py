@@ -1,18 +1,14 @@
-"""What elective 4 shows: the frame with its vehicles taken out, test scenes, stored figures and pictures of both."""
+"""What elective 4 shows: the frame with its vehicles taken out, stored figures, and pictures of both."""
 
-import itertools
 import json
 
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from roadtopo_lib.course.data import FRAME_PRESET, FRAME_SEED, samples
-from roadtopo_lib.dataset import image_to_tensor
-from roadtopo_lib.electives.occlusions import KINDS, N_MAX, complete, hidden_pixels, occluded_scenes
 from roadtopo_lib.scenes import Scene, render_scene
 
 FRAME_SIZE = (256, 512)
@@ -32,33 +28,6 @@ def frame_scenes() -> tuple[Scene, Scene]:
     """The frame with its vehicles and without them."""
     seen, empty = (render_scene(FRAME_SEED, FRAME_SIZE, FRAME_PRESET, vehicles=kept) for kept in (True, False))
     return seen, empty
-
-
-def as_sample(seen: np.ndarray, empty: np.ndarray, hidden: np.ndarray, guesses: list[np.ndarray]) -> dict[str, Tensor]:
-    """A sample as ``Occlusions`` gives it, of images (H, W, 3) uint8 and a mask (H, W) bool."""
-    completions = torch.zeros(N_MAX, 3, *hidden.shape)
-    completions[: len(guesses)] = torch.stack([image_to_tensor(guess) for guess in guesses])
-    partial = np.where(hidden[..., None], 0, seen)
-    return {
-        "partial": image_to_tensor(partial), "target": image_to_tensor(empty),
-        "mask": torch.from_numpy(hidden)[None].float(), "completions": completions,
-        "present": torch.arange(N_MAX) < len(guesses),
-    }  # fmt: skip
-
-
-def frame_batch(seen: Scene, empty: Scene) -> dict[str, Tensor]:
-    """The frame as a batch of one, with a guess of every kind in the order of ``KINDS``."""
-    hidden = hidden_pixels(seen.image, empty.image)
-    guesses = [complete(np.random.default_rng(1), kind, empty.image, hidden) for kind in KINDS]
-    sample = as_sample(seen.image, empty.image, hidden, guesses)
-    return {name: value[None] for name, value in sample.items()}
-
-
-def scenes_batch(count: int) -> dict[str, Tensor]:
-    """The first test scenes of the benchmark in one batch."""
-    scenes = itertools.islice(occluded_scenes("test", TEST_SIZE, TEST_SEED), count)
-    made = [as_sample(scene.seen.image, scene.empty.image, scene.hidden, scene.guesses) for scene in scenes]
-    return {name: torch.stack([sample[name] for sample in made]) for name in made[0]}
 
 
 def results() -> dict:
