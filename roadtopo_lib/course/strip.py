@@ -35,6 +35,7 @@ CHAPTER_BOXES = {
     "E1": ("classes",),
     "E2": ("image", "classes"),
     "E3": ("image", "classes"),
+    "E4": ("image", "lanes"),
 }
 """Which boxes a notebook opens: 3 builds the model, 4 says what embeddings are for, 5 trains both heads. An elective
 goes back to the boxes that it works on; all are open by then."""

@@ -87,9 +87,13 @@ class AmodalFusionTransformer(nn.Module):
         super().__init__()
         positions_2d(d_model, 1, 1)  # refuses a d_model that has no positions
         self.n_max = n_max
+        # Each channel is a group of its own. With one group for all, means of channels drown the fine structure that
+        # tells guesses apart: on 60 test scenes L1 stayed at that of equal weights, 0.080, after 300 steps.
         self.encoder = nn.Sequential(
-            nn.Conv2d(7, d_model // 2, 7, stride=2, padding=3), nn.GroupNorm(1, d_model // 2), nn.ReLU(),
-            nn.Conv2d(d_model // 2, d_model, 3, stride=2, padding=1), nn.GroupNorm(1, d_model), nn.ReLU(),
+            nn.Conv2d(7, d_model // 2, 7, stride=2, padding=3, bias=False),
+            nn.GroupNorm(d_model // 2, d_model // 2), nn.ReLU(),
+            nn.Conv2d(d_model // 2, d_model, 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(d_model, d_model), nn.ReLU(),
         )  # fmt: skip
         self.layers = nn.Sequential(*(EncoderLayer(d_model, heads, reduction) for _ in range(layers)))
         self.query = nn.Parameter(torch.randn(1, 1, d_model)) if query else None

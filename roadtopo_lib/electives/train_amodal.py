@@ -39,7 +39,7 @@ class OwnPart(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int | None) -> dict[str, Tensor]:
+    def __getitem__(self, index: int | tuple[int, int] | None) -> dict[str, Tensor]:
         sample = self.dataset[index or 0]
         return sample if index is not None else sample | {"mask": torch.zeros_like(sample["mask"])}
 
@@ -68,7 +68,7 @@ def loss_of(
 
 def batches_of(dataset: Occlusions, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
     """This process's part of batches in a new order every pass, without end."""
-    sampler = OwnSampler(EpochSampler(len(dataset), seed), batch_size)
+    sampler = OwnSampler(EpochSampler(len(dataset), seed, draws=len(dataset)), batch_size)
     loader = DataLoader(OwnPart(dataset), batch_size // world_size(), sampler=sampler)
     while True:
         yield from loader
@@ -77,7 +77,8 @@ def batches_of(dataset: Occlusions, batch_size: int, seed: int) -> Iterator[dict
 
 def train(
     dataset: Occlusions, steps: int = 300, batch_size: int = 8, lr: float = 1e-3, seed: int = 0,
-    perceptual: EncoderDistance | None = None, share: float = 0.0, **model: object,
+    perceptual: EncoderDistance | None = None, share: float = 0.0, kind: type = AmodalFusionTransformer,
+    **model: object,
 ) -> tuple[AmodalFusionTransformer, list[float]]:  # fmt: skip
     """A trained model, and the loss of every step: in several processes the same in each.
 
@@ -88,10 +89,11 @@ def train(
         lr: the rate to begin with.
         seed: decides first weights and order.
         perceptual, share: see ``loss_of``.
+        kind: the model's class.
         model: arguments of ``AmodalFusionTransformer``.
     """
     torch.manual_seed(seed)
-    network = AmodalFusionTransformer(dataset.n_max, **model)
+    network = kind(dataset.n_max, **model)
     wrapped = parallel(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -24,7 +24,7 @@ AT_LEAST = 8  # answers tried against each check
 
 WITHOUT_ARRAYS = {
     "lr_at", "tokens_per_stage", "mix_ffn_parameters", "tversky_prices", "push_floor",
-    "read_labelled", "E2_tile_starts", "E3_all_boundary",
+    "read_labelled", "E2_tile_starts", "E3_all_boundary", "E4_positions",
 }  # fmt: skip
 """Their arguments are numbers, names or paths: nobody can change them in place."""
 

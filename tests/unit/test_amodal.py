@@ -78,6 +78,17 @@ def test_what_a_padded_completion_holds_changes_nothing(model):
     )
 
 
+def test_a_shade_over_the_whole_image_changes_little(model):
+    """Each channel loses its own mean: what is left is the structure by which guesses differ."""
+    partial, mask, completions, _ = inputs()
+    features = [
+        model.encoder[:2](torch.cat([partial, mask, x], dim=1)) for x in (completions[:, 0], completions[:, 0] / 2)
+    ]
+    inner = [f[:, :, 3:-3, 3:-3] for f in features]
+    shaded = model.encoder[:2](torch.cat([partial, mask, completions[:, 0] + 0.3], dim=1))[:, :, 3:-3, 3:-3]
+    assert (inner[0] - shaded).abs().mean() < 0.3 * (inner[0] - inner[1]).abs().mean()
+
+
 def test_what_the_mask_hides_is_not_read(model):
     partial, mask, completions, present = inputs()
     assert torch.equal(

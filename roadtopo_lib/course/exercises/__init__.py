@@ -8,6 +8,7 @@ from roadtopo_lib.course.exercises._base import EXERCISES, Hint, NotTried, is_st
 from roadtopo_lib.course.learner import record, say_where
 
 from roadtopo_lib.course.exercises import (  # noqa: F401  isort: skip  importing a chapter registers its exercises
+    amodal,
     config,
     dataset,
     end_to_end,

@@ -7,6 +7,7 @@ describes it to those who do not see it::
 """
 
 from roadtopo_lib.course.schematics._canvas import ALT
+from roadtopo_lib.course.schematics.amodal import amodal_fusion, masked_softmax, query_answer
 from roadtopo_lib.course.schematics.config import boxes, schedule
 from roadtopo_lib.course.schematics.dataset import flip_together, nearest_and_bilinear, sample_files
 from roadtopo_lib.course.schematics.end_to_end import iou_drawing, lane_matching, metres_from_pixels
@@ -43,6 +44,7 @@ from roadtopo_lib.course.schematics.training import (
 __all__ = [
     "ALT",
     "accumulation",
+    "amodal_fusion",
     "attention_mix",
     "attention_qkv",
     "attention_reduction",
@@ -64,6 +66,7 @@ __all__ = [
     "lane_matching",
     "loss_scaling",
     "loss_terms",
+    "masked_softmax",
     "metres_from_pixels",
     "mix_ffn",
     "mixed_precision",
@@ -74,6 +77,7 @@ __all__ = [
     "paste_on_road",
     "patch_embedding",
     "plain_step",
+    "query_answer",
     "sample_files",
     "schedule",
     "seed_and_gather",

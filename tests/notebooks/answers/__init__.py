@@ -1,6 +1,7 @@
 """What is tried against the checks of the exercises, chapter by chapter."""
 
 from answers import (
+    amodal,
     config,
     dataset,
     end_to_end,
@@ -19,6 +20,7 @@ __all__ = [
     "ANSWERS",
     "RIGHT",
     "WRONG",
+    "amodal",
     "config",
     "dataset",
     "end_to_end",
