@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -796,8 +797,8 @@ def test_a_fix_that_was_interrupted_can_be_undone(root, monkeypatch):
 class Trainer:
     """Trains nothing."""
 
-    def __init__(self, *_, **__):
-        pass
+    def __init__(self, model, config, *_, **__):
+        self.config, self.optimizer = config, SimpleNamespace(state={})
 
     def fit(self, *_, **__):
         pass
