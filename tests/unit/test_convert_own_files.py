@@ -130,7 +130,7 @@ def test_a_damaged_file_or_shape_of_labelme_costs_nothing_but_itself(tmp_path):
         shape("lane", [["20", "71"], ["20", "20"]], group=[1]),
         shape("lane", [[100, 1e300], [100, -1e300]]),
         shape("crosswalk", [[1e300, 0], [1, 1e300]], "circle"),
-        shape("lane", [[1e308, -1e308]] * 3),
+        shape("lane", [[1e308, -1e308], [1e308, 1e308], [-1e308, 1e308]]),
         shape("lane", []),
     ]
     labelme(src / "a.json", *wrong, *odd)
