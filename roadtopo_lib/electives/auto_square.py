@@ -1,4 +1,7 @@
-"""Dice that takes the squared denominator by itself, once training is unstable."""
+"""Dice that takes the squared denominator by itself, once training is unstable.
+
+Source: the guide on the combined loss (elective 1), which proposes it. What "unstable" means is ours.
+"""
 
 from collections import deque
 

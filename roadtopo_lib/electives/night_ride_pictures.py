@@ -70,6 +70,7 @@ def draw_choices(measured: dict, keys: Sequence[str], title: str) -> Figure:
         ax.errorbar(means, range(len(rows)), xerr=np.maximum(0, [means - ends[0], ends[1] - means]), fmt="o")
         ax.axvline(0, color="0.5", lw=1)
         ax.set(title=key, xlabel="minus the preset")
+        ax.locator_params(axis="x", nbins=4)
     axes[0, 0].set_yticks(range(len(rows)), [row["choice"] for row in rows])
     axes[0, 0].invert_yaxis()
     figure.suptitle(title, fontsize="medium", fontweight="bold")

@@ -64,10 +64,11 @@ class UNet(StoredModel):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        choices = {norm: NORMS, upsampling: UPSAMPLINGS, activation: ACTIVATIONS}
-        for found, expected in choices.items():
+        for name, found, expected in (
+            ("norm", norm, NORMS), ("upsampling", upsampling, UPSAMPLINGS), ("activation", activation, ACTIVATIONS),
+        ):  # fmt: skip
             if found not in expected:
-                raise ValueError(f"{found!r} found, expected one of {tuple(expected)}")
+                raise ValueError(f"{name} is {found!r}, expected one of {tuple(expected)}")
         if not (1 <= num_classes <= IGNORE_INDEX and 0 <= embedding_dim <= MAX_DIM):
             expected = f"num_classes 1 to {IGNORE_INDEX} and embedding_dim 0 to {MAX_DIM}"
             raise ValueError(f"expected {expected}, got {num_classes} and {embedding_dim}")

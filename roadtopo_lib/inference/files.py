@@ -147,6 +147,8 @@ def _infer_to_format(
     targets = [output / ending] if form == "tusimple" else [output / (name + ending) for name, _ in files]
     overlays = [output / f"{name}_overlay.png" for name, _ in files if visualize]
     _spare_inputs([file for _, file in files], targets + overlays)
+    for folder in {path.parent for path in targets}:
+        clear_unfinished(folder, older_than=3600)
     if form == "tusimple":
         names = {raw for raw, _ in wanted.values()} or {file.relative_to(root).as_posix() for _, file in files}
         export.check_no_other_images(targets[0], {source.stem} if is_video(source) else names)

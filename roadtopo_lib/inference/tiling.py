@@ -88,7 +88,10 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_outputs(model: LaneModel, pixels: Tensor) -> dict[str, Tensor]:
-    """``probabilities`` (C, h, w) and ``embeddings`` (1, D, h, w) of a tile (3, h, w)."""
+    """``probabilities`` (C, h, w) and ``embeddings`` (1, D, h, w) of a tile (3, h, w).
+
+    The network sees it padded to multiples of its ``side_multiple``, 32 for a model that names none.
+    """
     (height, width), step = pixels.shape[1:], getattr(model, "side_multiple", STRIDE)
     padded = F.pad(pixels[None], (0, -width % step, 0, -height % step), mode="replicate")
     outputs = {name: values[:, :, :height, :width].float() for name, values in model(padded, upsample=True).items()}

@@ -72,6 +72,7 @@ class RunState:
 
         Raises:
             ValueError: see ``check_settings``; the trainer is as it was.
+            RuntimeError: a part does not fit the trainer's.
         """
         self.check_settings(trainer.config)
         for name in PARTS:
@@ -80,6 +81,9 @@ class RunState:
                 getattr(trainer, name).load_state_dict(own)
         for p, state in trainer.optimizer.state.items():  # a fused step pairs numbers by their place in memory
             for name, value in state.items():
+                expected = () if name == "step" else tuple(p.shape)
+                if tuple(getattr(value, "shape", "?")) != expected:  # a fused step would read beyond its end
+                    raise RuntimeError(f"the optimiser's {name} is not of shape {expected}")
                 if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
                     state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
         return replace(self, history=[*self.history], **dict.fromkeys(PARTS))

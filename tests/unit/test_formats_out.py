@@ -17,6 +17,7 @@ from roadtopo_lib.data.convert import convert_labelme
 from roadtopo_lib.data.convert.export import tusimple_rows
 from roadtopo_lib.data.images import read_image, write_image
 from roadtopo_lib.dataset import LaneInstanceDataset
+from roadtopo_lib.files import UNFINISHED
 from roadtopo_lib.inference.files import infer_to_files
 from roadtopo_lib.labels import BACKGROUND, CLASSES, CROSSWALK, LANE_BOUNDARY, LANE_MARKING, ROAD
 from roadtopo_lib.scenes import render_scene
@@ -575,3 +576,15 @@ def test_predictions_of_other_images_are_not_replaced_by_tusimple(tmp_path):
     photo(tmp_path / "first" / "c.png")  # the same job, grown, is made again
     export("tusimple", tmp_path / "first", tmp_path / "out")
     assert len((tmp_path / "out" / "tusimple.json").read_text().splitlines()) == 2
+
+
+def test_what_a_killed_call_left_half_written_goes_from_subfolders_too(tmp_path):
+    photo(tmp_path / "in" / "deep" / "a.png")
+    old, young = (tmp_path / "out" / "deep" / f"{name}{UNFINISHED}" for name in ("old", "young"))
+    for path in (old, young):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    os.utime(old, (1, 1))
+    export("json", tmp_path / "in", tmp_path / "out")
+    assert not old.exists()
+    assert young.exists(), "another process may be writing it"

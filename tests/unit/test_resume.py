@@ -456,8 +456,25 @@ def change_model(state):
     state.model.popitem()
 
 
-@pytest.mark.parametrize("change", [change_model, lambda state: state.optimizer.pop("state"),
-                                    lambda state: state.meter.pop("sums")])  # fmt: skip
+def change_moments(shape):
+    def change(state):
+        moments = state.optimizer["state"][0]
+        name = next(name for name, value in moments.items() if value.ndim)
+        moments[name] = torch.zeros(shape)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_model,
+        change_moments((2,)),
+        change_moments(()),
+        lambda state: state.optimizer.pop("state"),
+        lambda state: state.meter.pop("sums"),
+    ],
+)
 def test_a_whole_state_of_a_stranger_that_does_not_fit_its_settings_is_one_line(data, tmp_path, capsys, change):
     CONFIG.to_yaml(tmp_path / "lane.yaml")
     run = tmp_path / "run"

@@ -225,8 +225,9 @@ def test_deep_supervision_adds_the_mean_of_the_coarser_losses():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm": "layer"}, "norm 'layer'"),
-        ({"upsampling": "nearest"}, "upsampling 'nearest'"),
+        ({"norm": "layer"}, "norm is 'layer'"),
+        ({"upsampling": "nearest"}, "upsampling is 'nearest'"),
+        ({"norm": "relu", "activation": "relu"}, "norm is 'relu'"),
         ({"num_classes": 0}, "num_classes 1 to 255"),
         ({"embedding_dim": -1}, "embedding_dim 0 to 1024"),
         ({"widths": (8, 12)}, r"widths is \(8, 12\)"),
