@@ -66,8 +66,9 @@ def test_the_converter_reads_it_with_the_data_sets_own_classes(ride, tmp_path):
 
 def test_the_presets_table_trains_with_its_weights_and_keeps_three_models(ride, tmp_path, monkeypatch):
     data, seen = tmp_path / "data", []
-    for split in ("train", "val"):
-        command = ["convert", "coco", str(ride), str(data), "--classes", "night-ride", "--workers", "1"]
+    write_night_ride(tmp_path / "other ride", 4, seed=4, size=SIZE)
+    for source, split in ((ride, "train"), (tmp_path / "other ride", "val")):
+        command = ["convert", "coco", str(source), str(data), "--classes", "night-ride", "--workers", "1"]
         assert main([*command, "--split", split]) == 0
     from_config = LaneCriterion.from_config
     spy = lambda config, weights: seen.append(weights) or from_config(config, weights)  # noqa: E731

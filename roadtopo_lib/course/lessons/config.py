@@ -55,7 +55,7 @@ SETTINGS = {
         "instance_weight": "weight of the embeddings' loss in the total",
         "ce_weight": "weight of cross-entropy in the classes' loss",
         "dice_weight": "weight of Dice in the classes' loss; Dice favours small classes",
-        "class_weights": "formula that gives rare classes more weight; None: all alike",
+        "class_weights": "formula for rare classes, or weights by class name; None: all alike",
         "ignore_index": "class id of pixels that nobody labelled",
         "delta_var": "pull margin: a pixel farther from its lane's mean is pulled towards it",
         "delta_dist": "push margin: two means repel each other until they are twice this apart",
