@@ -363,8 +363,8 @@ for reduction, row in bench["price"].items():
 
 # %% [markdown]
 # Attention among all tokens takes ten times as long. It needs no more memory here: torch works
-# through the matrix in pieces and never holds it. In one training on small images its L1 was lower by
-# 0.001, and the interval of the paired difference holds zero.
+# through the matrix in pieces and never holds it. In three trainings on small images its L1 is higher
+# by 0.0004 in the mean, and the interval of the paired difference holds zero.
 
 # %% [markdown]
 # ## A query for the whole image
@@ -540,9 +540,9 @@ for kind, guess in zip(KINDS, completions[0]):
 
 # %% [markdown]
 # The order is that of L1. The distance minds a shifted and a mirrored texture nearly alike. The line
-# `perceptual term` of the table above is a single training with this term. Its L1 is lower by 0.002
-# than that of its twin without the term. Three trainings without it differ by nearly as much, so one
-# decides nothing.
+# `perceptual term` of the table above has three trainings with this term. In the first, L1 is lower
+# by 0.002 than in its twin without the term. In the mean of the three it is lower by 0.0004, and the
+# interval of the paired difference holds zero. One training would have told a success.
 
 # %% [markdown]
 # ## Against mean, best and oracle
@@ -844,12 +844,12 @@ assert rows["inpainted"]["l1"]["minus_full"][0] < 0 < rows["inpainted"]["l1"]["m
 assert bench["by_number"]["5"]["mean"] < bench["by_number"]["1"]["mean"]
 assert (bench["steps"], bench["counts"]["train"]) == (250, 160)
 assert rows["full"]["seconds"][0] * bench["steps"] < 120  # "two minutes of one core at most"
-# Attention: "ten times as long", "no more memory", "lower by 0.001".
+# Attention: "ten times as long", "no more memory", "higher by 0.0004".
 price = bench["price"]
 assert 8 < price["1"]["seconds"] / price["4"]["seconds"] < 12
 assert abs(price["1"]["more_mib"] - price["4"]["more_mib"]) < 10 and 4096**2 * 4 / 2**20 == 64
 difference = rows["all tokens"]["l1"]
-assert abs(difference["difference"] + 0.001) < 0.0003 and rows["all tokens"]["seeds"] == 1
+assert abs(difference["difference"] - 0.0004) < 0.00005 and rows["all tokens"]["seeds"] == 3
 assert difference["minus_full"][0] < 0 < difference["minus_full"][1]
 # The query: switched off in the trained model, it changes nothing that could be seen.
 assert max(map(abs, rows["query off"]["l1"]["minus_full"])) < 0.0002
@@ -859,10 +859,12 @@ assert sum(without < whole for without, whole in pairs) == 1  # "in one of the t
 for name in ("dropped", "no attention"):
     low, high = rows[name]["l1"]["minus_full"]
     assert low < 0 < high and rows[name]["seeds"] == 3
-# The perceptual term: "a single training".
-assert rows["perceptual"]["seeds"] == 1
-assert abs(rows["perceptual"]["l1"]["difference"] + 0.002) < 0.0003
-assert 0.0012 < np.ptp(rows["full"]["l1_of_seeds"]) < 0.002  # "differ by nearly as much"
+# The perceptual term: in the first of three trainings, and in their mean.
+first_pair = [rows[name]["l1_of_seeds"][0] for name in ("perceptual", "full")]
+assert rows["perceptual"]["seeds"] == 3 and abs(first_pair[0] - first_pair[1] + 0.002) < 0.0003
+assert abs(rows["perceptual"]["l1"]["difference"] + 0.0004) < 0.00005
+low, high = rows["perceptual"]["l1"]["minus_full"]
+assert low < 0 < high
 # Lanes.
 low, high = by_image["true"]["lane_f1_minus_seen"]
 assert 0.055 < low < high < 0.185  # "higher by 0.06 to 0.18"
