@@ -48,7 +48,7 @@ strip("E3", photo=PHOTO)
 #
 # **You need** notebooks 2 to 5, and Boundary IoU from notebook 7. Elective 1 explains the intervals.
 #
-# **Time** to run: about a minute on two CPU cores; a GPU is not used. To work through: two and a
+# **Time** to run: one to two minutes on two CPU cores; a GPU is not used. To work through: two and a
 # half hours.
 
 # %% [markdown] tags=["colab"]
@@ -573,8 +573,8 @@ for row in CLASSES:
 
 # %% [markdown]
 # At 0.02 the score of Road, a class of large areas, is far below its IoU. That of Lane Mark is close
-# to its IoU, because marks are thin. At 0.005 the score of Lane Mark falls to less than a half: few of
-# the edges that are found lie within 2 px of the true ones.
+# to its IoU, because marks are thin. At 0.005 the score of Lane Mark falls to less than a half: few
+# of the edges that are found lie within 2 px of the true ones.
 #
 # ## Trap: a band of two pixels
 #
@@ -824,7 +824,8 @@ assert blank[0] > blank[1]
 # mask says this already. Three ways to be misled:
 #
 # * **The default layer.** The usual choice is the last stage. Its map has 3 × 3 pixels here, and a
-#   vehicle is smaller than one of them. Less of the heat lies in the mask than chance would put there.
+#   vehicle is smaller than one of them. Less of the heat lies in the mask than chance would put
+#   there.
 # * **The sum over pixels.** The logits of all pixels are summed, also of those where the class is
 #   not. The map mixes what makes a vehicle likely here with what makes it unlikely there. In some
 #   scenes nothing is left. `pixels=` sums over the mask only, and fewer maps are empty.
@@ -917,6 +918,7 @@ print("exit code", code_of_sweep, "·", len(ranked), "runs")
 # %% tags=["folded", "nbval-ignore-output"]
 # @title Picture: the sweep
 assert len(ranked) == 12 and code_of_sweep == 0
+assert {row["lr"] for row in ranked[:4]} == {3e-2}  # of the four best runs
 figure, ax = plt.subplots(figsize=(8, 3))
 ax.imshow(plt.imread(folder / "sweep" / "sweep.png"))
 ax.axis("off")
