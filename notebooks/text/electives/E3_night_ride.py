@@ -283,7 +283,7 @@ for key in ("mIoU", "IoU Lane Mark", "IoU Moveable"):
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# An interval that holds 0 shows no effect. These choices have an effect by their intervals:
+# Where an interval holds 0, no effect is shown. By their intervals these choices have an effect:
 #
 # * The **rate** has the largest effect on mIoU. The **pretrained start** and **augmentation** come
 #   next, about alike. The training is short, 96 steps. With a tenth of the rate, or from random
@@ -361,9 +361,9 @@ show(schematics.paste_on_road(), schematics.ALT["paste_on_road"], colors=32)
 #
 # $$x' = v_x + s (x - v_x) + a (y - v_y), \qquad y' = v_y + s (y - v_y).$$
 #
-# $s$ moves along the road, $a$ across it. The *foot* of a cut-out is the point at which it touches
-# the road. Where the foot goes decides both: the second equation gives $s$, then the first gives $a$.
-# Paint moves so. An upright thing, such as a vehicle, is only scaled by $s$.
+# $s$ moves along the road, $a$ across it. The *foot* of a cut-out is the middle of its lowest row.
+# Where the foot goes decides both: the second equation gives $s$, then the first gives $a$.
+# Paint moves in this way. An upright thing, such as a vehicle, is only scaled by $s$.
 
 # %%
 vanishing, foot, place = np.array([160.0, 90.0]), np.array([100.0, 170.0]), np.array([190.0, 130.0])
@@ -1139,7 +1139,7 @@ of_marks, of_road = (
     [mean_of(lesson.BASE, key.format(row)) for key in lesson.KEYS_BY_CLASS]
     for row in ("Lane Mark", "Road")
 )
-assert of_marks[1] > 0.8 * of_marks[0] and of_marks[2] < 0.6 * of_marks[0]  # "close to its IoU"
+assert of_marks[1] > 0.8 * of_marks[0] and of_marks[2] < 0.5 * of_marks[0]  # "close to its IoU"
 assert of_road[1] < 0.8 * of_road[0]  # "far below its IoU"
 first, own_mask = areas["Grad-CAM, stage 0"], areas["its own mask"]
 assert max(first, own_mask) < areas["random"] - 0.03  # "faster than that of the random order"
