@@ -243,8 +243,6 @@ def test_bars_of_weights_are_as_tall_as_the_weights_and_clear_of_their_numbers()
     bars = sorted((patch for patch in axes.patches if isinstance(patch, Rectangle)), key=lambda patch: patch.get_x())
     tall = np.array([bar.get_height() for bar in bars])
     np.testing.assert_allclose(tall / tall.sum(), [*F.softmax(torch.tensor([0.4, 1.6, -0.5]), dim=0), 0, 0], atol=1e-6)
-    middles = [bar.get_x() + bar.get_width() / 2 for bar in bars]
-    for words in axes.texts:
-        if re.fullmatch(r"0(\.\d\d)?", words.get_text()):
-            (bar,) = (bar for bar, middle in zip(bars, middles, strict=True) if abs(middle - words.get_position()[0]) < 0.1)
-            assert words.get_position()[1] < bar.get_y()
+    numbers = [text for text in axes.texts if re.fullmatch(r"0|0\.\d\d", text.get_text())]
+    for bar, words in zip(bars, sorted(numbers, key=lambda text: text.get_position()), strict=True):
+        assert words.get_position()[1] < bar.get_y()

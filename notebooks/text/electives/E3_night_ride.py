@@ -1117,7 +1117,7 @@ assert less("no class weights", "false road")[0]  # "undrivable ground is called
 assert less("no augmentation", "mIoU")[1]  # "lowers the mIoU in so short a training"
 for choice in ("wide input", "cross-entropy alone", "pasted anywhere"):
     assert any(less(choice, "mIoU")) and lesson.row_of(measured, choice)["p"]["mIoU"] > 0.05
-for name in names:  # "raise it at each distance"
+for name in names:  # "raise the share at each distance"
     key = f"false road {name}"
     assert mean_of("no class weights", key) < mean_of(lesson.BASE, key)
 assert all(curve[0] == max(curve) for curve in curves.values())  # the picture's title

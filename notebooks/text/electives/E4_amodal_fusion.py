@@ -143,7 +143,9 @@ pictures = {
     for kind, map_ in zip(KINDS, weights[0])
 }
 pictures |= {"fused": lesson.picture(fused[0])[where], "without vehicles": empty.image[where]}
-figure = panels(pictures, 3, 6.4, title="No guess leads everywhere (weight 0: dark blue, 1: yellow)")
+figure = panels(
+    pictures, 3, 6.4, title="No guess leads everywhere (weight 0: dark blue, 1: yellow)"
+)
 show(figure, "Weight maps of four guesses in the hole, the fused image and the truth.", colors=64)
 
 # %% [markdown]

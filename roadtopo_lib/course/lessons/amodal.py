@@ -101,7 +101,8 @@ def draw_numbers(found: dict) -> tuple[Figure, str]:
                                             ("oracle", "oracle per pixel")), strict=True):  # fmt: skip
         values = [row[key] for row in found["by_number"].values()]
         ax.plot(counts, values, f"{marker}-", label=name)
-    ax.set(title="More guesses: a smaller error, most of all for the oracle", xlabel="guesses of an image", ylabel="L1 inside the mask")
+    ax.set(title="More guesses: a smaller error, most of all for the oracle")
+    ax.set(xlabel="guesses of an image", ylabel="L1 inside the mask")
     ax.set(xticks=counts, ylim=(0, None))
     ax.legend(fontsize="small", ncols=2)
     return figure, "L1 inside the mask over the number of guesses, for the mean, the fusion, best guess and oracle."
