@@ -170,6 +170,15 @@ def test_the_committed_results_are_those_of_the_whole_contest():
         assert ("p" in row) == ("minus_ce" in row) == (row["loss"] != "CE")
 
 
+def test_the_committed_results_of_binary_masks_are_those_of_all_losses():
+    results = imbalance.results("one_class")
+    assert [row["loss"] for row in results["rows"]] == [*imbalance.LOSSES, *imbalance.TABLE_LOSSES]
+    assert (results["steps"], len(set(results["seeds"]))) == (imbalance.STEPS, 5)
+    assert results["command"].endswith("--one-class --output data_samples/one_class.json")
+    for row in results["rows"]:
+        assert list(row["iou"]) == ["rest", "crosswalk", "mean"]
+
+
 def test_jumps_are_those_of_the_dice_and_a_small_rate_on_one_batch_has_few():
     shaky, steady = imbalance.jumps(DiceLoss()), imbalance.jumps(DiceLoss(), lr=1.0, same_batch=True)
     assert 0.01 < shaky < 0.05

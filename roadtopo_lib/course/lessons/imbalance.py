@@ -152,9 +152,12 @@ def iou(counts: np.ndarray) -> np.ndarray:
     return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
 
 
-def results() -> dict:
-    """The whole contest as ``tests/benchmarks/bench_imbalance.py`` has left it, see ``data_samples/README.md``."""
-    return json.loads((samples() / "imbalance.json").read_text(encoding="utf-8"))
+def results(name: str = "imbalance") -> dict:
+    """The whole contest as ``tests/benchmarks/bench_imbalance.py`` has left it, see ``data_samples/README.md``.
+
+    ``"one_class"`` is the contest on binary masks.
+    """
+    return json.loads((samples() / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def row_of(measured: dict, loss: str, rarity: str) -> dict:
