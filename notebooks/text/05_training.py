@@ -1047,6 +1047,7 @@ try:
 except FloatingPointError as error:
     print(" ".join(Path(word).name for word in str(error).split()))
 assert all(p.equal(q) for p, q in zip(trainer.model.parameters(), start_model.parameters()))
+assert trainer.model.semantic_head.batch_norm.running_mean.isnan().any()
 
 # %% [markdown]
 # # Part IV · Memory

@@ -74,6 +74,7 @@ import torch
 from scipy.optimize import brentq, linear_sum_assignment
 
 from roadtopo_lib.app import check_data
+from roadtopo_lib.app.horizon import crop_top_for, horizon_row
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import (
     frame,
@@ -1528,6 +1529,8 @@ for drive, k in itertools.product("abcd", range(3)):
 how = {"val_share": 0.25, "line_width": 5, "workers": 1, "progress": False}
 told = convert_labelme(work / "drives", work / "set", **how)
 assert told.read == told.written == told.dropped.total() == 12  # "read, wrote and dropped"
+how |= {"names": {"cow": "sidewalk"}, "limit": 1}  # "maps other people's class names to ours"
+assert convert_labelme(work / "drives", work / "mapped", **how).dropped.total() == 0
 halves = [LaneInstanceDataset(work / "set", split) for split in ("train", "val")]
 drives = [{path.name[0] for path in half.image_paths} for half in halves]
 assert not drives[0] & drives[1] and drives[0] | drives[1] == set("abcd")  # "in one split"
@@ -1570,6 +1573,10 @@ _ = spoilt(
     "near_duplicates",  # "near-duplicates between splits"
     lambda files: write_sample(files[0].parents[2] / "val", "next", next_frame, classes, ids),
 )
+meet = horizon_row(lanes["found"], 512)  # "the row where the lanes meet"
+assert abs(meet - camera.project([0, 0, 1e6])[0, 1]) < 5
+assert meet - 512 * crop_top_for([meet / 512]) > 15  # px: "keeps it in the image"
+assert not LaneSegmentationConfig.preset("own-data").pretrained  # "trains from scratch"
 
 # %% tags=["folded"]
 # @title "It never saw them": the seeds of all scenes

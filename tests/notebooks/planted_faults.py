@@ -507,6 +507,13 @@ FAULTS = [
         "07_end_to_end",
     ),
     Fault(
+        "crop_top cuts the horizon off",
+        "app/horizon.py",
+        "np.quantile(shares, 0.05) - CROP_MARGIN",
+        "np.quantile(shares, 0.05) + CROP_MARGIN",
+        "07_end_to_end",
+    ),
+    Fault(
         "old counts are taken from the cache",
         "data/counting.py",
         'if entry["fingerprint"] == fingerprint:',
