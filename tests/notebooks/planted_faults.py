@@ -1,7 +1,7 @@
 """Do the notebooks notice when the library goes wrong? Plants faults in a copy, one at a time, and runs nbval.
 
-``make soak`` runs all of them, one to four minutes a fault; ``make test`` runs those in ``SAMPLE``. A line for each fault
-names the notebook and the first cell that failed. Exit code 1 if a fault went unnoticed, or if a notebook fails
+``make soak`` runs all of them, one to four minutes a fault; ``make test`` runs those in ``SAMPLE``. A line for each
+fault names the notebook and the first cell that failed. Exit code 1 if a fault went unnoticed, or if a notebook fails
 without any.
 """
 
