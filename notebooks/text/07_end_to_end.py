@@ -1574,7 +1574,7 @@ _ = spoilt(
     lambda files: write_sample(files[0].parents[2] / "val", "next", next_frame, classes, ids),
 )
 meet = horizon_row(lanes["found"], 512)  # "the row where the lanes meet"
-assert abs(meet - camera.project([0, 0, 1e6])[0, 1]) < 5
+assert abs(meet - camera.project([0, 0, 1e6])[0][1]) < 5
 assert meet - 512 * crop_top_for([meet / 512]) > 15  # px: "keeps it in the image"
 assert not LaneSegmentationConfig.preset("own-data").pretrained  # "trains from scratch"
 
