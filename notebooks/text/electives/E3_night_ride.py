@@ -156,8 +156,6 @@ my_guess = None
 pixels = np.stack([np.bincount(semantic.ravel(), minlength=6) for _, semantic, _ in sample])
 share = pixels.sum(axis=0) / pixels.sum()
 reveal(my_guess, 100 * share[LANE_MARK], "%")
-
-# %%
 for row, part in zip(CLASSES, share):
     print(f"{row.id} {row.name:10s} {part:6.1%}")
 
@@ -503,8 +501,6 @@ lazy = ConfusionMatrix(len(CLASSES))
 for scene in scenes:
     lazy.update(np.full(lesson.SIZE, UNDRIVABLE), class_mask(scene))
 reveal(my_guess, 100 * lazy.pixel_accuracy(), "%")
-
-# %%
 print(f"a lazy model: accuracy {lazy.pixel_accuracy():.2f}, mIoU {lazy.miou():.2f}")
 
 # %% [markdown]
