@@ -1145,6 +1145,14 @@ torch.testing.assert_close(*losses)  # "which number a lane gets does not matter
 nothing = torch.zeros(1, 64, 128, dtype=torch.int64)
 assert DiscriminativeLoss()(torch.randn(1, 4, 64, 128), nothing)[0] == 0  # "exactly 0"
 assert list(dict.fromkeys(ids_of_row.tolist())) == [4, 3, 2, 1]
+as_image = color_semantic(semantic)  # an image whose colours are the classes
+for seed in range(8):
+    moves, recolours = (build_transform(config.replace(color_jitter=j), True) for j in (0, 0.8))
+    picture, moved, numbers = moves(as_image, semantic, instance, seed)
+    assert contradictions(moved, numbers) == 0  # "must move all three arrays alike"
+    assert (picture == color_semantic(moved)).all(axis=2).mean() > 0.9  # all but edges
+    _, *same = recolours(as_image, semantic, instance, seed)
+    assert (same[0] == moved).all() and (same[1] == numbers).all()  # "must leave the masks alone"
 foreign = Image.fromarray(four.astype(np.uint8))
 foreign.putpalette([1, 2, 3] * 256)
 try:

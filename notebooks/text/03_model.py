@@ -90,6 +90,7 @@ from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.strip import principal_colors
 from roadtopo_lib.dataset import LaneInstanceDataset, build_transform, image_to_tensor
 from roadtopo_lib.labels import CLASS_NAMES, LANE_CLASS_IDS
+from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.segformer import ARCHITECTURES, SegFormerModel, upsample_to
 from roadtopo_lib.training.optimizer import build_optimizer
 from roadtopo_lib.viz import color_semantic
@@ -1334,6 +1335,11 @@ except RuntimeError:
     pass  # "refuse an empty group"
 else:
     raise AssertionError("an empty group was accepted")
+lane_segmenter = LaneSegmenter(trained, tiny, "cpu")
+for size in ((96, 512), (300, 300), (1080, 1920)):  # "to the area of the training images"
+    one, two = (v.pixels for v in lane_segmenter.make_views(np.zeros((*size, 3), np.uint8)))
+    assert 0.8 < one[0, 0].numel() / (96 * 256) < 1.2
+    assert 1.25 < math.sqrt(two.numel() / one.numel()) < 1.45  # "1.35 times as large"
 # The predictions.
 assert np.allclose(scores, [0.38, 0.44, 0.40, 0.24, 0.09], atol=0.02)
 assert np.allclose(scores_of_frame[1:3], [0.55, 0.65], atol=0.02)

@@ -69,7 +69,7 @@ strip(5, photo=PHOTO)
 import copy
 import math
 import tempfile
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import frame, my_photo, progress, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
@@ -87,6 +88,7 @@ from roadtopo_lib.course.lessons import training_pictures as pictures
 from roadtopo_lib.course.lessons.end_to_end import read_history, run_command
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.strip import boxes_of, shipped_segmenter
+from roadtopo_lib.data.samples import write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import CROSSWALK, LANE_MARKING
@@ -1045,6 +1047,7 @@ try:
 except FloatingPointError as error:
     print(" ".join(Path(word).name for word in str(error).split()))
 assert all(p.equal(q) for p, q in zip(trainer.model.parameters(), start_model.parameters()))
+assert trainer.model.semantic_head.batch_norm.running_mean.isnan().any()
 
 # %% [markdown]
 # # Part IV · Memory
@@ -1734,6 +1737,42 @@ with file.open() as reader:  # who opened the old file reads it to its end
 assert len(rate_of) == len([*start_model.parameters()])
 assert all(math.isclose(rate_of[p], 0.1 * config.lr) for p in start_model.encoder.parameters())
 assert all(rate_of[p] == config.lr for p in start_model.semantic_head.parameters())
+
+# %% tags=["folded"]
+# @title Claims of this notebook, asserted: what a run checks, keeps and counts
+few = folder / "few"  # four images to train on, so two steps of two an epoch
+for split, count in (("train", 4), ("val", 1)):
+    for k in range(count):
+        sample = [array[::2, ::2] for array in LaneInstanceDataset(samples(), split).read(k)]
+        write_sample(few / split, f"scene_{k}", *sample)
+two_epochs = short.replace(batch_size=2, epochs=2)
+
+
+def trained(name, settings=two_epochs, **options):
+    made = lesson.StepLosses()
+    recorders = [made, *options.pop("recorders", ())]
+    with suppress(lesson.PowerCut), redirect_stdout(None):  # it says where it goes on
+        train_lane_model(settings, few, folder / name, "cpu", recorders=recorders, **options)
+    return [step for step, _ in made.steps]
+
+
+dies = [lesson.Killed(at_step=3)]
+assert trained("resumed", recorders=dies, resume=True)[0] == 1  # "starts one where there is none"
+assert RunFolder(folder / "resumed").newest().step == 2  # "after every epoch"
+assert trained("resumed", resume=True) == [3, 4]  # "where the folder's run ended"
+shared = lesson.new_trainer(two_epochs.replace(accumulation_steps=2))
+scenes = LaneInstanceDataset(few, "train", build_transform(two_epochs, train=True))
+unshuffled = build_loader(scenes, two_epochs, shuffle=False)
+shared.fit(unshuffled, [next(iter(unshuffled))])
+assert shared.state.step == 2 and shared.history[-1]["lr_heads"] < 1e-9  # "not batches"
+harmed = few / "val" / "instance_masks" / "scene_0.png"
+harmed.write_bytes(harmed.read_bytes()[:-100])
+seen = lesson.StepLosses()
+try:
+    trained("refused", recorders=[seen])
+    raise AssertionError("a damaged file was accepted")
+except ValueError:
+    assert not seen.steps  # "checks every file of the data first, then trains"
 
 # %% tags=["folded"]
 # @title Claims, continued: the encoder's rate, and runs that go wrong

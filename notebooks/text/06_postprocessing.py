@@ -1506,6 +1506,19 @@ for groups in ([*lane_pixels(true_instances, 4), patch], dashed):  # the 20 % ru
     curves = [fit_lane_curve(pixels % width, pixels // width) for pixels in groups]
     members, _ = curves_of_road(groups, curves, (height, width))
     assert sorted(k for lane in members for k in lane) == [0, 1, 2, 3]
+with_patch, all_sure = true_semantic.copy(), np.ones((height, width), dtype=np.float32)
+groups = [*lane_pixels(true_instances, 4), patch]
+with_patch.flat[patch] = LANE_MARKING
+given = np.concatenate(groups), np.repeat(np.arange(5), [len(pixels) for pixels in groups])
+few_sure = {n: all_sure.copy() for n in (523, 524)}  # 0.1 % of the image are 524 pixels
+for n, sure in few_sure.items():
+    sure.flat[groups[3]] = 0
+    sure.flat[groups[3][np.linspace(0, len(groups[3]) - 1, n).astype(int)]] = 1
+cases = ((None, 5), (all_sure, 4), (few_sure[524], 4), (few_sure[523], 3))
+for sure, found_then in cases:  # "only if it is given"; "A lane without enough of them is dropped"
+    nothing = np.empty(0, dtype=int)
+    of_case = collect_instances(with_patch, given, (nothing, nothing), confidence=sure)
+    assert of_case["lane_count"] == found_then
 by_kind = {kind: list(of_rules.values()) for kind, of_rules in wrong.items()}
 assert np.abs(np.subtract(by_kind["visible"], [7, 2, 1])).max() <= 1
 assert np.abs(np.subtract(by_kind["whole"], [0, 2, 0])).max() <= 1

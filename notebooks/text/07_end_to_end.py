@@ -73,6 +73,8 @@ import numpy as np
 import torch
 from scipy.optimize import brentq, linear_sum_assignment
 
+from roadtopo_lib.app import check_data
+from roadtopo_lib.app.horizon import crop_top_for, horizon_row
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import (
     frame,
@@ -113,7 +115,9 @@ from roadtopo_lib.course.lessons.end_to_end_pictures import (
 from roadtopo_lib.course.lessons.lane_audit import f1_of
 from roadtopo_lib.course.lessons.own_roads import correct, dark_and_wet_roads, photograph, store
 from roadtopo_lib.course.parts import keep, kept
-from roadtopo_lib.data.images import read_image
+from roadtopo_lib.data.convert import convert_labelme
+from roadtopo_lib.data.images import read_image, write_image
+from roadtopo_lib.data.samples import sample_files, write_sample
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.files import load_weights
 from roadtopo_lib.inference.evaluation import BASELINES, evaluate
@@ -130,6 +134,7 @@ from roadtopo_lib.metrics import lanes as benchmarks
 from roadtopo_lib.pipeline import SECOND_VIEW_SCALE, LaneSegmenter
 from roadtopo_lib.scenes import render_scene, write_dataset
 from roadtopo_lib.scenes.synth import image_seed
+from roadtopo_lib.training.run_folder import RunFolder
 from roadtopo_lib.viz import overlay
 
 # %% [markdown]
@@ -202,7 +207,7 @@ my_guess = None
 
 # %% tags=["folded", "answer", "nbval-ignore-output"]
 # @title Compare with your guess
-terminal("evaluate lane --model run/best.safetensors --data data/test --output short.json")
+terminal("evaluate lane --model run/best.safetensors --data data --output short.json")
 short = json.loads((work / "short.json").read_text())
 reveal(my_guess, short["lane_f1"])
 
@@ -1482,6 +1487,96 @@ for count in (12, 48, 200):
     assert rows["from scratch", count]["lane_f1_minus_untouched"][1] < 0  # "at every size"
 if not kept():  # the library's six parts; what yours reach, nobody has measured
     assert 2 <= detector.detect(image).max() <= 6 and 0.15 < mine < theirs
+
+# %% tags=["folded"]
+# @title Claims of this notebook, asserted: scores, seeds, views
+assert short["images"] == 24  # of `--data data`: "The library's default split is therefore `test`"
+assert math.isclose(day["miou"], seeing.miou())  # "adds up the matrices and divides once"
+at_11 = boundary_iou(predicted_masks, true_masks, ROAD, 11)
+assert math.isclose(day["boundary_iou"]["road"], at_11)
+pooled = LaneF1()
+pooled.update([upright], [upright], (256, 512))  # the one lane is found
+pooled.update([], [upright - [k, 0] for k in (50, 100, 150)], (256, 512))  # of three none
+assert math.isclose(pooled.f1(), 2 / (2 + 3))  # "the counts are added up first": not 0.5
+for split in ("train", "test"):  # "Each scene of `synth` has a seed of its own"
+    rendered = render_scene(image_seed(11, split, 0), (128, 256), "day")
+    stored = LaneInstanceDataset(work / "data", split).read(0)[2]
+    assert np.array_equal(stored, rendered.instance_amodal)
+first, second = (view.pixels for view in segmenter.make_views(image[128:]))
+assert math.isclose(second.numel() / first.numel(), SECOND_VIEW_SCALE**2, rel_tol=0.05)
+second = torch.nn.functional.interpolate(second, first.shape[2:], mode="area")
+mirrored, as_it_is = ((view - first).abs().mean() for view in (second.flip(3), second))
+assert mirrored < 0.2 * as_it_is  # "The second view is mirrored"
+made_steps = RunFolder(work / "my_run").newest().step
+assert made_steps == 2 * tuning.steps_per_epoch == 100  # "for 100 steps"
+
+# %% tags=["folded"]
+# @title Claims of this notebook, asserted: rules of `convert` and `check-data`
+walk = [[0, 40], [127, 40], [127, 50], [0, 50]]
+far_walk = [[0, 10], [127, 10], [127, 14], [0, 14]]
+at = {name: [[60, 5], [x, 63]] for name, x in (("right", 100), ("middle", 60), ("left", 20))}
+in_file = [("crosswalk", far_walk), ("crosswalk", walk), *(("lane_marking", at[k]) for k in at)]
+in_file.append(("cow", walk))  # no class of ours
+shapes = [
+    {"label": label, "points": points, "shape_type": "polygon" if len(points) > 2 else "linestrip"}
+    for label, points in in_file
+]
+for drive, k in itertools.product("abcd", range(3)):
+    place = work / "drives" / drive / f"{k}.jpg"
+    write_image(place, others.read(k)[0][::4, ::4])  # (64, 128, 3)
+    label = {"imagePath": place.name, "imageHeight": 64, "imageWidth": 128, "shapes": shapes}
+    place.with_suffix(".json").write_text(json.dumps(label))
+how = {"val_share": 0.25, "line_width": 5, "workers": 1, "progress": False}
+told = convert_labelme(work / "drives", work / "set", **how)
+assert told.read == told.written == told.dropped.total() == 12  # "read, wrote and dropped"
+how |= {"names": {"cow": "sidewalk"}, "limit": 1}  # "maps other people's class names to ours"
+assert convert_labelme(work / "drives", work / "mapped", **how).dropped.total() == 0
+halves = [LaneInstanceDataset(work / "set", split) for split in ("train", "val")]
+drives = [{path.name[0] for path in half.image_paths} for half in halves]
+assert not drives[0] & drives[1] and drives[0] | drives[1] == set("abcd")  # "in one split"
+_, classes, ids = halves[0].read(0)
+assert ids[58, [24, 60, 96]].tolist() == [1, 2, 3]  # "by where they lie, not by their order"
+assert ids[[45, 12], 2].tolist() == [4, 5]  # crosswalks from near to far, after the lanes
+assert (classes[42:49] == CROSSWALK).all()  # "Lanes end where a crosswalk covers them."
+
+
+small = [[array[::2, ::2] for array in others.read(k)] for k in range(3)]  # 128 × 256
+
+
+def spoilt(kind, change):
+    with tempfile.TemporaryDirectory(dir=work) as root:
+        for k, split in enumerate(("train", "train", "val")):
+            write_sample(Path(root) / split, f"road_{k}", *small[k])
+        change(sample_files(Path(root) / "train", "road_0"))
+        report = check_data.Report(Path(root), None, tuning)
+    found = {finding.check for finding in report.findings}
+    assert kind in (None, *found), f"{kind} was not found, only {found}"
+    return report.count(check_data.ERROR)
+
+
+def write_mask(place, mask):
+    assert cv2.imwrite(str(place), mask)
+
+
+whole, classes, ids = small[0]
+harm = {  # "missing or damaged files, ids out of range, masks of 0 and 255, instances where …"
+    "missing_mask": lambda files: files[1].unlink(),
+    "truncated": lambda files: files[0].write_bytes(files[0].read_bytes()[:-2000]),
+    "class_ids": lambda files: write_mask(files[1], np.where(classes == ROAD, 77, classes)),
+    "binary_mask": lambda files: write_mask(files[1], np.uint8(255 * (ids > 0))),
+    "instances_off_lanes": lambda files: write_mask(files[2], np.roll(ids, 40, axis=1)),
+}
+assert all(spoilt(kind, change) > 0 for kind, change in harm.items())
+assert spoilt(None, lambda files: None) == 0
+next_frame = np.clip(np.roll(whole, 2, axis=1).astype(int) + 3, 0, 255).astype(np.uint8)
+_ = spoilt(
+    "near_duplicates",  # "near-duplicates between splits"
+    lambda files: write_sample(files[0].parents[2] / "val", "next", next_frame, classes, ids),
+)
+meet = horizon_row(lanes["found"], 512)  # "the row where the lanes meet"
+assert abs(meet - camera.project([0, 0, 1e6])[0][1]) < 5
+assert meet - 512 * crop_top_for([meet / 512]) > 15  # px: "keeps it in the image"
+assert not LaneSegmentationConfig.preset("own-data").pretrained  # "trains from scratch"
 
 # %% tags=["folded"]
 # @title "It never saw them": the seeds of all scenes

@@ -138,6 +138,7 @@ class TestNotebook:
         title, _, opening = cells[0].source.partition("\n")
         assert title.startswith("# ")
         assert 5 <= len(opening.split()) <= 45
+        assert len(re.findall(r"[.!?](?=\s|$)", opening)) == 1
         assert f"strip({strip_argument(text)}" in cells[2].source
         assert line_count(cells[2:3]) <= 5
         assert "image/png" in cells[2].outputs[0].data

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # E1 · Class imbalance: does the cure work?
 #
-# Rare classes get larger weights or other losses. This notebook measures what that changes where a
-# class becomes rarer step by step.
+# This notebook gives rare classes larger weights or other losses, and measures what that changes
+# where a class becomes rarer step by step.
 
 # %% tags=["set-up"]
 # @title Set-up: run this cell first

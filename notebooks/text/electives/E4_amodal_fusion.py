@@ -1,8 +1,8 @@
 # %% [markdown]
 # # E4 · Amodal fusion
 #
-# A car hides a piece of road. You merge several guesses of what lies behind it into one image, and
-# measure whether that finds more lanes.
+# You merge several guesses of what lies behind a car into one image, and measure whether that finds
+# more lanes.
 
 # %% tags=["set-up"]
 # @title Set-up: run this cell first
