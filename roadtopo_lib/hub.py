@@ -1,4 +1,4 @@
-"""The hub of pretrained weights: where it is, whether it answers, and how a network gets its weights from there.
+"""The hub of pretrained weights: where it is, whether it answers, and folders in its layout, read and written.
 
 Nothing but the standard library is imported at the top: ``doctor`` asks, too, where everything else is broken.
 """
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from roadtopo_lib.files import check_file
+from roadtopo_lib.files import check_file, write_atomic, write_json
 
 HUB_TIMEOUT = 3.0
 """Seconds that the hub has to answer, name look-up included."""
@@ -126,3 +126,68 @@ def _read_config(folder: Path) -> dict:
     if kind != "segformer":
         raise ValueError(f"{path}: model_type is {kind!r}, expected 'segformer'")
     return config
+
+
+def write_folder(folder: str | Path, kind: str, settings: dict, info: dict) -> None:
+    """Writes what lies beside ``model.safetensors`` in the folder of a model of ours: config and model card."""
+    folder = Path(folder)
+    write_json(folder / "config.json", {"library": "roadtopo_lib", "kind": kind, "config": settings, "info": info})
+    write_atomic(folder / "README.md", model_card(kind, settings, info))
+
+
+def weights_of(folder: str | Path, kind: str) -> Path:
+    """The weights in a folder that ``write_folder`` has completed.
+
+    Raises:
+        FileNotFoundError: no such folder, or without config or weights.
+        ValueError: a folder of another library, or of another kind of model.
+    """
+    folder = Path(folder)
+    path, weights = folder / "config.json", folder / WEIGHTS[0]
+    for file in (path, weights):
+        check_file(file, "file", "a folder that save_pretrained wrote", MOST_CONFIG if file == path else None)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        found = config["kind"] if config["library"] == "roadtopo_lib" else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = None
+    if found != kind:
+        raise ValueError(f"{path}: kind is {found!r}, expected {kind!r}, in a folder that save_pretrained wrote")
+    return weights
+
+
+def model_card(kind: str, settings: dict, info: dict) -> str:
+    """The text of a model card: what the model is, how it was made, what it scores; what nobody noted is left out.
+
+    Args:
+        kind, settings: of the model, see ``models.StoredModel``.
+        info: what was saved beside the weights: of ``training`` the seed and sizes, of ``card`` the data, the command
+            and the scores, and the numbers that a run keeps (``epoch``, ``val_loss``, ``val_miou``).
+    """
+    card = info.get("card") if isinstance(info.get("card"), dict) else {}
+    training = info.get("training") if isinstance(info.get("training"), dict) else {}
+    run = {name: info[name] for name in ("epoch", "val_loss", "val_miou") if name in info}
+    made = {
+        "data": card.get("data"), "command": card.get("command"), "seed": training.get("seed"),
+        "image size (height, width)": training.get("image_size"), "rows cut off above": training.get("crop_top"),
+    }  # fmt: skip
+    scores = {**run, **(card["scores"] if isinstance(card.get("scores"), dict) else {})}
+    parts = [
+        f"---\nlibrary_name: roadtopo_lib\npipeline_tag: image-segmentation\n---\n\n# Lane model ({kind})\n\n"
+        "Separates lanes and crosswalks of a road image into instances: class logits and embeddings for each pixel.\n",
+        f"```python\nfrom roadtopo_lib.pipeline import LaneSegmenter\n\n"
+        f'result = LaneSegmenter.from_checkpoint("{WEIGHTS[0]}")("road.jpg")\n```\n',
+    ]
+    for title, rows in (("Architecture", settings), ("Made of", made), ("Scores", scores)):
+        known = {name: value for name, value in rows.items() if value is not None}
+        lines = "".join(f"| {name} | {_shown(value)} |\n" for name, value in known.items())
+        parts.append(f"## {title}\n\n" + (f"| | |\n|---|---|\n{lines}" if known else "Not recorded.\n"))
+    return "\n".join(parts)
+
+
+def _shown(value: object) -> str:
+    """A value in a cell of a table."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " ".join(text.replace("|", "\\|").split())

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+
+if TYPE_CHECKING:  # an exported model's images are shrunk where there is no torch
+    from torch import Tensor
 
 MOST_VALUES = 1 << 24
 """Of a strip, 64 MB. Six classes at 1920×1080 are one strip."""
@@ -50,7 +51,7 @@ def enlarged(result: dict, size: tuple[int, int]) -> dict:
     return {**result, "lane_polylines": [(line + 0.5) * scale - 0.5 for line in result["lane_polylines"]]}
 
 
-def upsampled_strips(x: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
+def upsampled_strips(x: "Tensor", size: tuple[int, int]) -> "Iterator[tuple[int, Tensor]]":
     """The rows of a map as ``models.upsample_to`` gives it, some at a time.
 
     Args:
@@ -60,6 +61,9 @@ def upsampled_strips(x: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, Te
     Yields:
         The first row of a strip, and the strip (C, rows, W). A map of one strip equals the whole bit for bit.
     """
+    import torch
+    import torch.nn.functional as F
+
     (channels, length, _), (height, width) = x.shape[1:], size
     rows = max(1, MOST_VALUES // (channels * width))
     for top in range(0, height, rows):
