@@ -958,6 +958,19 @@ print(notice, way_out, sep="\n\n")
 # look like, not what lanes are.
 
 # %% [markdown]
+# With a network you can load them: write `"b0"` in place of `None` (15 MB) and run the cell. A
+# downloaded folder loads the same way: `SegFormerModel("b0", pretrained="FOLDER")`.
+
+# %%
+FROM_HUB = None  # "b0" .. "b5"
+if FROM_HUB:
+    try:
+        published = SegFormerModel(FROM_HUB, pretrained=True)
+        print(FROM_HUB, f"loaded: {millions(published):.1f} million parameters")
+    except ConnectionError as error:
+        print(error)
+
+# %% [markdown]
 # ### Nineteen classes become six
 #
 # The checkpoint knows 19 classes, we have 6. We try it with a local folder: the architecture is

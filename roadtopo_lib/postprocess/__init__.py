@@ -5,7 +5,7 @@
 * ``road``: all lanes' curves together, for they share a road.
 * here: ``LanePostProcessor``, which puts both together.
 
-Nothing here needs torch: an exported model runs without it (``examples/onnx_lanes.py``). Tensors are taken all the same.
+Nothing here needs torch: an exported model runs without it (``examples/onnx_lanes.py``). Tensors are taken, too.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from roadtopo_lib.postprocess.curves import (
     x_at_row,
 )
 from roadtopo_lib.postprocess.road import curves_of_given_lanes, curves_of_road, fit_road
+from roadtopo_lib.strips import values_at
 
 if TYPE_CHECKING:
     import torch
@@ -158,39 +159,13 @@ class LanePostProcessor:
         for class_ids in (self.lane_class_ids, self.crosswalk_class_ids):
             pixels = np.flatnonzero(class_mask(semantic_mask, class_ids))
             rows, columns = np.maximum(pixels // width - first_row, 0), pixels % width  # of what the embeddings cover
-            vectors = read_embeddings(embeddings, rows, columns, size)  # (n, D)
+            vectors = values_at(embeddings, rows, columns, size)  # (n, D)
             groups.append((pixels, cluster_embeddings(vectors, self.radius, self.method)))
         if confidence is not None and confidence.shape != semantic_mask.shape:
             raise ValueError(f"confidence must have shape {semantic_mask.shape}, got {confidence.shape}")
         return collect_instances(
             semantic_mask, *groups, self.min_pixels, self.reference_row, self.road_model, confidence
         )
-
-
-def read_embeddings(embeddings: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Embeddings at pixels of a larger image, as ``losses.gather_embeddings`` reads them: (D, h, w) → (n, D).
-
-    Args:
-        embeddings: (D, h, w) float.
-        rows, columns: (n,) integers, pixels of the larger image.
-        size: (H, W) of that image.
-    """
-    if embeddings.shape[1:] == size:
-        return embeddings[:, rows, columns].T
-    table = np.ascontiguousarray(np.moveaxis(embeddings, 0, 2))  # (h, w, D): the vector of a cell lies in one piece
-    (top, bottom, down), (left, right, across) = (
-        _neighbours(at, few, many, table.dtype)
-        for at, few, many in zip((rows, columns), table.shape, size, strict=False)
-    )
-    above, below = ((1 - across) * table[row, left] + across * table[row, right] for row in (top, bottom))  # (n, D)
-    return (1 - down) * above + down * below
-
-
-def _neighbours(at: np.ndarray, few: int, many: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First cell, second cell and the way to it (n, 1): pixels are squares, the edge goes on beyond the last centre."""
-    place = ((at.astype(dtype) + 0.5) * (few / many) - 0.5).clip(0, few - 1)
-    first = place.astype(np.intp)
-    return first, np.minimum(first + 1, few - 1), (place - first).astype(dtype)[:, None]
 
 
 def collect_instances(

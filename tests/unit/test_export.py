@@ -12,9 +12,9 @@ import torch
 from roadtopo_lib import models
 from roadtopo_lib.app import export as command
 from roadtopo_lib.app.cli import main
+from roadtopo_lib.app.export import SIZES, TOLERANCE, Outputs, largest_deviation, to_onnx
 from roadtopo_lib.data.images import list_images, read_image
 from roadtopo_lib.electives.unet import ResUNet, UNet
-from roadtopo_lib.inference.export import SIZES, TOLERANCE, Outputs, largest_deviation, to_onnx
 from roadtopo_lib.pipeline import LaneSegmenter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("deviation", [0.1, float("nan")])
     def test_a_file_that_answers_otherwise_is_not_written(self, monkeypatch, exported, tmp_path, capsys, deviation):
-        monkeypatch.setattr(command, "largest_deviation", lambda *_: deviation)
+        monkeypatch.setattr(command, "largest_deviation", lambda *_, **__: deviation)
         assert self.call(monkeypatch, exported, "--output", tmp_path / "m.onnx") == 2
         assert "the exported model differs by" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
