@@ -131,7 +131,7 @@ def _read_config(folder: Path) -> dict:
 def write_folder(folder: str | Path, kind: str, settings: dict, info: dict) -> None:
     """Writes what lies beside ``model.safetensors`` in the folder of a model of ours: config and model card."""
     folder = Path(folder)
-    write_json(folder / "config.json", {"library": "roadtopo_lib", "kind": kind, "config": settings, "info": info})
+    write_json(folder / "config.json", {"library": "roadtopo_lib", "kind": kind, "config": settings})
     write_atomic(folder / "README.md", model_card(kind, settings, info))
 
 

@@ -92,7 +92,7 @@ class StoredModel(nn.Module):
         """
         return cls.from_file(load_weights(path), path)
 
-    def save_pretrained(self, folder: str | Path, **info: object) -> None:
+    def save_pretrained(self, folder: str | Path, /, **info: object) -> None:
         """Writes a folder: weights as ``save`` writes them, ``config.json`` and a model card of ``info``."""
         self.save(Path(folder) / "model.safetensors", **info)
         write_folder(folder, self.kind, self.settings(), info)

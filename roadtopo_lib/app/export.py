@@ -61,13 +61,13 @@ class Outputs(nn.Module):
         return classes, outputs["embeddings"]
 
 
-def to_onnx(model: LaneModel, probabilities: bool = False, **info: object) -> bytes:
+def to_onnx(model: LaneModel, probabilities: bool = False, info: dict | None = None) -> bytes:
     """The content of an ONNX file: input ``images``; outputs ``logits`` or ``probabilities``, and ``embeddings``.
 
     Args:
         model: in evaluation mode, on the CPU.
         probabilities: see ``Outputs``.
-        info: JSON-serialisable values that the file's metadata hold, such as the settings of the training.
+        info: JSON-serialisable values for the file's metadata, such as ``training``, its settings.
 
     Raises:
         ValueError: onnx or onnxscript is missing.
@@ -82,7 +82,7 @@ def to_onnx(model: LaneModel, probabilities: bool = False, **info: object) -> by
             input_names=["images"], output_names=["probabilities" if probabilities else "logits", "embeddings"],
             dynamic_shapes={"images": free},
         )  # fmt: skip
-    program.model.metadata_props[HEADER_KEY] = json.dumps(info)
+    program.model.metadata_props[HEADER_KEY] = json.dumps(info or {})
     return program.model_proto.SerializeToString()
 
 
@@ -172,7 +172,7 @@ def export_onnx(model: Path, output: Path, probabilities: bool = False, calibrat
     files = [] if calibration is None else calibration_images(calibration)
     if files and not isinstance(info.get("training"), dict):
         raise ValueError(f"{model}: holds no settings of its training, expected them: they say how an image is fed")
-    content = to_onnx(network, probabilities, kind=network.kind, **info)
+    content = to_onnx(network, probabilities, info)
     deviation = largest_deviation(content, network, probabilities)
     if not deviation <= TOLERANCE:
         raise ValueError(f"{model}: the exported model differs by {deviation:.2g}, expected at most {TOLERANCE:g}")
@@ -246,11 +246,3 @@ def export_folder(model: Path, output: Path) -> None:
     network, info = load_with_info(model)
     network.save_pretrained(output, **info)
     say(f"{output}: model.safetensors, config.json, README.md")
-
-
-def training_of(content: bytes) -> dict | None:
-    """The settings of the training that an ONNX file holds."""
-    import onnx
-
-    properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-    return json.loads(properties[HEADER_KEY]).get("training")

@@ -34,7 +34,13 @@ def tiny():
 @pytest.fixture(scope="module")
 def exported(tiny):
     model, info = tiny
-    return to_onnx(model, kind=model.kind, **info)
+    return to_onnx(model, info=info)
+
+
+def training_of(content):
+    """The settings of the training that a file holds."""
+    properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    return json.loads(properties["roadtopo_lib"])["training"]
 
 
 def run(content, images):
@@ -64,7 +70,7 @@ def test_batch_height_and_width_have_names_in_the_file_and_the_settings_travel(t
     batch, channels, height, width = images.type.tensor_type.shape.dim
     assert channels.dim_value == 3
     assert len({side.dim_param for side in (batch, height, width)} - {""}) == 3
-    assert command.training_of(exported) == tiny[1]["training"]
+    assert training_of(exported) == tiny[1]["training"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ class TestCommand:
         assert 98 < share < 100
         small = (tmp_path / "m.onnx").read_bytes()
         assert len(small) < len(exported) / 3
-        assert command.training_of(small) == command.training_of(exported)
+        assert training_of(small) == training_of(exported)
 
 
 def test_calibration_images_of_a_data_set_are_those_of_training(tmp_path):
