@@ -34,11 +34,12 @@ def segment(session: onnxruntime.InferenceSession, image: np.ndarray) -> dict:
     pixels = cv2.resize(road, size, interpolation=cv2.INTER_AREA).transpose(2, 0, 1)[None]  # (1, 3, h, w)
     classes, embeddings = session.run(None, {"images": np.ascontiguousarray(pixels, dtype=np.float32) / 255})
 
-    # (1, C, h, w) → (H, W, C), in either form that `export onnx` writes
-    maps = cv2.resize(classes[0].transpose(1, 2, 0), (width, height), interpolation=cv2.INTER_LINEAR)
-    if session.get_outputs()[0].name == "logits":
-        maps = np.exp(maps - maps.max(axis=2, keepdims=True))
-        maps /= maps.sum(axis=2, keepdims=True)
+    # Enlarged as logits, as in training: a thin line between two cells would lose to both sides otherwise.
+    if session.get_outputs()[0].name == "probabilities":
+        classes = np.log(np.maximum(classes, 1e-12))  # logits, but for a number that all classes share
+    maps = cv2.resize(classes[0].transpose(1, 2, 0), (width, height), interpolation=cv2.INTER_LINEAR)  # (H, W, C)
+    maps = np.exp(maps - maps.max(axis=2, keepdims=True))
+    maps /= maps.sum(axis=2, keepdims=True)
     embeddings = embeddings[0]  # (D, h, w); of a small image they may be larger than the image
     covered = (min(embeddings.shape[1], height), min(embeddings.shape[2], width))
     if embeddings.shape[1:] != covered:

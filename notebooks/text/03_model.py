@@ -958,10 +958,11 @@ print(notice, way_out, sep="\n\n")
 # look like, not what lanes are.
 
 # %% [markdown]
-# With a network you can load them: write `"b0"` in place of `None` (15 MB) and run the cell. A
-# downloaded folder loads the same way: `SegFormerModel("b0", pretrained="FOLDER")`.
+# With a network you can load them: unfold the cell, write `"b0"` in place of `None` (15 MB) and run
+# it. A downloaded folder loads the same way: `SegFormerModel("b0", pretrained="FOLDER")`.
 
-# %%
+# %% tags=["folded"]
+# @title Load published weights (skipped unless you name a size)
 FROM_HUB = None  # "b0" .. "b5"
 if FROM_HUB:
     try:
