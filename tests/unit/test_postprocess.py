@@ -529,9 +529,8 @@ def test_upright_lanes_that_no_road_explains_keep_their_own_curves(columns):
 class TestWithoutTorch:
     def test_it_imports_nothing_of_torch(self):
         code = (
-            "import sys; sys.modules['torch'] = None\n"
-            "import roadtopo_lib.postprocess, roadtopo_lib.strips, roadtopo_lib.viz\n"
-            "assert not any(name.startswith('torch.') for name in sys.modules)"
+            "import sys; import roadtopo_lib.postprocess, roadtopo_lib.strips, roadtopo_lib.viz\n"
+            "assert 'torch' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -543,4 +542,4 @@ class TestWithoutTorch:
         rows, columns = (index.ravel() for index in np.indices(size))
         found = values_at(maps, rows, columns, size)
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found, whole.reshape(5, -1).T, atol=1e-6)
+        np.testing.assert_allclose(found, whole.reshape(5, -1).T, atol=1e-5)
