@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.files import WeightsFile, load_weights, save_weights
+from roadtopo_lib.hub import weights_of, write_folder
 
 KINDS: dict[str, tuple[str, str]] = {
     "segformer": ("roadtopo_lib.segformer", "SegFormerModel"),
@@ -90,6 +91,16 @@ class StoredModel(nn.Module):
             ValueError: truncated, of another kind, or a pickle; names the file.
         """
         return cls.from_file(load_weights(path), path)
+
+    def save_pretrained(self, folder: str | Path, /, **info: object) -> None:
+        """Writes a folder: weights as ``save`` writes them, ``config.json`` and a model card of ``info``."""
+        self.save(Path(folder) / "model.safetensors", **info)
+        write_folder(folder, self.kind, self.settings(), info)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "StoredModel":
+        """Rebuilds a model from what ``save_pretrained`` wrote; errors as for ``load``, also of a missing config."""
+        return cls.load(weights_of(folder, cls.kind))
 
     @classmethod
     def from_file(cls, file: WeightsFile, path: str | Path) -> "StoredModel":

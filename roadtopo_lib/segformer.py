@@ -13,7 +13,6 @@ Reference:
 import copy
 import functools
 import logging
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import logging as transformers_logging
 
 from roadtopo_lib.config import ACTIVATIONS, MAX_DIM, STRIDE, LaneSegmentationConfig
-from roadtopo_lib.hub import ask_hub, hub_settings
+from roadtopo_lib.hub import load_network
 from roadtopo_lib.labels import IGNORE_INDEX, NUM_CLASSES
 from roadtopo_lib.models import StoredModel, upsample_to
 
@@ -70,7 +69,8 @@ class SegFormerModel(StoredModel):
         num_classes: semantic classes C.
         embedding_dim: embedding dimensions D.
         pretrained: ``False`` for random weights, ``True`` for the hub's Cityscapes checkpoint of this size, or any hub
-            id or local folder of the same architecture. The classifier is new whenever its class count differs.
+            id or local folder of the same architecture (``config.json``, ``model.safetensors``). The classifier is new
+            whenever its class count differs, the embedding head always.
         normalize_embeddings: project embeddings onto the unit sphere. Off by default: with the paper's margins the
             push term could then never be satisfied (means on a unit sphere are at most 2 apart, 3 are asked for).
         activation: of the encoder's feed-forward networks, one of ``ACTIVATIONS``: ``"gelu"``, as in the paper; others
@@ -78,7 +78,8 @@ class SegFormerModel(StoredModel):
 
     Raises:
         ValueError: unknown backbone or activation, ``pretrained=True`` for ``"tiny"``, or weights of another
-            architecture.
+            architecture, damaged or incomplete.
+        FileNotFoundError: a folder that is missing, or without config or weights.
         ConnectionError: weights that are neither on disk nor within reach.
 
     Reference:
@@ -324,28 +325,12 @@ def _load_pretrained(backbone: str, num_classes: int, source: bool | str) -> Seg
     transformers_logging.set_verbosity_error()
     load = functools.partial(
         SegformerForSemanticSegmentation.from_pretrained,
-        name,
         num_labels=num_classes,
         semantic_loss_ignore_index=IGNORE_INDEX,
         ignore_mismatched_sizes=True,
+        dtype=torch.float32,  # a checkpoint may be in half precision
     )
     try:
-        try:
-            network = load(local_files_only=True)  # a folder, or downloaded before
-        except OSError:
-            # Ask once first: the hub's client tries six times, for half a minute, and prints every failure.
-            if Path(name).is_dir() or ask_hub(hub_settings()[0]) is not None:
-                raise
-            network = load()
-    except OSError as error:
-        raise ConnectionError(
-            f"cannot load the weights {name!r}: neither in a local folder nor reachable on the hub. Without a network, "
-            "use backbone='tiny' with pretrained=False, or pass pretrained='FOLDER' with a downloaded copy"
-        ) from error
+        return load_network(load, name, ARCHITECTURES[backbone], classifier="decode_head.classifier.")
     finally:
         transformers_logging.set_verbosity(verbosity)
-    for key, expected in ARCHITECTURES[backbone].items():
-        found = getattr(network.config, key)
-        if found != expected:
-            raise ValueError(f"{name}: {key} is {found}, but backbone {backbone!r} has {expected}")
-    return network

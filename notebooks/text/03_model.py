@@ -959,6 +959,20 @@ print(notice, way_out, sep="\n\n")
 # look like, not what lanes are.
 
 # %% [markdown]
+# With a network you can load them: unfold the cell, write `"b0"` in place of `None` (15 MB) and run
+# it. A downloaded folder loads the same way: `SegFormerModel("b0", pretrained="FOLDER")`.
+
+# %% tags=["folded"]
+# @title Load published weights (skipped unless you name a size)
+FROM_HUB = None  # "b0" .. "b5"
+if FROM_HUB:
+    try:
+        published = SegFormerModel(FROM_HUB, pretrained=True)
+        print(FROM_HUB, f"loaded: {millions(published):.1f} million parameters")
+    except ConnectionError as error:
+        print(error)
+
+# %% [markdown]
 # ### Nineteen classes become six
 #
 # The checkpoint knows 19 classes, we have 6. We try it with a local folder: the architecture is

@@ -1139,8 +1139,23 @@ assert abs(f1["after"] - f1["before"]) < 0.1
 #
 # **Export.** Lanes leave as JSON, or in the formats of TuSimple, CULane and LabelMe: `infer lane
 # --format tusimple` writes what the benchmark's own evaluator reads, and `evaluate lane --metrics
-# culane,tusimple` computes both scores here. The model leaves as its `safetensors` file, which any
-# program with PyTorch can read. There is no command yet for ONNX or other runtimes.
+# culane,tusimple` computes both scores here.
+#
+# **Models that leave.** The model's own file needs PyTorch. An ONNX file needs a runtime only:
+#
+# ```bash
+# pip install onnx onnxscript onnxruntime
+# road-topology export onnx --model run/best.safetensors --output lanes.onnx
+# road-topology export onnx --model run/best.safetensors --output small.onnx --int8 data
+# python examples/onnx_lanes.py lanes.onnx road.jpg --overlay found.png
+# road-topology export folder --model run/best.safetensors --output my_model
+# ```
+#
+# Batch, height and width stay free. The command compares the file with PyTorch at six sizes before it
+# writes, and says the largest difference. With `--int8` weights and activations have 8 bits: the file
+# shrinks to a quarter, and the logits move a little. `examples/onnx_lanes.py` runs the network and
+# this library's post-processing without PyTorch. The folder of the last line holds weights, settings
+# and a model card; `SegFormerModel.from_pretrained("my_model")` reads it.
 
 # %% [markdown]
 # ### Where the limits are

@@ -147,6 +147,23 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--device")
     infer.set_defaults(run=commands.infer)
 
+    export = subparsers.add_parser("export", help="write a model for other programs", allow_abbrev=False)
+    forms = export.add_subparsers(title="forms", metavar="FORM", required=True)
+    onnx = forms.add_parser("onnx", help="an ONNX file, for runtimes without PyTorch", parents=[common])
+    onnx.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
+    onnx.add_argument("--output", required=True, type=_path, metavar="FILE.onnx", help="the file to write")
+    onnx.add_argument(
+        "--probabilities", action="store_true", help="class probabilities at the images' size in place of logits"
+    )
+    onnx.add_argument(
+        "--int8", type=_path, metavar="IMAGES", help="in 8 bits: images, or a data set, that show the usual ranges"
+    )
+    onnx.set_defaults(run=commands.export_onnx)
+    folder = forms.add_parser("folder", help="a folder with weights, config and model card", parents=[common])
+    folder.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
+    folder.add_argument("--output", required=True, type=_path, metavar="FOLDER", help="the folder to write")
+    folder.set_defaults(run=commands.export_folder)
+
     horizon = subparsers.add_parser(
         "horizon", help="find the horizon, and the crop_top for a config", parents=[common], allow_abbrev=False
     )

@@ -152,6 +152,20 @@ def infer(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def export_onnx(arguments: argparse.Namespace) -> None:
+    """Writes an ONNX file."""
+    from roadtopo_lib.app.export import export_onnx
+
+    export_onnx(arguments.model, arguments.output, arguments.probabilities, arguments.int8)
+
+
+def export_folder(arguments: argparse.Namespace) -> None:
+    """Writes a folder with weights, config and model card."""
+    from roadtopo_lib.app.export import export_folder
+
+    export_folder(arguments.model, arguments.output)
+
+
 def horizon(arguments: argparse.Namespace) -> int:
     """Prints the horizon of images; exit code as ``report_horizon`` gives it."""
     from roadtopo_lib.app.horizon import report_horizon

@@ -122,7 +122,8 @@ class UNet(StoredModel):
             raise ValueError(f"images must be float (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         height, width = images.shape[2:]
         stride = 2 ** (len(self.encoder) - 1)
-        padded = [stride * max(2, -(-side // stride)) for side in (height, width)]
+        # Rounded up without negative numbers, whose division ONNX rounds towards zero.
+        padded = [stride * max(2, (side + stride - 1) // stride) for side in (height, width)]
         x = (images - self.pixel_mean) / self.pixel_std
         x = F.pad(x, (0, padded[1] - width, 0, padded[0] - height), mode="replicate")
         skips = []

@@ -4,17 +4,17 @@
 * ``curves``: pixels of one lane → curve; curves → order left to right.
 * ``road``: all lanes' curves together, for they share a road.
 * here: ``LanePostProcessor``, which puts both together.
+
+Nothing here needs torch: an exported model runs without it (``examples/onnx_lanes.py``). Tensors are taken, too.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-import torch
 
 from roadtopo_lib.labels import CROSSWALK_CLASS_IDS, LANE_CLASS_IDS, NO_INSTANCE
-from roadtopo_lib.losses.discriminative import gather_embeddings
-from roadtopo_lib.postprocess.clustering import METHODS, cluster_embeddings, radius_from_margins
+from roadtopo_lib.postprocess.clustering import METHODS, as_float_array, cluster_embeddings, radius_from_margins
 from roadtopo_lib.postprocess.curves import (
     center_on_curve,
     fit_lane_curve,
@@ -22,6 +22,10 @@ from roadtopo_lib.postprocess.curves import (
     x_at_row,
 )
 from roadtopo_lib.postprocess.road import curves_of_given_lanes, curves_of_road, fit_road
+from roadtopo_lib.strips import values_at
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "LanePostProcessor",
@@ -115,8 +119,8 @@ class LanePostProcessor:
 
     def process(
         self,
-        semantic_pred: np.ndarray | torch.Tensor,
-        embeddings: np.ndarray | torch.Tensor,
+        semantic_pred: "np.ndarray | torch.Tensor",
+        embeddings: "np.ndarray | torch.Tensor",
         first_row: int = 0,
         confidence: np.ndarray | None = None,
     ) -> LaneResult:
@@ -142,14 +146,12 @@ class LanePostProcessor:
             ValueError: wrong shapes or types, or embeddings that are not finite.
         """
         semantic_mask = as_class_mask(semantic_pred)
-        embeddings = torch.as_tensor(embeddings).detach()
-        if not embeddings.is_floating_point():
-            raise ValueError(f"embeddings must be of a floating type, got {embeddings.dtype}")
+        embeddings = as_float_array(embeddings, "embeddings")
         height, width = semantic_mask.shape
         if not 0 <= first_row < height:
             raise ValueError(f"first_row must be a row of the image, 0..{height - 1}, got {first_row}")
         size = (height - first_row, width)  # what the embeddings cover
-        shape = tuple(embeddings.shape)
+        shape = embeddings.shape
         if len(shape) != 3 or 0 in shape or shape[1] > size[0] or shape[2] > size[1]:
             raise ValueError(f"embeddings must have shape (D, h, w) with h ≤ {size[0]} and w ≤ {size[1]}, got {shape}")
 
@@ -157,8 +159,7 @@ class LanePostProcessor:
         for class_ids in (self.lane_class_ids, self.crosswalk_class_ids):
             pixels = np.flatnonzero(class_mask(semantic_mask, class_ids))
             rows, columns = np.maximum(pixels // width - first_row, 0), pixels % width  # of what the embeddings cover
-            place = (torch.from_numpy(index).to(embeddings.device) for index in (np.zeros_like(rows), rows, columns))
-            vectors = gather_embeddings(embeddings[None], *place, size)  # (n, D)
+            vectors = values_at(embeddings, rows, columns, size)  # (n, D)
             groups.append((pixels, cluster_embeddings(vectors, self.radius, self.method)))
         if confidence is not None and confidence.shape != semantic_mask.shape:
             raise ValueError(f"confidence must have shape {semantic_mask.shape}, got {confidence.shape}")
@@ -225,15 +226,13 @@ def collect_instances(
     }
 
 
-def as_class_mask(semantic_pred: np.ndarray | torch.Tensor) -> np.ndarray:
+def as_class_mask(semantic_pred: "np.ndarray | torch.Tensor") -> np.ndarray:
     """(H, W) array of class ids from an array or tensor.
 
     Raises:
         ValueError: not two-dimensional, empty, or not of an integer type.
     """
-    if isinstance(semantic_pred, torch.Tensor):
-        semantic_pred = semantic_pred.detach().cpu().numpy()
-    mask = np.asarray(semantic_pred)
+    mask = semantic_pred.detach().cpu().numpy() if hasattr(semantic_pred, "detach") else np.asarray(semantic_pred)
     if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "iu":
         raise ValueError(
             f"semantic_pred must be an (H, W) integer mask of class ids, got shape {mask.shape} of {mask.dtype}"

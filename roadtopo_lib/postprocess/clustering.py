@@ -28,14 +28,17 @@ Reference:
 """
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from sklearn.cluster import DBSCAN, MeanShift
 from sklearn.metrics import pairwise_distances_argmin_min
 from threadpoolctl import ThreadpoolController
 
 from roadtopo_lib.config import CLUSTERING_METHODS
+
+if TYPE_CHECKING:
+    import torch
 
 METHODS = CLUSTERING_METHODS
 
@@ -96,7 +99,7 @@ def radius_from_margins(delta_var: float, delta_dist: float) -> float:
     return float(delta_dist)
 
 
-def cluster_embeddings(x: np.ndarray | torch.Tensor, radius: float, method: str = "fast") -> np.ndarray:
+def cluster_embeddings(x: "np.ndarray | torch.Tensor", radius: float, method: str = "fast") -> np.ndarray:
     """Cluster embeddings without knowing the number of clusters.
 
     Args:
@@ -159,15 +162,15 @@ def _squared_lengths(x: np.ndarray) -> np.ndarray:
     return lengths
 
 
-def as_float_array(x: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
+def as_float_array(x: "np.ndarray | torch.Tensor", name: str) -> np.ndarray:
     """NumPy view of a float array or tensor; half precision becomes float32.
 
     Raises:
         ValueError: x is not of a floating type.
     """
-    if isinstance(x, torch.Tensor):
+    if hasattr(x, "detach"):
         x = x.detach().cpu()
-        x = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy()
+        x = (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
     x = np.asarray(x)
     if x.dtype.kind != "f":
         raise ValueError(f"{name} must be of a floating type, got {x.dtype}")

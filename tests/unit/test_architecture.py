@@ -8,9 +8,9 @@ import pytest
 LIBRARY = Path(__file__).resolve().parents[2] / "roadtopo_lib"
 
 FLOORS = {
-    "labels": 1, "files": 1, "hub": 1, "console": 1, "seeding": 1, "plain_yaml": 1, "strips": 1,
+    "labels": 1, "files": 1, "console": 1, "seeding": 1, "plain_yaml": 1, "strips": 1,
     "decoding": 1, "distributed": 1,
-    "config": 2, "viz": 2, "data": 2, "processes": 2,
+    "config": 2, "hub": 2, "viz": 2, "data": 2, "processes": 2,
     "models": 3, "losses": 3, "metrics": 3, "scenes": 3,
     "dataset": 4, "segformer": 4, "postprocess": 4, "training": 4, "data/convert": 4,
     "pipeline": 5, "trainer_lane": 5,

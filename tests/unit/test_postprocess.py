@@ -1,5 +1,8 @@
 """Post-processing: synthetic frames whose lanes are known, curves with outliers, and the order left to right."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from roadtopo_lib.postprocess import (
     order_left_to_right,
     x_at_row,
 )
+from roadtopo_lib.strips import values_at
 
 HEIGHT, WIDTH, DIM = 120, 200, 8
 MEANS = 4.0 * np.eye(DIM)  # all pairs 5.7 apart
@@ -520,3 +524,22 @@ def test_upright_lanes_that_no_road_explains_keep_their_own_curves(columns):
         assert np.abs(polyline[:, 0] - x).max() < 1
         assert polyline[0, 1] <= 33
         assert polyline[-1, 1] >= 222
+
+
+class TestWithoutTorch:
+    def test_it_imports_nothing_of_torch(self):
+        code = (
+            "import sys; import roadtopo_lib.postprocess, roadtopo_lib.strips, roadtopo_lib.viz\n"
+            "assert 'torch' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    @pytest.mark.parametrize("size", [(6, 10), (24, 40), (25, 33), (6, 40)])
+    def test_maps_are_read_at_pixels_as_torch_enlarges_them(self, size):
+        rng = np.random.default_rng(0)
+        maps = rng.normal(size=(5, 6, 10)).astype(np.float32)
+        whole = F.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear", align_corners=False)[0].numpy()
+        rows, columns = (index.ravel() for index in np.indices(size))
+        found = values_at(maps, rows, columns, size)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, whole.reshape(5, -1).T, atol=1e-5)
