@@ -4,9 +4,11 @@ The rooms are imported where they are used: ``--help`` and ``doctor`` answer at 
 """
 
 import argparse
+import time
+from collections.abc import Callable
 from importlib import import_module
 
-from roadtopo_lib.console import say
+from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data import SPLITS
 
 
@@ -119,6 +121,7 @@ def infer(arguments: argparse.Namespace) -> int:
     from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
     from roadtopo_lib.inference.files import infer_to_files
     from roadtopo_lib.pipeline import LaneSegmenter
+    from roadtopo_lib.tracking.video import is_film
 
     faults: list[str] = []
 
@@ -130,6 +133,8 @@ def infer(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         extra["newer_than"] = arguments.model.stat().st_mtime
     places, made = (arguments.input, arguments.output), 0
+    if is_film(arguments.output):
+        return _film(arguments, on_fault) or int(bool(faults))
     is_array = arguments.input.suffix.lower() == ".npy"
     try:
         with connected():
@@ -150,6 +155,25 @@ def infer(arguments: argparse.Namespace) -> int:
         told = f"interrupted; results of {made} images are complete in {arguments.output}{rest}"
         raise KeyboardInterrupt(told) from None
     return 1 if faults else 0
+
+
+def _film(arguments: argparse.Namespace, on_fault: Callable[[str], None]) -> int:
+    """``infer`` of a video into a film."""
+    from roadtopo_lib.pipeline import LaneSegmenter
+    from roadtopo_lib.tracking import follow_video
+
+    given = {"--format": arguments.format, "--h-samples": arguments.h_samples, "--tile": arguments.tile}
+    wrong = [name for name, value in given.items() if value is not None] + ["--resume"] * arguments.resume
+    if wrong:
+        raise ValueError(f"{arguments.output}: a film does not go with {', '.join(wrong)}")
+    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+    began, tracks, frames = time.perf_counter(), 0, 0
+    followed = follow_video(segmenter, arguments.input, arguments.output, on_fault)
+    for frame in progress_bar(followed, "film", unit="frame", leave=False, disable=None):
+        frames, tracks = frames + 1, max([tracks, *(lane.track for lane in frame.lanes)])
+    seconds = time.perf_counter() - began
+    say(f"{arguments.output}  {frames} frames, {tracks} lanes followed, {frames / seconds:.1f} frames/s")
+    return 0
 
 
 def horizon(arguments: argparse.Namespace) -> int:

@@ -37,7 +37,12 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
     small = segmenter.postprocessor.process(**outputs)
     result = enlarged(small, image.shape[:2])
     run_time = 1000 * (time.perf_counter() - began)
-    semantic, table = result["semantic_mask"], segmenter.classes
+    return describe(outputs, small, result, segmenter.classes, name, frame), result, run_time
+
+
+def describe(outputs: dict, small: dict, result: dict, table: ClassTable, name: str, frame: int | None) -> dict:
+    """The record of ``find``, of a network's outputs, of their result, and of that at the image's size."""
+    semantic = result["semantic_mask"]
     lanes, crosswalks = [], []
     for number, points in enumerate(result["lane_polylines"], start=1):
         pixels = result["lane_instances"] == number
@@ -48,7 +53,7 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
         pixels = result["crosswalk_instances"] == number
         about = {"class": _class_name(semantic[pixels], table.crosswalk_ids, table), "id": len(lanes) + number}
         crosswalks.append({**about, "polygons": outlines(pixels)})
-    height, width = image.shape[:2]
+    height, width = semantic.shape
     across = np.ones((round(LINE_WIDTH * width) + 2,) * 2, np.uint8)  # closes the gap that a line leaves in an area
     areas = []
     for row in table:
@@ -56,7 +61,7 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
             closed = cv2.morphologyEx((semantic == row.id).astype(np.uint8), cv2.MORPH_CLOSE, across)
             areas.append({"class": row.name, "polygons": outlines(closed)})
     about = {"version": VERSION, "image": name, "frame": frame, "width": width, "height": height}
-    return {**about, "lanes": lanes, "crosswalks": crosswalks, "areas": areas}, result, run_time
+    return {**about, "lanes": lanes, "crosswalks": crosswalks, "areas": areas}
 
 
 def _class_name(ids: np.ndarray, candidates: Sequence[int], classes: ClassTable) -> str:

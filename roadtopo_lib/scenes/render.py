@@ -1,6 +1,6 @@
 """One scene from one number: the order in which the other modules are called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from roadtopo_lib.scenes.sky import paint_sky
 from roadtopo_lib.scenes.streets import sample_layout
 from roadtopo_lib.scenes.surface import leaf_noise, paint_line, sample_texture, shade_ground, strip_index
 from roadtopo_lib.scenes.surroundings import build, plant
-from roadtopo_lib.scenes.vehicles import draw_vehicle, sample_vehicles
+from roadtopo_lib.scenes.vehicles import draw_vehicle, drive_on, sample_vehicles
 from roadtopo_lib.scenes.weather import Light, sample_light
 
 PRESETS = ("day", "all", "night-ride")
@@ -37,6 +37,7 @@ class Scene:
         semantic_amodal: (H, W) uint8 class ids with lanes continued through gaps and behind vehicles.
         instance_amodal: (H, W) uint16, the same ids.
         lanes: L polylines (M, 2) float32 of (x, y), top to bottom: centres of the amodal lanes 1..L.
+        lines: L numbers: which line of the road each lane is, the same at every moment of a drive.
         camera: the exact camera.
         road: the exact curve.
         attributes: what kind of scene this is, plain Python values.
@@ -50,11 +51,31 @@ class Scene:
     semantic_amodal: np.ndarray
     instance_amodal: np.ndarray
     lanes: list[np.ndarray]
+    lines: tuple[int, ...]
     camera: Camera
     road: Road
     attributes: dict
     cars: np.ndarray
     own: np.ndarray
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where the camera is on its way, compared with the scene's own place.
+
+    Args:
+        along: metres along the road; the traffic has gone on meanwhile.
+        aside: metres to the right.
+        pitch, yaw: degrees by which the camera looks farther down and to the right.
+    """
+
+    along: float = 0.0
+    aside: float = 0.0
+    pitch: float = 0.0
+    yaw: float = 0.0
+
+
+START = Moment()
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -66,8 +87,9 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def render_scene(
-    seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True, vehicles: bool = True
-) -> Scene:
+    seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True, vehicles: bool = True,
+    moment: Moment = START,
+) -> Scene:  # fmt: skip
     """Render one road scene.
 
     Args:
@@ -78,6 +100,7 @@ def render_scene(
             of a motorcycle.
         crosswalks: ``False`` paints no crossing; all else in the scene stays as it is.
         vehicles: ``False`` leaves the vehicles and their shadows out; all else in the scene stays as it is.
+        moment: of a drive through the scene, see ``scenes.drive``.
 
     Returns:
         The scene.
@@ -98,12 +121,16 @@ def render_scene(
     camera = sample_camera(rng, size, rides)
     road = sample_road(rng, camera.lateral, layout.kind == TOWN)
     light = sample_light(rng, preset)
-    ground = camera.ground()
-    px = road_pixels(road, ground)
-    strips = strip_index(layout, px.u)
     cars = sample_vehicles(rng, road, layout)
     if not vehicles:
         cars = []
+    if moment != START:
+        start, road = road, road.after(moment.along, moment.aside)
+        cars = drive_on(cars, layout, start, road, seed)
+        camera = replace(camera, pitch=camera.pitch + moment.pitch, yaw=camera.yaw + moment.yaw)
+    ground = camera.ground()
+    px = road_pixels(road, ground)
+    strips = strip_index(layout, px.u)
 
     concrete = bool(rng.random() < 0.16)
     texture = sample_texture(rng, px)

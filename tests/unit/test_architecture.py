@@ -15,6 +15,7 @@ FLOORS = {
     "dataset": 4, "segformer": 4, "postprocess": 4, "training": 4, "data/convert": 4,
     "pipeline": 5, "trainer_lane": 5,
     "inference": 6,
+    "tracking": 7,
     "course": 7,
     "electives": 7,
     "app": 8,
