@@ -165,7 +165,10 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="pixels (default 256x512)")
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument(
-        "--preset", choices=("day", "all", "night-ride", "aerial"), default="all", help="kinds of scenes (all)"
+        "--preset",
+        choices=("day", "all", "night-ride", "wild", "painted", "aerial"),
+        default="all",
+        help="kinds of scenes (all)",
     )
     synth.add_argument("--amodal", action="store_true", help="labels run on through gaps and behind vehicles")
     synth.add_argument("--workers", type=int, help="processes (default: all cores)")

@@ -21,8 +21,9 @@ from roadtopo_lib.scenes.surface import leaf_noise, paint_line, sample_texture, 
 from roadtopo_lib.scenes.surroundings import build, plant
 from roadtopo_lib.scenes.vehicles import draw_vehicle, drive_on, sample_vehicles
 from roadtopo_lib.scenes.weather import Light, sample_light
+from roadtopo_lib.scenes.wild import paint_over, restyle, roughen, sample_any_camera
 
-PRESETS = ("day", "all", "night-ride")
+PRESETS = ("day", "all", "night-ride", "wild", "painted")
 MIN_SIZE, MAX_SIZE = 32, 8192  # pixels
 
 
@@ -97,7 +98,8 @@ def render_scene(
         size: (H, W) in pixels, each at least 32.
         preset: "day" for dry daylight, paint in good order and a good camera; "all" for dusk, night, rain and fog,
             paint that is nearly gone and cameras of all kinds as well; "night-ride" for dry nights seen by the rider
-            of a motorcycle.
+            of a motorcycle; "wild" for "all" as seen by more kinds of cameras, on rougher roads, in many styles, to
+            train models for photographs; "painted" for "all" in a style of its own, to choose among such models.
         crosswalks: ``False`` paints no crossing; all else in the scene stays as it is.
         vehicles: ``False`` leaves the vehicles and their shadows out; all else in the scene stays as it is.
         moment: of a drive through the scene, see ``scenes.drive``.
@@ -118,7 +120,8 @@ def render_scene(
     if preset == "day":
         layout.lines = [line.in_good_order() for line in layout.lines]
     rides = preset == "night-ride"
-    camera = sample_camera(rng, size, rides)
+    style = np.random.default_rng((seed, 2))
+    camera = (sample_any_camera if preset in ("wild", "painted") else sample_camera)(rng, size, rides)
     road = sample_road(rng, camera.lateral, layout.kind == TOWN)
     light = sample_light(rng, preset)
     cars = sample_vehicles(rng, road, layout)
@@ -135,6 +138,8 @@ def render_scene(
     concrete = bool(rng.random() < 0.16)
     texture = sample_texture(rng, px)
     color = shade_ground(rng, layout, px, texture, strips, concrete)
+    if preset == "wild":
+        roughen(style, color, layout, px)
     breaks = [(c.start - 0.2, c.stop + 0.2) for c in layout.crosswalks]
     for line in layout.lines:
         paint_line(color, line, px, texture, light.rain, breaks)
@@ -170,6 +175,8 @@ def render_scene(
         wet = (hidden == 0) & (np.arange(size[0])[:, None] >= camera.horizon())
         image = rain_on(rng, image, float(camera.horizon().mean()), wet, light.rain)
     image = sensor(rng, image, light, good=preset == "day")
+    if preset in ("wild", "painted"):
+        image = (restyle if preset == "wild" else paint_over)(style, image)
     labels = annotate(
         camera, ground, road, layout, px, strips, canvas.fixed > 0, canvas.moving > 0, rng.uniform(*LABEL_Z)
     )
