@@ -14,6 +14,7 @@ import numpy as np
 from roadtopo_lib.data.checks import in_order
 from roadtopo_lib.decoding import numbered_frames, opened_video
 from roadtopo_lib.files import clear_unfinished, temporary_beside, utf8_name
+from roadtopo_lib.inference.files import is_video
 from roadtopo_lib.inference.records import describe
 from roadtopo_lib.labels import LINE_WIDTH
 from roadtopo_lib.pipeline import LaneSegmenter
@@ -68,6 +69,10 @@ def follow_video(
         raise ValueError(f"{output}: expected a name ending in {FILM}")
     if output.resolve() == source.resolve():
         raise ValueError(f"{output}: would be written over the input; choose another output")
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file")
+    if not is_video(source):
+        raise ValueError(f"{output}: a film is made of a video, but {source} is none")
     frames = numbered_frames(utf8_name(source), on_fault)
     first = next(frames)  # nothing is written for a video that cannot be decoded
     size, fps = first[1].shape[:2], opened_video(utf8_name(source)).get(cv2.CAP_PROP_FPS) or USUAL_FPS

@@ -103,6 +103,14 @@ def test_a_writer_that_loses_frames_is_noticed(clip, segmenter, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_a_video_becomes_a_film(segmenter, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="made of a video"):
+        next(follow_video(segmenter, tmp_path / "a.png", tmp_path / "film.mp4"))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        next(follow_video(segmenter, tmp_path / "b.mp4", tmp_path / "film.mp4"))
+
+
 @pytest.mark.parametrize(("output", "message"), [("film.avi", "ending in .mp4"), (None, "written over the input")])
 def test_outputs_that_are_no_film_are_refused(clip, segmenter, tmp_path, output, message):
     with pytest.raises(ValueError, match=message):
