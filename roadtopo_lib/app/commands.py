@@ -119,7 +119,7 @@ def infer(arguments: argparse.Namespace) -> int:
     """Prints a line for each image; exit code 1 if one could not be read."""
     from roadtopo_lib.distributed import connected
     from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
-    from roadtopo_lib.inference.files import infer_to_files
+    from roadtopo_lib.inference.files import infer_to_files, is_video
     from roadtopo_lib.pipeline import LaneSegmenter
     from roadtopo_lib.tracking.video import is_film
 
@@ -133,7 +133,7 @@ def infer(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         extra["newer_than"] = arguments.model.stat().st_mtime
     places, made = (arguments.input, arguments.output), 0
-    if is_film(arguments.output):
+    if is_film(arguments.output) and is_video(arguments.input):
         return _film(arguments, on_fault) or int(bool(faults))
     is_array = arguments.input.suffix.lower() == ".npy"
     try:
