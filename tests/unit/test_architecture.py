@@ -14,7 +14,7 @@ FLOORS = {
     "models": 3, "losses": 3, "metrics": 3, "scenes": 3,
     "dataset": 4, "segformer": 4, "postprocess": 4, "training": 4, "data/convert": 4,
     "pipeline": 5, "trainer_lane": 5,
-    "inference": 6,
+    "inference": 6, "confidence": 6,
     "tracking": 7,
     "course": 7,
     "electives": 7,
