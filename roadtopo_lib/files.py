@@ -162,9 +162,9 @@ def write_atomic(path: str | Path, content: bytes | str, durable: bool = True) -
 
 
 @contextmanager
-def temporary_beside(path: Path) -> Iterator[Path]:
-    """A new empty file in the folder of ``path``, removed at the end."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}{UNFINISHED}")
+def temporary_beside(path: Path, ending: str = "") -> Iterator[Path]:
+    """A new empty file in the folder of ``path``, removed at the end; ``ending`` for those who go by a name's."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}{UNFINISHED}{ending}")
     with naming(path):
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def clear_unfinished(folder: str | Path, older_than: float = 0.0) -> None:
         folder: where to look; not in its subfolders.
         older_than: leave what was written to in the last so many seconds; 0 where nobody else writes into the folder.
     """
-    for path in Path(folder).glob(f"*{UNFINISHED}"):
+    for path in Path(folder).glob(f"*{UNFINISHED}*"):
         with suppress(FileNotFoundError):  # another process was quicker
             if time.time() - path.stat().st_mtime >= older_than:
                 path.unlink()

@@ -126,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--metrics", default="semantic,instance", help="some of semantic,instance,culane,tusimple (default %(default)s)"
     )
+    evaluate.add_argument("--confidence", type=float, help="leave out what is less sure (default: the model's own)")
     evaluate.add_argument("--output", type=_path, help="write the scores to this JSON file")
     evaluate.add_argument("--device")
     evaluate.set_defaults(run=commands.evaluate)
@@ -133,7 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
     infer = _task(subparsers, "infer", "separate lanes in images or a video", common)
     infer.add_argument("--model", required=True, type=_path, help="a .safetensors file of a run")
     infer.add_argument("--input", required=True, type=_path, help="an image, a folder of images, or a video")
-    infer.add_argument("--output", required=True, type=_path, help="a picture (for one image) or a folder")
+    infer.add_argument(
+        "--output", required=True, type=_path, help="a picture (for one image), a folder, or of a video FILM.mp4"
+    )
     infer.add_argument("--visualize", action="store_true", help="also paint the lanes over the image")
     infer.add_argument(
         "--format",
@@ -141,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write what other tools read, also for subfolders",
     )
     infer.add_argument("--h-samples", type=_path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
+    infer.add_argument("--confidence", type=float, help="leave out what is less sure (default: the model's own)")
     infer.add_argument("--resume", action="store_true", help="leave out what has complete results of this model")
     infer.add_argument("--tile", type=int, metavar="PIXELS", help="see the image in tiles, at its own resolution")
     infer.add_argument("--overlap", type=int, default=64, help="pixels that tiles share (default %(default)s)")
@@ -164,6 +168,14 @@ def build_parser() -> argparse.ArgumentParser:
     folder.add_argument("--output", required=True, type=_path, metavar="FOLDER", help="the folder to write")
     folder.set_defaults(run=commands.export_folder)
 
+    calibrate = _task(subparsers, "calibrate", "fit how sure a model may be, into its file", common)
+    calibrate.add_argument("--model", required=True, type=_path, help="a .safetensors file; it is replaced")
+    calibrate.add_argument("--data", required=True, type=_path, help="labelled images that no training saw")
+    calibrate.add_argument("--split", help="train, val or test (default: as of evaluate)")
+    calibrate.add_argument("--picture", type=_path, metavar="PNG", help="the reliability diagrams")
+    calibrate.add_argument("--device")
+    calibrate.set_defaults(run=commands.calibrate)
+
     horizon = subparsers.add_parser(
         "horizon", help="find the horizon, and the crop_top for a config", parents=[common], allow_abbrev=False
     )
@@ -182,7 +194,10 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="pixels (default 256x512)")
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument(
-        "--preset", choices=("day", "all", "night-ride", "aerial"), default="all", help="kinds of scenes (all)"
+        "--preset",
+        choices=("day", "all", "night-ride", "wild", "painted", "aerial"),
+        default="all",
+        help="kinds of scenes (all)",
     )
     synth.add_argument("--amodal", action="store_true", help="labels run on through gaps and behind vehicles")
     synth.add_argument("--workers", type=int, help="processes (default: all cores)")

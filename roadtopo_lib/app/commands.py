@@ -4,9 +4,11 @@ The rooms are imported where they are used: ``--help`` and ``doctor`` answer at 
 """
 
 import argparse
+import time
+from collections.abc import Callable
 from importlib import import_module
 
-from roadtopo_lib.console import say
+from roadtopo_lib.console import progress_bar, say
 from roadtopo_lib.data import SPLITS
 
 
@@ -53,15 +55,15 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Prints the scores of a model."""
+    from roadtopo_lib.confidence import load_segmenter
     from roadtopo_lib.data.checks import check_every_file
     from roadtopo_lib.data.samples import locate_split
     from roadtopo_lib.dataset import LaneInstanceDataset
     from roadtopo_lib.files import check_writable, write_json
     from roadtopo_lib.inference.evaluation import evaluate
-    from roadtopo_lib.pipeline import LaneSegmenter
 
     root, split = locate_split(arguments.data, arguments.split)
-    segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+    segmenter = load_segmenter(arguments.model, _device(arguments), arguments.confidence)
     dataset = LaneInstanceDataset(root, split, classes=segmenter.classes)
     if arguments.output is not None:
         check_writable(arguments.output)
@@ -115,10 +117,11 @@ def _decimals(value: float | None) -> str:
 
 def infer(arguments: argparse.Namespace) -> int:
     """Prints a line for each image; exit code 1 if one could not be read."""
+    from roadtopo_lib.confidence import load_segmenter
     from roadtopo_lib.distributed import connected
     from roadtopo_lib.electives.tiled_segmenter import TiledSegmenter, segment_file
-    from roadtopo_lib.inference.files import infer_to_files
-    from roadtopo_lib.pipeline import LaneSegmenter
+    from roadtopo_lib.inference.files import infer_to_files, is_video
+    from roadtopo_lib.tracking.video import is_film
 
     faults: list[str] = []
 
@@ -130,10 +133,12 @@ def infer(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         extra["newer_than"] = arguments.model.stat().st_mtime
     places, made = (arguments.input, arguments.output), 0
+    if is_film(arguments.output) and is_video(arguments.input):
+        return _film(arguments, on_fault) or int(bool(faults))
     is_array = arguments.input.suffix.lower() == ".npy"
     try:
         with connected():
-            segmenter = LaneSegmenter.from_checkpoint(arguments.model, _device(arguments))
+            segmenter = load_segmenter(arguments.model, _device(arguments), arguments.confidence)
             if arguments.tile is not None:
                 tiles = arguments.tile, arguments.overlap
                 segmenter = TiledSegmenter(segmenter.model, segmenter.config, segmenter.device, *tiles)
@@ -164,6 +169,47 @@ def export_folder(arguments: argparse.Namespace) -> None:
     from roadtopo_lib.app.export import export_folder
 
     export_folder(arguments.model, arguments.output)
+
+
+def _film(arguments: argparse.Namespace, on_fault: Callable[[str], None]) -> int:
+    """``infer`` of a video into a film."""
+    from roadtopo_lib.confidence import load_segmenter
+    from roadtopo_lib.tracking import follow_video
+
+    given = {"--format": arguments.format, "--h-samples": arguments.h_samples, "--tile": arguments.tile}
+    wrong = [name for name, value in given.items() if value is not None] + ["--resume"] * arguments.resume
+    if wrong:
+        raise ValueError(f"{arguments.output}: a film does not go with {', '.join(wrong)}")
+    segmenter = load_segmenter(arguments.model, _device(arguments), arguments.confidence)
+    began, tracks, frames = time.perf_counter(), 0, 0
+    followed = follow_video(segmenter, arguments.input, arguments.output, on_fault)
+    for frame in progress_bar(followed, "film", unit="frame", leave=False, disable=None):
+        frames, tracks = frames + 1, max([tracks, *(lane.track for lane in frame.lanes)])
+    seconds = time.perf_counter() - began
+    say(f"{arguments.output}  {frames} frames, {tracks} lanes followed, {frames / seconds:.1f} frames/s")
+    return 0
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    """Fits a model's confidence, and prints what it is worth."""
+    from roadtopo_lib.app.calibrate import calibrate, draw_reliability
+    from roadtopo_lib.data.samples import locate_split
+    from roadtopo_lib.dataset import LaneInstanceDataset
+    from roadtopo_lib.pipeline import LaneSegmenter
+
+    root, split = locate_split(arguments.data, arguments.split)
+    classes = LaneSegmenter.from_checkpoint(arguments.model, "cpu").classes
+    report = calibrate(arguments.model, LaneInstanceDataset(root, split, classes=classes), _device(arguments))
+    for kind, threshold in report["thresholds"].items():
+        if (about := report[kind]) is None:
+            say(f"{kind}: too few, or all alike: no calibration")
+            continue
+        found = f"{about['right']} of {about['count']} right"
+        error = f"calibration error {about['error']:.3f}, before {about['error_before']:.3f}"
+        say(f"{kind}: {found}; {error}; kept from confidence {threshold:.2f} on")
+    if arguments.picture is not None:
+        draw_reliability(report, arguments.picture)
+    say(f"model: {arguments.model}")
 
 
 def horizon(arguments: argparse.Namespace) -> int:

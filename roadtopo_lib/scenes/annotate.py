@@ -23,13 +23,15 @@ SAMPLES = 160
 
 @dataclass(frozen=True)
 class Labels:
-    """Masks of one scene, (H, W) each: semantic uint8, instance uint16; and lanes, a list of (M, 2) float32."""
+    """Masks of one scene, (H, W) each: semantic uint8, instance uint16; lanes, a list of (M, 2) float32, and the place
+    of each among the lines of the road."""
 
     semantic_visible: np.ndarray
     instance_visible: np.ndarray
     semantic_amodal: np.ndarray
     instance_amodal: np.ndarray
     lanes: list[np.ndarray]
+    lines: tuple[int, ...]
 
 
 def annotate(
@@ -70,7 +72,7 @@ def annotate(
     masks = []
     for line_mask, cross_mask in ((visible, stripes), (amodal, hulls)):
         masks += _compose(base, line_mask, cross_mask, lines, keep_lines, keep_cross)
-    return Labels(*masks, [curves[k - 1].pixels.astype(np.float32) for k in keep_lines])
+    return Labels(*masks, [curves[k - 1].pixels.astype(np.float32) for k in keep_lines], tuple(keep_lines))
 
 
 def label_width(image_width: int) -> int:

@@ -1,6 +1,6 @@
 """One scene from one number: the order in which the other modules are called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,10 +19,11 @@ from roadtopo_lib.scenes.sky import paint_sky
 from roadtopo_lib.scenes.streets import sample_layout
 from roadtopo_lib.scenes.surface import leaf_noise, paint_line, sample_texture, shade_ground, strip_index
 from roadtopo_lib.scenes.surroundings import build, plant
-from roadtopo_lib.scenes.vehicles import draw_vehicle, sample_vehicles
+from roadtopo_lib.scenes.vehicles import draw_vehicle, drive_on, sample_vehicles
 from roadtopo_lib.scenes.weather import Light, sample_light
+from roadtopo_lib.scenes.wild import paint_over, restyle, roughen, sample_any_camera
 
-PRESETS = ("day", "all", "night-ride")
+PRESETS = ("day", "all", "night-ride", "wild", "painted")
 MIN_SIZE, MAX_SIZE = 32, 8192  # pixels
 
 
@@ -37,6 +38,7 @@ class Scene:
         semantic_amodal: (H, W) uint8 class ids with lanes continued through gaps and behind vehicles.
         instance_amodal: (H, W) uint16, the same ids.
         lanes: L polylines (M, 2) float32 of (x, y), top to bottom: centres of the amodal lanes 1..L.
+        lines: L numbers: which line of the road each lane is, the same at every moment of a drive.
         camera: the exact camera.
         road: the exact curve.
         attributes: what kind of scene this is, plain Python values.
@@ -50,11 +52,31 @@ class Scene:
     semantic_amodal: np.ndarray
     instance_amodal: np.ndarray
     lanes: list[np.ndarray]
+    lines: tuple[int, ...]
     camera: Camera
     road: Road
     attributes: dict
     cars: np.ndarray
     own: np.ndarray
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where the camera is on its way, compared with the scene's own place.
+
+    Args:
+        along: metres along the road; the traffic has gone on meanwhile.
+        aside: metres to the right.
+        pitch, yaw: degrees by which the camera looks farther down and to the right.
+    """
+
+    along: float = 0.0
+    aside: float = 0.0
+    pitch: float = 0.0
+    yaw: float = 0.0
+
+
+START = Moment()
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -66,8 +88,9 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def render_scene(
-    seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True, vehicles: bool = True
-) -> Scene:
+    seed: int, size: tuple[int, int] = (256, 512), preset: str = "all", crosswalks: bool = True, vehicles: bool = True,
+    moment: Moment = START,
+) -> Scene:  # fmt: skip
     """Render one road scene.
 
     Args:
@@ -75,9 +98,11 @@ def render_scene(
         size: (H, W) in pixels, each at least 32.
         preset: "day" for dry daylight, paint in good order and a good camera; "all" for dusk, night, rain and fog,
             paint that is nearly gone and cameras of all kinds as well; "night-ride" for dry nights seen by the rider
-            of a motorcycle.
+            of a motorcycle; "wild" for "all" as seen by more kinds of cameras, on rougher roads, in many styles, to
+            train models for photographs; "painted" for "all" in a style of its own, to choose among such models.
         crosswalks: ``False`` paints no crossing; all else in the scene stays as it is.
         vehicles: ``False`` leaves the vehicles and their shadows out; all else in the scene stays as it is.
+        moment: of a drive through the scene, see ``scenes.drive``.
 
     Returns:
         The scene.
@@ -95,19 +120,26 @@ def render_scene(
     if preset == "day":
         layout.lines = [line.in_good_order() for line in layout.lines]
     rides = preset == "night-ride"
-    camera = sample_camera(rng, size, rides)
+    style = np.random.default_rng((seed, 2))
+    camera = (sample_any_camera if preset in ("wild", "painted") else sample_camera)(rng, size, rides)
     road = sample_road(rng, camera.lateral, layout.kind == TOWN)
     light = sample_light(rng, preset)
-    ground = camera.ground()
-    px = road_pixels(road, ground)
-    strips = strip_index(layout, px.u)
     cars = sample_vehicles(rng, road, layout)
     if not vehicles:
         cars = []
+    if moment != START:
+        start, road = road, road.after(moment.along, moment.aside)
+        cars = drive_on(cars, layout, start, road, seed)
+        camera = replace(camera, pitch=camera.pitch + moment.pitch, yaw=camera.yaw + moment.yaw)
+    ground = camera.ground()
+    px = road_pixels(road, ground)
+    strips = strip_index(layout, px.u)
 
     concrete = bool(rng.random() < 0.16)
     texture = sample_texture(rng, px)
     color = shade_ground(rng, layout, px, texture, strips, concrete)
+    if preset == "wild":
+        roughen(style, color, layout, px)
     breaks = [(c.start - 0.2, c.stop + 0.2) for c in layout.crosswalks]
     for line in layout.lines:
         paint_line(color, line, px, texture, light.rain, breaks)
@@ -143,6 +175,8 @@ def render_scene(
         wet = (hidden == 0) & (np.arange(size[0])[:, None] >= camera.horizon())
         image = rain_on(rng, image, float(camera.horizon().mean()), wet, light.rain)
     image = sensor(rng, image, light, good=preset == "day")
+    if preset in ("wild", "painted"):
+        image = (restyle if preset == "wild" else paint_over)(style, image)
     labels = annotate(
         camera, ground, road, layout, px, strips, canvas.fixed > 0, canvas.moving > 0, rng.uniform(*LABEL_Z)
     )

@@ -28,12 +28,18 @@ class Road:
         heading: slope at z = 0.
         curvature: 1/m, positive bends to the right.
         change: 1/m², change of curvature per metre.
+        along: metres that the camera has driven since distances s were zero below it.
     """
 
     start: float
     heading: float
     curvature: float
     change: float
+    along: float = 0.0
+
+    def after(self, along: float, aside: float) -> "Road":
+        """The same road seen ``along`` metres farther on and ``aside`` metres to the right of the way there."""
+        return Road(self.start - aside, self.heading, self.curvature + self.change * along, self.change, along)
 
     def straight_from(self) -> float:
         """Distance from which the road is continued as a straight line, metres."""
@@ -54,7 +60,7 @@ class Road:
         centre, slope = self.centre(z)
         cos2 = 1 / (1 + slope**2)
         dx = x - centre
-        return z + dx * slope * cos2, dx * np.sqrt(cos2)
+        return z + dx * slope * cos2 + self.along, dx * np.sqrt(cos2)
 
     def line(self, offset: float, z: np.ndarray) -> np.ndarray:
         """Ground points (x, z) of the line at a constant offset: the exact inverse of `to_road`'s u.
@@ -71,7 +77,7 @@ class Road:
 
     def place(self, s: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Ground points (x, z) at distance s and offset u, for things that stand or lie on the road, (..., 2)."""
-        s, u = np.broadcast_arrays(np.asarray(s, dtype=np.float64), u)
+        s, u = np.broadcast_arrays(np.asarray(s, dtype=np.float64) - self.along, u)
         centre, slope = self.centre(s)
         cos = 1 / np.sqrt(1 + slope**2)
         return np.stack([centre + u * cos, s - u * slope * cos], axis=-1)

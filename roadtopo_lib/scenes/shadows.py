@@ -36,7 +36,7 @@ def cast_shadows(
     for wall in layout.walls:
         if wall.kind in ("rail", "slope"):
             continue
-        s = np.linspace(max(wall.start, 0), min(wall.stop, 120), 40)
+        s = np.linspace(max(wall.start, road.along), min(wall.stop, road.along + 120), 40)
         foot = road.place(s, wall.u)
         for k in range(len(s) - 1):
             quad = np.concatenate([foot[k : k + 2], foot[k : k + 2][::-1] + light.sun * wall.height])

@@ -1,6 +1,6 @@
 """Vehicles: boxes with the few details that make a car a car, and the marks they leave on the labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,6 +75,31 @@ def sample_vehicles(rng: np.random.Generator, road: Road, layout: Layout) -> lis
                 if rng.random() < 0.7:
                     _add(rng, made, taken, road, float(s), float(u), bool(rng.random() < 0.3))
     return made
+
+
+def drive_on(cars: list[Vehicle], layout: Layout, before: Road, after: Road, seed: int) -> list[Vehicle]:
+    """The vehicles after the camera has driven on: each has gone about as far, oncoming ones the other way.
+
+    Args:
+        cars: as they stood at the start.
+        layout: which lanes are oncoming; what stands beside a town's lanes is parked.
+        before, after: the road as seen from the camera at the start and now.
+        seed: decides how fast each vehicle is.
+    """
+    left, right = layout.borders[0], layout.borders[-1]
+    ego, paces = layout.borders[layout.ego : layout.ego + 2], np.random.default_rng(seed).normal(1, 0.06, len(cars))
+    moved = []
+    for car, pace in zip(cars, paces, strict=True):
+        if layout.kind == TOWN and not left < car.u < right:
+            pace = 0.0
+        elif car.front:
+            pace = -pace
+        elif ego[0] < car.u < ego[1]:
+            pace = max(1.0, pace)  # nobody is run into
+        s, u = before.to_road(*car.corners.T)
+        ahead = pace * (after.along - before.along)
+        moved.append(replace(car, s=car.s + ahead, corners=after.place(s + ahead, u)))
+    return moved
 
 
 def _add(rng: np.random.Generator, made: list, taken: list, road: Road, s: float, u: float, front: bool) -> None:

@@ -580,7 +580,7 @@ def test_a_folder_goes_on_after_a_damaged_file_and_says_so_at_the_end(tmp_path, 
         write_image(tmp_path / "in" / f"{name}.jpg", scene()[0])
     whole = (tmp_path / "in" / "b.jpg").read_bytes()
     (tmp_path / "in" / "b.jpg").write_bytes(whole[: len(whole) // 2])
-    monkeypatch.setattr("roadtopo_lib.pipeline.LaneSegmenter.from_checkpoint", lambda *_: Segmenter())
+    monkeypatch.setattr("roadtopo_lib.confidence.load_segmenter", lambda *_: Segmenter())
     command = ["infer", "lane", "--model", "none", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     assert cli.main(command) == 1
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.json")) == ["a", "c"]

@@ -84,7 +84,7 @@ def tree(folder):
 
 @pytest.fixture
 def command(monkeypatch):
-    monkeypatch.setattr("roadtopo_lib.pipeline.LaneSegmenter.from_checkpoint", lambda *_: Knows())
+    monkeypatch.setattr("roadtopo_lib.confidence.load_segmenter", lambda *_: Knows())
     return lambda *words: cli.main(["infer", "lane", "--model", "none", *map(str, words)])
 
 
