@@ -40,8 +40,7 @@ def find(segmenter: LaneSegmenter, image: np.ndarray, name: str, frame: int | No
 
 def describe(outputs: dict, small: dict, result: dict, table: ClassTable, name: str, frame: int | None) -> dict:
     """The record of ``find``, of a network's outputs, of their result, and of that at the image's size."""
-    semantic = result["semantic_mask"]
-    lanes, crosswalks = [], []
+    semantic, lanes, crosswalks = result["semantic_mask"], [], []
     means = (outputs["confidence"][small["lane_instances"] == k].mean() for k in range(1, small["lane_count"] + 1))
     sure = zip(result["lane_polylines"], result.get("lane_confidence", means), strict=True)
     for number, (points, confidence) in enumerate(sure, start=1):
