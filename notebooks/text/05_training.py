@@ -67,9 +67,10 @@ strip(5, photo=PHOTO)
 # %% tags=["folded"]
 # @title Imports
 import copy
+import io
 import math
 import tempfile
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
@@ -1751,7 +1752,8 @@ two_epochs = short.replace(batch_size=2, epochs=2)
 def trained(name, settings=two_epochs, **options):
     made = lesson.StepLosses()
     recorders = [made, *options.pop("recorders", ())]
-    with suppress(lesson.PowerCut), redirect_stdout(None):  # it says where it goes on
+    quiet = redirect_stdout(io.StringIO()), redirect_stderr(None)  # without stderr, no progress
+    with suppress(lesson.PowerCut), quiet[0], quiet[1]:
         train_lane_model(settings, few, folder / name, "cpu", recorders=recorders, **options)
     return [step for step, _ in made.steps]
 
