@@ -152,7 +152,8 @@ def parallel_coordinates(rows: list[dict], names: list[str], score: str) -> Figu
         column = [row[name] for row in rows]
         for value, height in {shown(v): h for v, h in zip(column, places[place], strict=True)}.items():
             if height in (0, 1) or len(set(map(shown, column))) <= 6:
-                axes.text(place + 0.03, height, value, fontsize=8, va="center")
+                white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # lines pass behind the number
+                axes.text(place + 0.03, height, value, fontsize=8, va="center", bbox=white, zorder=3)
     axes.set_xticks(range(len(axes_names)), axes_names)
     axes.set(yticks=[], title=f"{len(rows)} runs; dark: the best {score}", xlim=(-0.1, len(axes_names) - 0.6))
     axes.spines[:].set_visible(False)

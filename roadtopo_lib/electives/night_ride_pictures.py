@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
+from roadtopo_lib.electives.night_ride import CLASSES
 from roadtopo_lib.electives.night_ride_study import BASE, EDGES, bin_name, row_of
 from roadtopo_lib.viz import contact_sheet
 
@@ -27,6 +30,37 @@ def sheet_of(images: Sequence[np.ndarray], columns: int, title: str, width: floa
     ax.imshow(sheet)
     ax.axis("off")
     figure.suptitle(title, fontsize="medium", fontweight="bold")
+    return figure
+
+
+def with_classes(figure: Figure) -> Figure:
+    """The figure with the colours of the six classes and their names below it."""
+    colors = np.array([row.color for row in CLASSES]) / 255
+    handles = [Patch(facecolor=color, label=row.name) for row, color in zip(CLASSES, colors, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize="x-small", handlelength=1)
+    return figure
+
+
+def draw_metres(image: np.ndarray, ahead: np.ndarray) -> Figure:
+    """A night scene, and beside it the bin of ``EDGES`` in which the ground under each pixel lies.
+
+    Args:
+        image: (H, W, 3) uint8.
+        ahead: (H, W) metres, NaN where a pixel is not counted.
+    """
+    bins = np.searchsorted(EDGES, np.nan_to_num(ahead, nan=-1), side="right") - 1  # −1: nearer or not counted
+    bins[bins == len(EDGES) - 1] = -1
+    shades = plt.get_cmap("cividis_r")(np.linspace(0, 1, len(EDGES) - 1))
+    figure, axes = plt.subplots(1, 2, figsize=(6, 2.3), layout="constrained")
+    axes[0].imshow(brightened(image))
+    axes[1].imshow(np.ma.masked_less(bins, 0), cmap=ListedColormap(shades), vmin=-0.5, vmax=len(shades) - 0.5)
+    axes[1].set_facecolor("0.85")
+    for ax, title in zip(axes, ("scene", "distance of the ground"), strict=True):
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    handles = [Patch(facecolor=shade, label=bin_name(k)) for k, shade in enumerate(shades)]
+    handles.append(Patch(facecolor="0.85", label="not counted"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize="x-small", handlelength=1)
     return figure
 
 
@@ -58,8 +92,11 @@ def choice_table(measured: dict, key: str) -> str:
     return "\n".join(lines)
 
 
-def draw_choices(measured: dict, keys: Sequence[str], title: str) -> Figure:
-    """Each choice minus the preset with its 95 % interval, a panel a score."""
+# What answers a question to the learner has its title and its words here, not in the cell that shows it.
+
+
+def draw_choices(measured: dict, keys: Sequence[str]) -> tuple[Figure, str]:
+    """Each choice minus the preset with its 95 % interval, a panel a score: figure, and what it shows."""
     rows = [row for row in measured["rows"] if row["choice"] != BASE]
     figure, axes = plt.subplots(1, len(keys), figsize=(9, 0.34 * len(rows) + 1.1), sharey=True, squeeze=False)
     for ax, key in zip(axes[0], keys, strict=True):
@@ -69,24 +106,27 @@ def draw_choices(measured: dict, keys: Sequence[str], title: str) -> Figure:
         # The mean may lie outside of a bootstrap's interval by rounding.
         ax.errorbar(means, range(len(rows)), xerr=np.maximum(0, [means - ends[0], ends[1] - means]), fmt="o")
         ax.axvline(0, color="0.5", lw=1)
-        ax.set(title=key, xlabel="minus the preset")
-        ax.locator_params(axis="x", nbins=4)
+        better = "less" if key.startswith("false road") else "more"
+        ax.set(title=key, xlabel=f"minus the preset ({better} is better)")
+        ax.locator_params(axis="x", nbins=3)
     axes[0, 0].set_yticks(range(len(rows)), [row["choice"] for row in rows])
     axes[0, 0].invert_yaxis()
+    title = "The rate changes mIoU most; class weights raise the IoU of lane marks and lower mIoU"
     figure.suptitle(title, fontsize="medium", fontweight="bold")
-    return figure
+    return figure, f"Each choice minus the preset with 95 % intervals: {', '.join(keys)}."
 
 
-def draw_false_road(shares: dict[str, Sequence[float]], title: str) -> Figure:
-    """Share of undrivable pixels taken for road in each bin of distance, a line of markers for each name."""
+def draw_false_road(shares: dict[str, Sequence[float]]) -> tuple[Figure, str]:
+    """Share of undrivable pixels taken for road in each bin of distance, a line for each name; and what it shows."""
     figure, ax = plt.subplots(figsize=(7, 3))
     for (name, values), marker in zip(shares.items(), "osD^vP", strict=False):
         ax.plot(range(len(values)), 100 * np.asarray(values), marker=marker, label=name)
     ax.set_xticks(range(len(EDGES) - 1), [bin_name(k) for k in range(len(EDGES) - 1)])
     ax.set(xlabel="distance ahead", ylabel="taken for road, %", ylim=(0, None))
     ax.legend(fontsize="small")
+    title = "False road is most frequent on near ground, and class weights raise it"
     figure.suptitle(title, fontsize="medium", fontweight="bold")
-    return figure
+    return figure, f"False road by distance for {', '.join(shares)}."
 
 
 def draw_deletion(curves: dict[str, np.ndarray], title: str) -> Figure:

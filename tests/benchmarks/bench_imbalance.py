@@ -5,6 +5,8 @@ Two more losses, ``TABLE_LOSSES``, are measured where the class is rarest.
 Run from the repository: ``python tests/benchmarks/bench_imbalance.py FOLDER --output data_samples/imbalance.json``. A
 finished run is appended to FOLDER/runs.jsonl; started again, the benchmark goes on with what is missing.
 
+``--one-class`` measures all of them on binary masks of the class, where it is rarest (``runs_one_class.jsonl``).
+
 The street of every training scene has a crossing. Rarity k leaves it unpainted in all but one scene of k, and all else
 in the scenes stays. Each seed draws its own scenes and its own first weights; all losses of a seed begin alike and see
 the same scenes in the same order. All models are scored on the same test scenes, of which every other one shows its
@@ -19,6 +21,7 @@ import itertools
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -38,11 +41,34 @@ from roadtopo_lib.course.lessons.imbalance import (
     TRAIN_SCENES,
 )
 from roadtopo_lib.files import write_json
-from roadtopo_lib.labels import CLASS_NAMES, CROSSWALK
+from roadtopo_lib.labels import CLASS_NAMES
 
 DRAWS = 2000
-BASELINE = "CE"
+BASELINE, RESULT = "CE", "data_samples/imbalance.json"
 PARTS = ("hits", "predicted", "truth")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is measured: all classes at each rarity, or crosswalks against the rest where they are rarest."""
+
+    one_class: bool
+
+    @property
+    def rarities(self) -> dict[str, int]:
+        """Name → how many training scenes come to one that shows its crossing."""
+        return {TABLE_RARITY: RARITIES[TABLE_RARITY]} if self.one_class else RARITIES
+
+    @property
+    def names(self) -> list[str]:
+        """Of the scores: the classes, and their mean."""
+        return [*(("rest", "crosswalk") if self.one_class else CLASS_NAMES), "mean"]
+
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        rest = "--one-class --output data_samples/one_class.json" if self.one_class else f"--output {RESULT}"
+        return f"python tests/benchmarks/bench_imbalance.py FOLDER {rest}"
 
 
 def losses_at(rarity: str) -> list[str]:
@@ -82,11 +108,10 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def summary(done: dict, seeds: list[int]) -> dict:
+def summary(done: dict, seeds: list[int], contest: Contest) -> dict:
     """What is worth keeping of all runs; see ``data_samples/README.md``."""
-    names = [*CLASS_NAMES, "mean"]
-    rows = []
-    for rarity in RARITIES:
+    names, rows = contest.names, []
+    for rarity in contest.rarities:
         # (S, 3, N, C) of each loss
         runs = {loss: np.array([done[loss, rarity, seed] for seed in seeds]) for loss in losses_at(rarity)}
         scores = {loss: with_mean(imbalance.iou(counts.swapaxes(0, 1))) for loss, counts in runs.items()}  # (S, C + 1)
@@ -98,7 +123,7 @@ def summary(done: dict, seeds: list[int]) -> dict:
                 "iou": dict(zip(names, scores[loss].T.round(4).tolist(), strict=True)),
             }
             row["interval"] = dict(zip(names, _interval(sampled[loss]), strict=True))
-            hits, predicted, truth = runs[loss][..., CROSSWALK].sum(axis=-1).T  # (S,) each
+            hits, predicted, truth = runs[loss][..., names.index("crosswalk")].sum(axis=-1).T  # (S,) each
             row["crosswalk_recall"] = (hits / truth).round(4).tolist()
             row["crosswalk_false"] = ((predicted - hits) / truth).round(4).tolist()
             of_slice = with_mean(imbalance.iou(runs[loss][:, :, : imbalance.SLICE_SCENES].swapaxes(0, 1)))
@@ -116,12 +141,12 @@ def summary(done: dict, seeds: list[int]) -> dict:
         for row, p in zip(compared, corrected.tolist(), strict=True):
             row["p"][name] = float(f"{p:.2g}")
     return {
-        "command": "python tests/benchmarks/bench_imbalance.py FOLDER --output data_samples/imbalance.json",
+        "command": contest.command,
         "train_scenes": TRAIN_SCENES,
         "test_scenes": TEST_SCENES,
         "steps": imbalance.STEPS,
         "batch": imbalance.BATCH,
-        "rarities": RARITIES,
+        "rarities": contest.rarities,
         "seeds": seeds,
         "rows": rows,
     }
@@ -146,18 +171,20 @@ def print_table(result: dict) -> None:
         print(f"{row['rarity']:10s} {row['loss']:20s} {'; '.join(cells)}")
 
 
-def main(folder: Path, output: Path | None, seeds: list[int]) -> None:
+def main(folder: Path, output: Path | None, seeds: list[int], one_class: bool) -> None:
     """Renders, trains and scores what is missing, then prints the table."""
-    log = folder / "runs.jsonl"
+    contest = Contest(one_class)
+    log = folder / ("runs_one_class.jsonl" if one_class else "runs.jsonl")
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {tuple(line["run"]): np.array(line["counts"]) for line in lines}
-    wanted = ((loss, rarity, seed) for rarity in RARITIES for loss in losses_at(rarity) for seed in seeds)
+    wanted = ((loss, rarity, seed) for rarity in contest.rarities for loss in losses_at(rarity) for seed in seeds)
     missing = [run for run in wanted if run not in done]
-    test = imbalance.Scenes(TEST_SEED, "test", TEST_SCENES, every=2) if missing else None
-    for seed, (rarity, every) in itertools.product(seeds, RARITIES.items()):
+    test = imbalance.Scenes(TEST_SEED, "test", TEST_SCENES, every=2, one_class=one_class) if missing else None
+    for seed, (rarity, every) in itertools.product(seeds, contest.rarities.items()):
         losses = [loss for loss in losses_at(rarity) if (loss, rarity, seed) in missing]
-        scenes = imbalance.Scenes(FIRST_SEED + seed, "train", TRAIN_SCENES, every) if losses else None
+        drawn = FIRST_SEED + seed, "train", TRAIN_SCENES, every, one_class
+        scenes = imbalance.Scenes(*drawn) if losses else None
         for loss in losses:
             began = time.process_time()
             counts = imbalance.score(imbalance.train(loss, scenes, seed), test)
@@ -167,7 +194,7 @@ def main(folder: Path, output: Path | None, seeds: list[int]) -> None:
                 line = {"run": (loss, rarity, seed), "cpu_seconds": seconds, "counts": counts.tolist()}
                 file.write(json.dumps(line) + "\n")
             print(f"{rarity}, {loss}, seed {seed}: IoU {imbalance.iou(counts).round(3)}, {seconds} s", flush=True)
-    result = summary(done, seeds)
+    result = summary(done, seeds, contest)
     if output is not None:
         write_json(output, result)
     print_table(result)
@@ -178,6 +205,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, help="write the summary to this JSON file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--one-class", action="store_true", help="binary masks of the crosswalk")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     sys.exit(main(**vars(parser.parse_args())))

@@ -50,6 +50,16 @@ def test_losses_of_a_seed_begin_alike_and_another_seed_differs(monkeypatch):
     assert not torch.equal(starts[0], starts[2])
 
 
+def test_binary_masks_hold_the_crossing_alone_and_are_learnt_from_one_logit():
+    whole, binary = (imbalance.Scenes(5, "train", 6, 1, one_class) for one_class in (False, True))
+    assert binary.num_classes == 2
+    assert torch.equal(binary.masks == 1, whole.masks == CROSSWALK)
+    counts = imbalance.score(imbalance.train("focal + Dice", binary, 0, steps=2), binary)
+    assert counts.shape == (3, 6, 2)
+    assert (counts[1:].sum(axis=2) == binary.masks[0].numel()).all()
+    np.testing.assert_array_equal(counts[2, :, 1], (binary.masks == 1).sum(dim=(1, 2)))
+
+
 def test_training_repeats_itself_and_leaves_the_global_generator_alone():
     data = imbalance.Scenes(5, "train", 8, 1)
     torch.manual_seed(3)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from roadtopo_lib.config import LaneSegmentationConfig
+from roadtopo_lib.course import STYLE
 from roadtopo_lib.course.data import samples
 from roadtopo_lib.electives import night_ride_pictures as picture
 from roadtopo_lib.electives import night_ride_study as lesson
@@ -142,10 +144,32 @@ def test_the_stored_results_are_of_these_choices_and_sizes(measured):
 def test_tables_and_pictures_show_every_choice(measured):
     table = picture.choice_table(measured, "mIoU").splitlines()
     assert [line[:22].strip() for line in table[1:]] == list(lesson.CHOICES)
-    figure = picture.draw_choices(measured, ("mIoU", "false road"), "a title")
+    with plt.rc_context(STYLE):
+        figure, words = picture.draw_choices(measured, ("mIoU", "IoU Lane Mark", "false road"))
+        figure.canvas.draw()
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == list(lesson.CHOICES)[1:]
+    assert "IoU Lane Mark" in words
+    assert ["less" in ax.get_xlabel() for ax in figure.axes] == [False, False, True]
+    for ax in figure.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        assert all(left.x1 + 5 < right.x0 for left, right in itertools.pairwise(boxes)), "numbers touch"
     plt.close(figure)
+
+
+def test_bins_of_distance_and_classes_have_their_colours_named():
+    ahead = np.full((20, 30), np.nan, np.float32)
+    ahead[10:15], ahead[15:], ahead[:, -1] = 10.0, 4.0, 99.0
+    figure = picture.draw_metres(np.zeros((20, 30, 3), np.uint8), ahead)
+    drawn = np.ma.filled(figure.axes[1].images[0].get_array(), -1)
+    assert [drawn[row, 0] for row in (0, 12, 18)] == [-1, 1, 0]
+    assert (drawn[:, -1] == -1).all()
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [*map(lesson.bin_name, range(len(lesson.EDGES) - 1)), "not counted"]
+    figure = picture.with_classes(plt.figure(layout="constrained"))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(CLASSES.names)
+    plt.close("all")
 
 
 def test_night_scenes_are_brightened_and_outlines_are_orange():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from sklearn.metrics import adjusted_rand_score, f1_score, jaccard_score
 
@@ -235,3 +236,13 @@ def test_metres_are_those_of_the_ground_under_the_pixel():
 
 def _config(**changes):
     return LaneSegmentationConfig(**changes)
+
+
+def test_bars_of_weights_are_as_tall_as_the_weights_and_clear_of_their_numbers():
+    (axes,) = schematics.masked_softmax((0.4, 1.6, -0.5), padded=2).axes
+    bars = sorted((patch for patch in axes.patches if isinstance(patch, Rectangle)), key=lambda patch: patch.get_x())
+    tall = np.array([bar.get_height() for bar in bars])
+    np.testing.assert_allclose(tall / tall.sum(), [*F.softmax(torch.tensor([0.4, 1.6, -0.5]), dim=0), 0, 0], atol=1e-6)
+    numbers = [text for text in axes.texts if re.fullmatch(r"0|0\.\d\d", text.get_text())]
+    for bar, words in zip(bars, sorted(numbers, key=lambda text: text.get_position()), strict=True):
+        assert words.get_position()[1] < bar.get_y()

@@ -160,3 +160,4 @@ def test_the_picture_has_an_axis_for_each_setting_and_the_score():
     assert len(lines) == 4
     assert lines[-1].get_ydata()[-1] == 1  # the best run is drawn last
     assert {"unet", "segformer"} <= {text.get_text() for text in axes.texts}
+    assert all(text.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1) for text in axes.texts), "lines cross numbers"

@@ -46,9 +46,9 @@ strip("E3", photo=PHOTO)
 # Boundary IoU; measure errors by distance; draw a Grad-CAM and test whether it means anything;
 # record runs and search for settings.
 #
-# **You need** notebooks 2 to 5.
+# **You need** notebooks 2 to 5, and Boundary IoU from notebook 7. Elective 1 explains the intervals.
 #
-# **Time** to run: about a minute on two CPU cores; a GPU is not used. To work through: two and a
+# **Time** to run: one to two minutes on two CPU cores; a GPU is not used. To work through: two and a
 # half hours.
 
 # %% [markdown] tags=["colab"]
@@ -129,7 +129,8 @@ print({row["id"]: row["name"] for row in outlines["categories"]})
 # ```
 #
 # `--classes night-ride` takes the class table of the preset. Only images that the JSON file names
-# are read: `….png___fuse.png` and `….png___save.png` stay out.
+# are read: `….png___fuse.png` and `….png___save.png` stay out. `--val-share 0.2` puts a fifth of the
+# images into the validation split. Without it, as below, all go to the training split.
 
 # %%
 RIDE = None  # the folder of your copy of the public set
@@ -142,7 +143,8 @@ sample = [read_sample(*files, CLASSES) for files in ride_files]
 # @title Picture: a scene and its labels
 shown = {"scene": picture.brightened(sample[0][0])}
 shown["classes"] = color_semantic(sample[0][1], CLASSES)
-show(panels(shown, 2, 4.6), "A night scene seen by a rider, and its classes in colours.", colors=20)
+figure = picture.with_classes(panels(shown, 2, 5, "What a rider sees, in six classes"))
+show(figure, "A night scene seen by a rider, and its classes in colours.", colors=24)
 
 # %% [markdown]
 # Pictures of the night are brightened on this page. The model sees them as they are.
@@ -157,8 +159,6 @@ my_guess = None
 pixels = np.stack([np.bincount(semantic.ravel(), minlength=6) for _, semantic, _ in sample])
 share = pixels.sum(axis=0) / pixels.sum()
 reveal(my_guess, 100 * share[LANE_MARK], "%")
-
-# %%
 for row, part in zip(CLASSES, share):
     print(f"{row.id} {row.name:10s} {part:6.1%}")
 
@@ -185,10 +185,11 @@ wrong_pixels = np.mean(by_number != sample[0][1])
 print(f"{wrong_pixels:.0%} of the pixels have another class than after the command")
 
 # %% [markdown]
-# **Why.** A file numbers its categories as it likes: from 1, in an order of its own, with gaps.
-# Nothing fails. The road is taken for lane marks, and training goes on.
+# **Why.** Each file has its own numbers: from 1, in an order of its own, with gaps. Painting the mask
+# raises no error, and road becomes lane mark. Here the loss stops at the first batch, because 6 lies
+# beyond the class table. A file that numbers from 0 in another order is trained on without an error.
 #
-# **Fixed.** Map by *name*. The converter does, with blanks, hyphens and capitals alike.
+# **Fixed.** Map by *name*. The converter does. Capitals, blanks and hyphens make no difference.
 
 # %% tags=["trap:mended"]
 name_of = {row["id"]: row["name"] for row in outlines["categories"]}
@@ -252,7 +253,7 @@ print(measured["train_scenes"], "training scenes,", measured["epochs"], "epochs"
 
 # %% [markdown]
 # > **Predict first.** Every model begins with a pretrained encoder but one, which begins with
-# > random weights. How many points of mIoU does the random start cost? (A point is 0.01.)
+# > random weights. By how many points is the mIoU lower with the random start? (A point is 0.01.)
 
 # %%
 my_guess = None
@@ -266,50 +267,52 @@ def mean_of(choice, key):
 
 
 reveal(my_guess, 100 * (mean_of(lesson.BASE, "mIoU") - mean_of("random start", "mIoU")), "points")
-
-# %% tags=["folded"]
-# @title Picture: each choice against the preset
 KEYS = ("mIoU", "IoU Lane Mark", "false road")
-TITLE = "The rate matters most; weights find lane marks and pay elsewhere"
-show(
-    picture.draw_choices(measured, KEYS, TITLE),
-    "Each choice minus the preset with 95 % intervals: mIoU, IoU of Lane Mark, false road.",
-    colors=16,
-)
+show(*picture.draw_choices(measured, KEYS), colors=16)
 
 # %% [markdown]
-# Each point is the mean over the seeds of a choice minus the preset, with a 95 % interval from a
-# paired bootstrap over seeds and scenes (elective 1). *False road* is the safety figure of Part IV,
-# where less is better. The numbers:
+# Each point of the picture is the mean over the seeds of a choice minus the preset, with a 95 %
+# interval from a paired bootstrap over seeds and scenes (elective 1). *False road* is the safety
+# figure of Part IV: the share of undrivable ground that is called road. The numbers, with p-values in
+# the last column:
 
-# %%
-for key in ("mIoU", "IoU Lane Mark"):
+# %% tags=["folded", "answer", "nbval-ignore-output"]
+# @title The numbers
+for key in ("mIoU", "IoU Lane Mark", "IoU Moveable"):
     print(picture.choice_table(measured, key))
 
 # %% [markdown]
-# A choice whose interval holds 0 is not shown to matter. Those that do:
+# <details><summary>What happened</summary>
 #
-# * The **rate** matters most, then the **number of steps**, the **pretrained start** and
-#   **augmentation**, about alike. The budget is short, 96 steps; batches of 8 and half the epochs
-#   both halve it. With a tenth of the rate, or from random weights, a model does not get far in it.
-#   The document's 1e-4 belongs to a large model with Cityscapes weights and a longer training.
-# * **Class weights** find more lane marks and pay for it elsewhere: without them the mIoU is
-#   higher, and less undrivable ground is called road.
-# * **Augmentation** costs in so short a training. Random crops show parts of a scene at a larger
-#   scale, and the test shows the whole scene, squeezed into a square. Notebook 5 has longer
-#   trainings.
-# * **Dice** in the loss is worth a point or two of mIoU.
-# * A **wide input** has a tenth fewer pixels than the square, but keeps vehicles in shape: Moveable
-#   gains.
+# Where an interval holds 0, no effect is shown. By their intervals these choices have an effect:
 #
-# The **three models** of a run differ by a point of mIoU in the mean: `best_miou` and `best_mbou` are
-# chosen on 16 further scenes, and with two of the five seeds both are `last`.
+# * The **rate** has the largest effect on mIoU. The **pretrained start**, **augmentation** and the
+#   **number of steps** come next, about alike. The training is short, 96 steps; batches of 8 and
+#   half the epochs both halve it. With a tenth of the rate, or from random weights, the mIoU stays
+#   lower. The document's 1e-4 belongs to a large model with Cityscapes weights and a longer training.
+# * **Class weights** raise the IoU of lane marks. Without them the mIoU is higher, and less
+#   undrivable ground is called road.
+# * **Augmentation** lowers the mIoU in so short a training. A likely reason: random crops show parts
+#   of a scene at a larger scale, and the test shows the whole scene, squeezed into a square.
+#   Notebook 5 has longer trainings.
+# * **Dice** in the loss raises the mIoU by a point or two.
+# * A **wide input** has a tenth fewer pixels than the square and shows vehicles with less distortion.
+#   The IoU of Moveable is higher.
+# * **Pasting anywhere** is ahead of pasting on the road by one or two points of mIoU: Part III.
 #
-# So the preset is not the best way to train *this* model on *this* ride. It is where to begin.
+# No effect on the mIoU is shown for the **model that is kept**: `best_miou` and `best_mbou`, chosen
+# on 16 further scenes, or `last`. With two of the five seeds all three are the same model.
 #
-# The p-values rest on the differences of the seeds alone and are raised by Holm's method for all
-# comparisons, so they are stricter than the intervals. Not measured here: half precision,
-# SegFormer-B2 and photographs. These need a GPU and the public set; the command above is the same.
+# So the preset is not the best way to train *this* model on *this* ride. It is a place to begin.
+#
+# The p-values use the differences of the seeds alone, and Holm's method raises them for all
+# comparisons. They are stricter than the intervals: of a wide input, Dice and pasting anywhere, none
+# has a p-value of mIoU below 0.05.
+#
+# </details>
+#
+# Not measured here: half precision, SegFormer-B2 and photographs. These need a GPU and the public
+# set; the command above is the same.
 #
 # ## One run again
 #
@@ -333,24 +336,25 @@ assert low <= again <= high
 # @title Picture: what this model finds
 size = lesson.CHOICES[lesson.BASE].size
 predicted = [lesson.predict(model, scene.image, size) for scene in scenes]
-shown = {}
-for k in (1,):
-    shown |= {f"scene {k}": picture.brightened(scenes[k].image)}
-    shown |= {f"true {k}": color_semantic(class_mask(scenes[k]), CLASSES)}
-    shown |= {f"found {k}": color_semantic(predicted[k], CLASSES)}
-assert len(shown) == 3
+WATCHED = 12  # a scene with a truck ahead
+shown = {"scene": picture.brightened(scenes[WATCHED].image)}
+shown["true"] = color_semantic(class_mask(scenes[WATCHED]), CLASSES)
+shown["found"] = color_semantic(predicted[WATCHED], CLASSES)
+right_share = np.mean(predicted[WATCHED] == class_mask(scenes[WATCHED]))
+assert 0.65 < right_share < 0.95
+figure = panels(shown, 3, 6, "After 96 steps: large areas are found, edges are wrong")
 show(
-    panels(shown, 3, 5),
+    picture.with_classes(figure),
     "A test scene, its true classes and what the model finds.",
-    colors=20,
+    colors=24,
 )
 
 # %% [markdown]
 # # Part III · Copy-paste of rare classes
 #
 # *[Copy-paste](../GLOSSARY.md#copy-paste)* (Ghiasi and others, 2021) cuts things of rare classes
-# out of some training images and pastes them into others. The paper pastes anywhere. On a road one
-# can do better: things stand and lie where the road is, and become smaller ahead.
+# out of some training images and pastes them into others. The paper pastes anywhere. Here things are
+# pasted only where the road is, and smaller farther ahead.
 
 # %% tags=["folded"]
 # @title Drawing: paint moves along the road
@@ -361,8 +365,9 @@ show(schematics.paste_on_road(), schematics.ALT["paste_on_road"], colors=32)
 #
 # $$x' = v_x + s (x - v_x) + a (y - v_y), \qquad y' = v_y + s (y - v_y).$$
 #
-# $s$ moves along the road, $a$ across it. Both follow from where the foot of the cut-out shall
-# stand. Paint moves so. An upright thing, such as a vehicle, is only scaled by $s$.
+# $s$ moves along the road, $a$ across it. The *foot* of a cut-out is the middle of its lowest row.
+# Where the foot goes decides both: the second equation gives $s$, then the first gives $a$.
+# Paint moves in this way. An upright thing, such as a vehicle, is only scaled by $s$.
 
 # %%
 vanishing, foot, place = np.array([160.0, 90.0]), np.array([100.0, 170.0]), np.array([190.0, 130.0])
@@ -413,17 +418,18 @@ def rare_pixels(samples):
 reveal(my_guess, rare_pixels(pasted) / rare_pixels(before), "times")
 
 # %% [markdown]
-# Where are they? The outlines show what changed in the class masks of two scenes:
+# The outlines show where the class masks of two scenes changed:
 
 # %% tags=["folded"]
 # @title Picture: what was pasted
 changed = [(image, new != old) for (image, new, _), (_, old, _) in zip(pasted, before)]
 outlined = {f"scene {k}": picture.outlined(*changed[k]) for k in (1, 6)}
-figure = panels(outlined, 2, 4.6)
+figure = panels(outlined, 2, 4.6, "Pasted on the road, at the size of the place")
 show(figure, "Two of the scenes with the outlines of what was pasted.", colors=20)
 
 # %% [markdown]
-# Pasted as in the paper, at any place outside of motorcycle and rider, as they are:
+# The paper's way, for comparison: cut-outs keep their size and go to any place outside of motorcycle
+# and rider.
 
 # %%
 anywhere = lesson.pasting(bank, realistic=False, probability=1.0, most=3)
@@ -438,7 +444,7 @@ figure = panels(outlined, 2, 4.6, TITLE)
 show(figure, "Two night scenes with lane marks and vehicles at any place.", colors=20)
 
 # %% [markdown]
-# What both are worth:
+# The preset pastes on the road. So a value above zero speaks against pasting on the road:
 
 # %%
 for key in ("mIoU", "IoU Lane Mark", "IoU Moveable"):
@@ -447,14 +453,15 @@ for key in ("mIoU", "IoU Lane Mark", "IoU Moveable"):
         print(f"{key:14s} {name:16s} minus the preset {low:+.3f} … {high:+.3f}")
 
 # %% [markdown]
-# Where an interval holds 0, the difference is not proven. Pasting on the road makes better
-# pictures, but here it does not earn much, and the careful way is not ahead of the careless one.
-# Nine in ten scenes show both rare classes already. Try it where few images show yours.
+# Against no copy-paste all three intervals hold 0: no gain is shown. Pasting anywhere is ahead of
+# pasting on the road by one or two points of mIoU, in an interval that leaves out 0 by 0.001. So
+# better pictures did not make a better model here. Eleven of the twelve scenes show both rare classes
+# already. Copy-paste is worth a try where few images show a class.
 #
 # ## Trap: pasted over the rider
 #
-# **Broken.** The motorcycle and its rider stand before everything else. A simple paste does not
-# know that:
+# **Broken.** Motorcycle and rider are nearer to the camera than everything else. A simple paste
+# covers them:
 
 
 # %% tags=["trap:broken"]
@@ -476,10 +483,10 @@ print(f"{covered} pixels of motorcycle and rider are gone")
 
 # %% [markdown]
 # **Why.** A mask has no depth. What is pasted last lies in front, in the image and in the labels. A
-# model that learns from it may lose its own handlebars.
+# model that trains on it learns that vehicles cover the handlebars.
 #
-# **Fixed.** `keep=(MY_BIKE, RIDER)` names classes that nothing may cover; a thing behind them is
-# cut. A place where most of it would be hidden is not used.
+# **Fixed.** `keep=(MY_BIKE, RIDER)` names classes that nothing may cover: what a pasted thing shares
+# with them is left out. A place where most of it would be hidden is not used.
 
 # %% tags=["trap:mended"]
 kept = [
@@ -507,15 +514,13 @@ lazy = ConfusionMatrix(len(CLASSES))
 for scene in scenes:
     lazy.update(np.full(lesson.SIZE, UNDRIVABLE), class_mask(scene))
 reveal(my_guess, 100 * lazy.pixel_accuracy(), "%")
-
-# %%
 print(f"a lazy model: accuracy {lazy.pixel_accuracy():.2f}, mIoU {lazy.miou():.2f}")
 
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# Most of the night is undrivable. Accuracy counts pixels, so the lazy model looks half decent. The
-# mean over classes does not: five of six have an IoU of 0.
+# Most pixels are undrivable. Accuracy counts pixels, so the lazy model scores more than one half. The
+# mean over classes is near 0.1: five of six have an IoU of 0.
 #
 # </details>
 #
@@ -560,9 +565,9 @@ for width in (20, 100):
     print(f"{width:3d} px wide: IoU {plain:.2f}, at 0.02 {wide:.2f}, at 0.005 {narrow:.2f}")
 
 # %% [markdown]
-# For the thin marking the ratio 0.02 says nothing that IoU does not say. For a wide one it does. So
-# name ratio and band with each score, and take 0.005 for thin lines. In the benchmark, the classes
-# of the preset by all three:
+# For the thin marking, Boundary IoU at 0.02 equals IoU. For the wide one it differs. So name ratio
+# and band with each score, and take 0.005 for thin lines. The classes of the preset in the benchmark,
+# by all three scores:
 
 # %%
 print(f"bands: {[boundary_band(*lesson.SIZE, ratio) for ratio in lesson.RATIOS]} px")
@@ -571,9 +576,9 @@ for row in CLASSES:
     print(f"{row.name:10s} IoU {values[0]:.2f}, at 0.02 {values[1]:.2f}, at 0.005 {values[2]:.2f}")
 
 # %% [markdown]
-# Classes of large areas lose most from the narrower band. Lane Mark at 0.02 is close to its IoU, as
-# a thin class must be; at 0.005 the score falls, because the edges of marks are rarely met within 2
-# px.
+# At 0.02 the score of Road, a class of large areas, is far below its IoU. That of Lane Mark is close
+# to its IoU, because marks are thin. At 0.005 the score of Lane Mark falls to less than a half: few
+# of the edges that are found lie within 2 px of the true ones.
 #
 # ## Trap: a band of two pixels
 #
@@ -613,22 +618,20 @@ assert max(by_ratio) - min(by_ratio) < 0.01  # the fix
 # %% [markdown]
 # ## A figure for safety
 #
-# To call road undrivable costs comfort. To call undrivable ground road may cost a fall, and the
-# nearer it lies, the sooner. So we count undrivable pixels that a model takes for road or lane
-# mark, in bins of distance. The distance comes from the camera: `metres_ahead` gives the ground
-# that each pixel looks at, up to 8 m to each side.
+# Where a model calls road undrivable, a rider who trusts it brakes without need. Where it calls
+# undrivable ground road, the rider may leave the road, and near ground leaves less time to react. So
+# we count undrivable pixels that a model takes for road or lane mark, in bins of distance. The
+# distance comes from the camera: `metres_ahead` gives the distance of the ground at which each pixel
+# looks, up to 8 m to each side.
 
 # %%
-ahead = metres_ahead(scenes[1].camera, lesson.CORRIDOR)
-figure = panels(
-    {
-        "scene": picture.brightened(scenes[1].image),
-        "metres ahead, up to 60": np.clip(np.nan_to_num(ahead, nan=60), 0, 60),
-    },
-    2,
-    4.6,
-)
-show(figure, "A night scene, and the distance of the ground under each pixel.", colors=20)
+ahead = metres_ahead(scenes[WATCHED].camera, lesson.CORRIDOR)
+figure = picture.draw_metres(scenes[WATCHED].image, ahead)
+show(figure, "A night scene, and the bin of distance of the ground under each pixel.", colors=24)
+
+# %% [markdown]
+# The bins are slanted because the motorcycle leans. Where the truck stands, the figure takes the
+# ground behind it.
 
 # %%
 road = FalseRoad(lesson.EDGES)
@@ -648,20 +651,21 @@ my_guess = None
 # @title Compare with your guess
 by_distance = [mean_of(lesson.BASE, f"false road {name}") for name in names]
 reveal(my_guess, 100 * by_distance[0], "%")
-
-# %% tags=["folded"]
-# @title Picture: by distance
 CURVES = (lesson.BASE, "no class weights", "random start")
 curves = {name: [mean_of(name, f"false road {far}") for far in names] for name in CURVES}
-TITLE = "False road by distance: weights raise it, and near ground is worst"
-show(picture.draw_false_road(curves, TITLE), "False road by distance for three choices.", colors=32)
+show(*picture.draw_false_road(curves), colors=32)
 
 # %% [markdown]
-# The share is high for a model of 96 steps: a night's ground is dark, wherever it lies. The class
-# weights raise it at each distance. A pixel called Lane Mark counts as road here, and weights make
-# the model say Lane Mark more often. mIoU, accuracy and Boundary IoU do not show this.
+# <details><summary>What happened</summary>
 #
-# A wall stands on the ground and is nearer than the ground behind it, so its distance is too large.
+# Two thirds of the near undrivable pixels are called road: 96 steps do not make a model to ride with.
+# The class weights raise the share at each distance. A pixel called Lane Mark counts as road here,
+# and weights favour Lane Mark; that is a likely reason. mIoU, accuracy and Boundary IoU do not say at
+# which distance errors lie.
+#
+# </details>
+#
+# A wall or a vehicle is nearer than the ground behind it, so its distance comes out too large.
 # Photographs of an unknown camera have no metres. There `rows_ahead` takes the height in the image:
 
 # %% tags=["nbval-ignore-output"]
@@ -676,20 +680,19 @@ assert by_rows.total.sum() > road.total.sum()
 #
 # ## Grad-CAM
 #
-# *[Grad-CAM](../GLOSSARY.md#grad-cam)* (Selvaraju and others, 2017) asks a layer: which of your
-# maps raise the logits of a class, and where are these maps active? The gradient of the summed
-# logits answers the first question, the map itself the second.
+# *[Grad-CAM](../GLOSSARY.md#grad-cam)* (Selvaraju and others, 2017) shows where those maps of a layer
+# are active that raise the logits of a class. The gradient of the summed logits says which maps
+# raise them, and the maps themselves say where they are active.
 
 # %% tags=["folded"]
 # @title Drawing: four steps
 show(schematics.grad_cam_steps(), schematics.ALT["grad_cam_steps"], colors=32)
 
 # %% [markdown]
-# Two hooks are enough: one keeps the maps of the last encoder stage on the way forward, autograd
-# gives their gradient.
+# A forward hook keeps the maps of the last encoder stage, and autograd gives their gradient.
 
 # %%
-image = cv2.resize(scenes[1].image, size[::-1], interpolation=cv2.INTER_AREA)
+image = cv2.resize(scenes[WATCHED].image, size[::-1], interpolation=cv2.INTER_AREA)
 images = image_to_tensor(image)[None]  # (1, 3, 96, 96)
 maps = []
 layer = model.encoder.stages[3]
@@ -716,13 +719,14 @@ for name in ("encoder.stages.0", "encoder.stages.3"):
         heat = grad_cam(model, images, class_id, name)[0].numpy()
         shown[f"{CLASSES[class_id].name}, stage {name[-1]}"] = picture.heated(image, heat)
 show(
-    panels(shown, 4, 6),
+    panels(shown, 4, 7, "Red: the maps that raise the class are active here"),
     "Grad-CAM of two classes at two layers over a night scene.",
     colors=24,
 )
 
 # %% [markdown]
-# Such pictures look convincing. Two tests ask whether they mean anything.
+# Such pictures look convincing. Two tests tell whether they have to do with what the model has
+# learnt and with what it needs.
 #
 # ## A sanity check
 #
@@ -757,11 +761,11 @@ assert likenesses["stages.3"][0] > 0.99 and max(likenesses["stages.3"][1:]) < 0.
 assert likenesses["stages.0"][-1] < 0.5
 
 # %% [markdown]
-# The values go from the outputs (left) to the image (right). The first belongs to a layer that has
-# no part in the classes, so the map stays as it was. The last stage's map is destroyed as soon as
-# the layers behind it are shuffled: it comes from what was learnt. The first stage's map may stay
-# alike for longer. As far as it does, it shows what early layers see in any picture, and not the
-# class.
+# The values go from the outputs (left) to the image (right). The first belongs to a layer of the
+# instance head, which has no part in the classes, so the map stays as it was. The last stage's map
+# changes into another as soon as the layers behind it are shuffled: it comes from what was learnt.
+# The first stage's map may stay similar for longer. Where it does, it shows what early layers see in
+# any picture, and not the class.
 #
 # ## A deletion curve
 #
@@ -777,13 +781,16 @@ noise = torch.rand(own.shape, generator=torch.Generator().manual_seed(0))
 orders = {"its own mask": own + 0.1 * noise, "random": noise}
 for stage in ("0", "3"):
     orders[f"Grad-CAM, stage {stage}"] = grad_cam(model, batch, MOVEABLE, f"encoder.stages.{stage}")
-falls = {name: deletion_curve(model, batch, MOVEABLE, order, own) for name, order in orders.items()}
+falls = {  # noise decides among equal values: much of a map is zero
+    name: deletion_curve(model, batch, MOVEABLE, order + 1e-4 * noise, own)
+    for name, order in orders.items()
+}
 areas = {name: float(curve.mean()) for name, curve in falls.items()}
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title Picture: deletion curves
-TITLE = "Greying out: the model's own mask tells more than either map"
-assert areas["its own mask"] < areas["random"]
+TITLE = "Greying out: the last stage's map finds no more than chance"
+assert areas["Grad-CAM, stage 3"] > areas["random"] - 0.03
 show(
     picture.draw_deletion(falls, TITLE),
     "Probability of Moveable while pixels are greyed out in four orders.",
@@ -792,12 +799,14 @@ show(
 
 # %% [markdown]
 # The map of the first stage finds pixels that matter: its curve falls faster than that of the
-# random order. The map of the last stage does not. And the model's own mask, which costs nothing,
-# is a better guide than both.
+# random order. The map of the last stage does not. The model's own mask, which needs no gradient,
+# does about as well as the map of the first stage.
 #
 # ## Where it misleads
 #
-# How much of the heat lies where the model itself says Moveable?
+# How much of the heat lies where the model itself says Moveable? And in how many of the 16 scenes is
+# the last stage's map zero everywhere, with the logits of all pixels summed and with those of its
+# own mask only?
 
 # %% tags=["nbval-ignore-output"]
 inside = {
@@ -808,19 +817,24 @@ inside = {
 }
 print({f"stage {stage}": f"{part:.0%}" for stage, part in inside.items()})
 print(f"the mask covers {own.float().mean():.0%} of the images")
-assert inside["0"] > 2 * inside["3"]
+of_mask = grad_cam(model, batch, MOVEABLE, "encoder.stages.3", pixels=own)
+blank = [int((~cam.flatten(1).any(dim=1)).sum()) for cam in (orders["Grad-CAM, stage 3"], of_mask)]
+print("scenes without any heat: sum over all pixels", blank[0], "· over the mask", blank[1])
+assert inside["0"] > 2 * inside["3"] and inside["3"] < own.float().mean()
+assert blank[0] > blank[1]
 
 # %% [markdown]
 # In classification the map answers *where is the thing that the label names?* In segmentation the
 # mask says this already. Three ways to be misled:
 #
 # * **The default layer.** The usual choice is the last stage. Its map has 3 × 3 pixels here, and a
-#   vehicle is smaller than one of them. The heat lies beside the vehicles.
+#   vehicle is smaller than one of them. Less of the heat lies in the mask than chance would put
+#   there.
 # * **The sum over pixels.** The logits of all pixels are summed, also of those where the class is
-#   not. The map mixes what makes a vehicle here with what makes it unlikely there. `pixels=` sums
-#   over the mask only.
-# * **The colours.** Each map is divided by its largest value, so a map of a class that is nowhere
-#   looks as hot as any other.
+#   not. The map mixes what makes a vehicle likely here with what makes it unlikely there. In some
+#   scenes nothing is left. `pixels=` sums over the mask only, and fewer maps are empty.
+# * **The colours.** Each map is divided by its largest value. So a map of weak evidence looks as hot
+#   as any other.
 
 # %% [markdown]
 # # Part VI · Records and a search
@@ -832,11 +846,11 @@ assert inside["0"] > 2 * inside["3"]
 # it, one line says what to install:
 
 # %% tags=["nbval-ignore-output"]
-recorders = {"TensorBoard": TensorBoardRecorder, "Weights & Biases": WandbRecorder}
+recorders = {"tensorboard": TensorBoardRecorder, "wandb": WandbRecorder}
 can, lacking = {}, []
 for name, recorder in recorders.items():
     try:
-        can[name] = recorder(folder / "records" / name[:6].lower(), data=folder / "data")
+        can[name] = recorder(folder / "records" / name, data=folder / "data")
     except ValueError as error:
         lacking.append(str(error))
 print(*lacking, sep="\n")
@@ -855,7 +869,7 @@ print("one byte more, another version:", data_version(folder / "data") != versio
 _ = ride_files[0][0].write_bytes(changed)
 
 # %% [markdown]
-# A training of two epochs tells whoever listens:
+# A training of two epochs, with the recorders that are ready:
 
 # %%
 write_night_ride(folder / "other ride", 4, seed=4, size=lesson.SIZE, progress=False)
@@ -880,7 +894,7 @@ print(len(history), "epochs; a file for each recorder:", len(written) >= len(can
 # %% [markdown]
 # ```bash
 # tensorboard --logdir records
-# wandb sync records/weight/wandb/offline-run-*
+# wandb sync records/wandb/wandb/offline-run-*
 # ```
 #
 # ## A small search
@@ -908,14 +922,16 @@ print("exit code", code_of_sweep, "·", len(ranked), "runs")
 # %% tags=["folded", "nbval-ignore-output"]
 # @title Picture: the sweep
 assert len(ranked) == 12 and code_of_sweep == 0
+assert {row["lr"] for row in ranked[:4]} == {3e-2}  # of the four best runs
 figure, ax = plt.subplots(figsize=(8, 3))
 ax.imshow(plt.imread(folder / "sweep" / "sweep.png"))
 ax.axis("off")
 show(figure, "Twelve runs as lines over their settings and their score.", colors=16)
 
 # %% [markdown]
-# The axes of the runs with the best scores are dark. A few steps on eight scenes say nothing about
-# the best settings; the picture says how to read a real sweep.
+# The lines of the runs with the best scores are dark. A few steps on eight scenes say nothing about
+# the best settings. The picture shows how to read a real sweep: the dark lines meet on an axis where
+# one value is needed for a good score, here at the highest rate.
 
 # %% [markdown]
 # ## Exercises
@@ -1012,7 +1028,8 @@ check("E3_false_road", E3_false_road)
 # ### 4. Grad-CAM
 #
 # `features` (K, h, w) are the maps of a layer, `gradients` (K, h, w) the gradient of a class's
-# summed logits in them. Return the map (h, w) in [0, 1]; zeros where no channel raises the class.
+# summed logits in them. Return the map, a tensor (h, w) in [0, 1] whose largest value is 1; all zeros
+# if no sum is positive.
 
 
 # %% tags=["exercise:E3_grad_cam"]
@@ -1055,15 +1072,31 @@ assert (measured["train_scenes"], measured["test_scenes"]) == (48, 40)
 assert len(before) == len(pasted) == 12
 assert all(not np.array_equal(new[0], old[0]) for new, old in zip(pasted, before))
 assert rare_pixels(pasted) > 1.1 * rare_pixels(before)
+try:
+    F.cross_entropy(torch.zeros(1, 6, *lesson.SIZE), torch.from_numpy(by_number.astype(int))[None])
+    stops = False
+except IndexError:
+    stops = True
+assert stops  # "the loss stops at the first batch"
 in_sky = [(new[:60] != old[:60]).sum() for (_, new, _), (_, old, _) in zip(scattered, before)]
 assert sum(in_sky) > 0  # "marks in the sky"
-assert lazy.pixel_accuracy() > 0.4 and lazy.miou() < 0.15  # "five of six have an IoU of 0"
+assert lazy.pixel_accuracy() > 0.5 and abs(lazy.miou() - 0.1) < 0.01  # "near 0.1"
+assert np.count_nonzero(lazy.class_iou()) == 1  # "five of six have an IoU of 0"
 thin, wide = (scores(marking(604, width), marking(600, width)) for width in (20, 100))
-assert thin[0] == thin[1] and thin[2] < thin[0]  # "says nothing that IoU does not say"
-assert wide[1] < wide[0] - 0.05
+assert thin[0] == thin[1] and thin[2] < thin[0]  # "at 0.02 equals IoU"
+assert wide[1] < wide[0] - 0.05  # "For the wide one it differs"
 assert boundary_band(720, 1280, 0.02) == 29 and boundary_band(720, 1280, 0.005) == 7
 finite = np.isfinite(ahead)
 assert finite.any() and not finite[: lesson.SIZE[0] // 4].any()
+assert abs(scenes[WATCHED].camera.roll) > 5  # "the motorcycle leans", in degrees
+truck = (class_mask(scenes[WATCHED]) == MOVEABLE) & finite
+assert truck.any()  # "Where the truck stands"
+largest = 0  # vehicle, as a share of the image
+for scene in scenes:
+    vehicles = (class_mask(scene) == MOVEABLE).astype(np.uint8)
+    areas_of_parts = cv2.connectedComponentsWithStats(vehicles)[2][1:, cv2.CC_STAT_AREA]
+    largest = max(largest, areas_of_parts.max(initial=0) / vehicles.size)
+assert 9 * largest < 1  # "smaller than one of them"
 
 
 # %% tags=["folded"]
@@ -1074,51 +1107,58 @@ def less(choice, key):
 
 
 for choice in ("random start", "a tenth of the rate"):
-    assert less(choice, "mIoU")[0]  # "does not get far"
+    assert less(choice, "mIoU")[0]  # "the mIoU stays lower"
 base = mean_of(lesson.BASE, "mIoU")
 change = {name: abs(mean_of(name, "mIoU") - base) for name in lesson.CHOICES}
 most, *next_four = sorted(change, key=change.get, reverse=True)[:5]
 halved = {"batches of 8", "half the epochs"}
 assert most == "a tenth of the rate"
 assert set(next_four) == {"random start", "no augmentation", *halved}
-assert change[most] > 1.5 * change[next_four[0]]  # "matters most"
+assert change[most] > 1.5 * change[next_four[0]]  # "largest effect on mIoU"
 assert change[next_four[0]] - change[next_four[-1]] < 0.015  # "about alike"
 assert all(less(name, "mIoU")[0] for name in halved)
 models = [
     lesson.row_of(measured, name)["scores"]["mIoU"]
     for name in ("best_miou kept", "best_mbou kept", lesson.BASE)
 ]
-assert sum(len(set(values)) == 1 for values in zip(*models)) == 2  # "both are `last`"
+assert sum(len(set(values)) == 1 for values in zip(*models)) == 2  # "the same model"
 for name in ("best_miou kept", "best_mbou kept"):
-    assert not any(less(name, "mIoU")) and change[name] < 0.0105  # "not shown to matter"
+    assert not any(less(name, "mIoU")) and change[name] < 0.0105  # "no effect is shown"
 assert measured["epochs"] * measured["train_scenes"] // measured["batch"] == 96  # "96 steps"
-assert less("no class weights", "IoU Lane Mark")[0]  # "find more lane marks"
-assert mean_of("no class weights", "mIoU") > mean_of(lesson.BASE, "mIoU")
-assert less("no class weights", "false road")[0]  # "less undrivable ground is called road"
-assert less("no augmentation", "mIoU")[1]  # "costs in so short a training"
-for name in names:  # "raise it at each distance"
+assert less("no class weights", "IoU Lane Mark")[0]  # "raise the IoU of lane marks"
+assert less("no class weights", "mIoU")[1]  # "Without them the mIoU is higher"
+assert less("no class weights", "false road")[0]  # "undrivable ground is called road"
+assert less("no augmentation", "mIoU")[1]  # "lowers the mIoU in so short a training"
+for choice in ("wide input", "cross-entropy alone", "pasted anywhere"):
+    assert any(less(choice, "mIoU")) and lesson.row_of(measured, choice)["p"]["mIoU"] > 0.05
+for name in names:  # "raise the share at each distance"
     key = f"false road {name}"
     assert mean_of("no class weights", key) < mean_of(lesson.BASE, key)
-assert by_distance[0] == max(by_distance)  # "near ground is worst"
-for name in ("no copy-paste", "pasted anywhere"):
-    assert abs(mean_of(name, "mIoU") - mean_of(lesson.BASE, "mIoU")) < 0.03  # "does not earn much"
-assert mean_of("pasted anywhere", "mIoU") > mean_of(lesson.BASE, "mIoU") - 0.01  # "not ahead"
+assert all(curve[0] == max(curve) for curve in curves.values())  # the picture's title
+assert abs(by_distance[0] - 2 / 3) < 0.02  # "Two thirds"
+for key in ("mIoU", "IoU Lane Mark", "IoU Moveable"):
+    assert not any(less("no copy-paste", key))  # "all three intervals hold 0"
+    assert key == "mIoU" or not any(less("pasted anywhere", key))  # the document's table
+assert 0.01 < mean_of("pasted anywhere", "mIoU") - base < 0.02  # "one or two points of mIoU"
+low, high = lesson.row_of(measured, "pasted anywhere")["minus_preset"]["mIoU"]
+assert 0.0005 < low < 0.0015  # "leaves out 0 by 0.001"
 assert less("cross-entropy alone", "mIoU")[0]  # "a point or two"
 assert 0.005 < mean_of(lesson.BASE, "mIoU") - mean_of("cross-entropy alone", "mIoU") < 0.025
 assert (
     less("wide input", "IoU Moveable")[1] and 64 * 128 < 0.9 * 96 * 96
-)  # "keeps vehicles in shape"
-shown_in = np.mean([np.isin((LANE_MARK, MOVEABLE), semantic).all() for _, semantic, _ in before])
-assert abs(shown_in - 0.9) < 0.05  # "nine in ten"
+)  # "The IoU of Moveable is higher"
+shown_in = [np.isin((LANE_MARK, MOVEABLE), semantic).all() for _, semantic, _ in before]
+assert sum(shown_in) == 11  # "Eleven of the twelve"
 of_marks, of_road = (
     [mean_of(lesson.BASE, key.format(row)) for key in lesson.KEYS_BY_CLASS]
     for row in ("Lane Mark", "Road")
 )
-assert of_marks[1] > 0.8 * of_marks[0] and of_marks[2] < 0.6 * of_marks[0]  # "close to its IoU"
-assert of_road[1] < 0.8 * of_road[0]
-assert areas["Grad-CAM, stage 0"] < areas["random"]  # "faster than that of the random order"
-assert areas["Grad-CAM, stage 3"] > areas["Grad-CAM, stage 0"]
-assert areas["its own mask"] == min(areas.values())
+assert of_marks[1] > 0.8 * of_marks[0] and of_marks[2] < 0.5 * of_marks[0]  # "close to its IoU"
+assert of_road[1] < 0.8 * of_road[0]  # "far below its IoU"
+first, own_mask = areas["Grad-CAM, stage 0"], areas["its own mask"]
+assert max(first, own_mask) < areas["random"] - 0.03  # "faster than that of the random order"
+assert areas["Grad-CAM, stage 3"] > first + 0.05  # "The map of the last stage does not"
+assert abs(first - own_mask) < 0.06  # "about as well as"
 print("[OK] every claim of this notebook holds")
 
 # %% [markdown]
@@ -1127,25 +1167,26 @@ print("[OK] every claim of this notebook holds")
 # <details><summary>What the document states, where it is tested, and what was measured</summary>
 #
 # This elective grew from the page of a project, LossZero, in Korean. Its text had been decoded
-# wrongly: UTF-8 read as Latin-1.
+# wrongly: UTF-8 read as Windows-1252.
 #
 # | the document states | tested in | measured |
 # |---|---|---|
 # | SegFormer-B2 from Cityscapes weights, 480 × 480, batch 4, rate 1e-4, 20 epochs | "The preset" | the preset holds them; B2 was not trained here |
 # | Lane Mark weighs 12, Moveable 6, against imbalance | "What does each choice bring?" | more lane marks are found; the mIoU is lower, and more undrivable ground is called road |
-# | random copy-paste makes rare classes easier to learn | "Copy-paste of rare classes" | on the road or anywhere, it changes the mIoU by less than 3 points here |
-# | square images balance quality and speed | "What does each choice bring?" | an input as wide as the picture is one of the choices in the table there |
+# | random copy-paste makes rare classes easier to learn | "Copy-paste of rare classes" | no gain is shown for the IoU of Lane Mark or Moveable |
+# | square images balance quality and speed | "What does each choice bring?" | with an input of 64 × 128 in place of 96 × 96 pixels the IoU of Moveable is higher, with fewer pixels |
 # | half precision (FP16) everywhere | "Half precision" | right for a T4, which emulates bfloat16; newer GPUs do better with bfloat16, a CPU with neither |
 # | Boundary IoU with a band of 2 px | "A band of two pixels" | the score falls as the image grows; ratio × diagonal does not |
 # | mIoU, class IoU, pixel accuracy and Boundary IoU watch over safety | "A figure for safety" | none of them says where errors lie; false road by distance does |
-# | a CAM shows what the model looked at | "Where it misleads" | the usual layer's map lies beside the vehicles; the model's own mask is the better guide |
+# | a CAM shows what the model looked at | "Where it misleads" | the usual layer's map finds no more than chance; the model's own mask does as well as the first stage's map |
 # | experiments and sweeps are kept by W&B, with an account | "Records and a search" | offline, or without any service |
 #
 # </details>
 
 # %% tags=["folded"]
 # @title Measured: the document's decoding
-assert "Safe Riding through AI Precision â€” LossZero".encode("cp1252").decode("utf-8")[33] == "—"
+shown_as = "Safe Riding through AI Precision â€” LossZero"
+assert shown_as.encode("cp1252").decode("utf-8") == "Safe Riding through AI Precision — LossZero"
 print("[OK] the row of the table that names this cell, and the sentence above it")
 
 # %% [markdown]

@@ -42,10 +42,11 @@ strip("E4", photo=PHOTO)
 
 # %% [markdown]
 # **You will be able to** weight guesses pixel by pixel with a small transformer, tell whether a
-# part of a network has any effect, price attention, mask what is missing, score a restored image
-# inside a mask, average over processes, and say when all this is not needed.
+# part of a network has any effect, say what attention costs, mask what is missing, score a restored
+# image inside a mask, average over processes, and say when all this is not needed.
 #
-# **You need** notebooks 3 to 5. Nothing about restoring images.
+# **You need** notebooks 3 to 5, lane F1 from notebook 7, and paired intervals from elective 1. You
+# need not know how images are restored.
 #
 # **Time** to run: half a minute on two CPU cores. To work through: two hours.
 
@@ -94,9 +95,9 @@ from roadtopo_lib.electives.restored import compare, unlearned
 # %% [markdown]
 # ## A car hides a piece of road
 #
-# *[Amodal completion](../GLOSSARY.md#amodal-completion)* means to show what is hidden. Photographs
-# have no truth for it. A rendered scene has: we render the frame again without its vehicles. Where
-# the two images differ, something is hidden.
+# *[Amodal completion](../GLOSSARY.md#amodal-completion)* means to show what is hidden. For a
+# photograph nobody knows the true background. For a rendered scene we do: we render the frame again
+# without its vehicles. Where the two images differ, something is hidden.
 
 # %%
 seen, empty = lesson.frame_scenes()  # with vehicles, and without
@@ -119,12 +120,12 @@ pictures = {"as seen": seen.image[where], "without vehicles": empty.image[where]
 pictures |= {
     kind: lesson.picture(guess)[where] for kind, guess in zip(KINDS, frame["completions"][0])
 }
-figure = panels(pictures, 3, 6.4, title="Each guess is good at something else")
+figure = panels(pictures, 3, 6.4, title="Each guess is the nearest to the truth at some pixels")
 show(figure, "The frame around its cars, without them, and four guesses of the road.", photo=True)
 
 # %% [markdown]
-# A trained fusion gives each guess a weight at every pixel. `fuse` pastes the weighted sum into the
-# hole.
+# `blurred` and `shifted` come from the truth, `texture` is the mirrored image. A trained fusion gives
+# each guess a weight at every pixel. `fuse` pastes the weighted sum into the hole.
 
 # %%
 model = train_amodal.load(samples() / "amodal.safetensors").requires_grad_(False)
@@ -142,12 +143,14 @@ pictures = {
     for kind, map_ in zip(KINDS, weights[0])
 }
 pictures |= {"fused": lesson.picture(fused[0])[where], "without vehicles": empty.image[where]}
-figure = panels(pictures, 3, 6.4, title="Light: this guess counts much here")
+figure = panels(
+    pictures, 3, 6.4, title="No guess leads everywhere (weight 0: dark blue, 1: yellow)"
+)
 show(figure, "Weight maps of four guesses in the hole, the fused image and the truth.", colors=64)
 
 # %% [markdown]
-# In every pixel the weights sum to 1. So the result lies between the smallest and the greatest
-# guess. Fusion chooses and mixes. It invents nothing.
+# In every pixel the weights sum to 1. So each value of the result lies between the smallest and the
+# largest value of the guesses. What no guess shows cannot appear.
 
 # %%
 assert_close(weights.sum(dim=1), torch.ones(1, *frame["mask"].shape[2:]))
@@ -167,10 +170,14 @@ l1_of_frame = masked_l1(fused, frame["target"], frame["mask"]).item()
 print(f"fused     {l1_of_frame:.3f}")
 
 # %% [markdown]
+# Here the fusion is nearer to the truth than the mean of the four guesses, but the blurred truth
+# alone is nearer than the fusion. How often choosing succeeds is measured on 60 scenes below.
+#
 # ## From guesses to weights
 #
-# One encoder reads each guess beside the image and the mask. The mean over the guesses goes through
-# a transformer: what does the whole image show? Then each guess is judged beside that answer.
+# One encoder reads each guess together with the image and the mask. The mean of the resulting
+# features goes through a transformer, which relates every place to the whole image. Then a small
+# network, the judge, compares the features of each guess with the transformer's result.
 
 # %% tags=["folded"]
 # @title Drawing: the fusion
@@ -189,8 +196,10 @@ features = model.encoder(inputs[0])  # (5, 32, 64, 128)
 print(tuple(inputs.shape), "→", tuple(features.shape))
 
 # %% [markdown]
-# The scene is the mean over the guesses that are there, with the place of each token added. It goes
-# through two layers of attention, and gets what the query finds.
+# The scene is the mean of the features over the guesses that are there, with the place of each token
+# added. It goes through two layers of attention. Then one learnt vector, the *query*, reads all
+# tokens by attention, and the vector that it gets is added at every place. Places and query have a
+# section each below.
 
 # %%
 scene = features[present[0]].mean(dim=0, keepdim=True)  # (1, 32, 64, 128)
@@ -213,8 +222,8 @@ print("the weights of the library, by hand:", tuple(weights.shape))
 # %% [markdown]
 # ### The order of the guesses
 #
-# Every guess goes through the same encoder and the same judge, and a mean knows no order. So other
-# places in the list give the same weights at other places.
+# Every guess goes through the same encoder and the same judge, and a mean does not depend on order.
+# So guesses in another order get the same weights, in that other order.
 
 # %%
 order = [3, 0, 2, 1, 4]
@@ -229,12 +238,12 @@ print("permuted guesses, permuted weights")
 # %% [markdown]
 # ## Where is a token?
 #
-# Attention compares tokens, and knows nothing of their places. A
+# Attention compares tokens and does not depend on their places. A
 # *[positional encoding](../GLOSSARY.md#positional-encoding)* adds the place: sines and cosines of
-# the row in one half of the channels, of the column in the other, at rates from 1 down to
-# 1 / 10,000.
+# the row in one half of the channels, of the column in the other. The first rate is 1, and the others
+# fall towards 1 / 10,000.
 #
-# ### Trap: an encoding for one width only
+# ### Trap: an encoding for one number of channels only
 #
 # **Broken.** This is the document's listing. It takes the numbers of channels, rows and columns.
 
@@ -287,8 +296,8 @@ reveal(my_guess, runs[0], "channels")
 
 # %% [markdown]
 # **Why.** Axes are in the wrong order, and broadcasting hides it where the numbers agree. There the
-# result is wrong, too: rates and rows are exchanged, so far rows are nearly alike, and the columns
-# have two different channels instead of 128.
+# result is wrong, too. Rates and rows are exchanged, so the last rows are nearly alike. And the half
+# for the columns has only two different channels instead of 128.
 #
 # **Fixed.** `positions_2d` puts every axis where it belongs, for each multiple of 4.
 
@@ -317,13 +326,14 @@ matrix_megabytes = 4096**2 * 4 / 1e6
 reveal(my_guess, matrix_megabytes, "MB")
 
 # %% [markdown]
-# With twice the side of the image it is 16 times as much. Notebook 3 has a way out, which we use:
-# keys and values are means of 4 × 4 tokens. Every token still asks, and it still reads from the
-# whole map, but from 256 means instead of 4,096 tokens.
+# With twice the side of the image it is 16 times as much. Notebook 3 has a way out, which we use with
+# a mean in place of its convolution: keys and values are means of 4 × 4 tokens. Every token still
+# asks, and it still reads from the whole map, but from 256 means instead of 4,096 tokens. The drawing
+# has a smaller map, with 384 tokens and 24 means:
 
 # %% tags=["folded"]
 # @title Drawing: reduced keys and values
-show(schematics.attention_reduction(), schematics.ALT["attention_reduction"], colors=32)
+show(schematics.attention_reduction(stage=1), schematics.ALT["attention_reduction"], colors=32)
 
 # %%
 layer = EncoderLayer(32, heads=4, reduction=4)
@@ -363,14 +373,14 @@ for reduction, row in bench["price"].items():
 
 # %% [markdown]
 # Attention among all tokens takes ten times as long. It needs no more memory here: torch works
-# through the matrix in pieces and never holds it. In one training on small images its L1 was lower by
-# 0.001, and the interval of the paired difference holds zero.
+# through the matrix in pieces and never holds it. In three trainings on small images its L1 is higher
+# by 0.0004 in the mean, and the interval of the paired difference holds zero.
 
 # %% [markdown]
 # ## A query for the whole image
 #
-# A *query* is a learnt vector. It asks all tokens at once by attention, and gets one vector back. The
-# document puts it before the tokens, as in the left half of the drawing.
+# The query is one learnt vector. It asks all tokens at once by attention and gets one vector back,
+# its answer (q in the drawing). The document puts the answer before the tokens, as in the left half.
 
 # %% tags=["folded"]
 # @title Drawing: what becomes of the answer
@@ -380,7 +390,7 @@ show(schematics.query_answer(), schematics.ALT["query_answer"], colors=32)
 # ### Trap: an answer that nobody reads
 #
 # **Broken.** The decoder's answer is concatenated with the tokens, and the next line leaves the
-# first one out. The shapes are right, and no error tells of it.
+# first one out. The shapes are right, and no error is raised.
 
 # %% tags=["trap:broken"]
 decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 2, 32, batch_first=True), 1)
@@ -394,9 +404,9 @@ print("all gradients of the query together:", query.grad.abs().sum().item())
 
 # %% [markdown]
 # **Why.** `combined[:, 1:]` is `memory`, bit for bit. So query and decoder have no effect on the
-# result. Their gradient is exactly zero, and they keep their first weights for ever.
+# result. Their gradient is exactly zero, so training does not teach them anything.
 #
-# **Fixed.** What the query finds is added to every place.
+# **Fixed.** The answer is added to every place.
 
 # %% tags=["trap:mended"]
 torch.manual_seed(0)
@@ -411,8 +421,8 @@ assert small.query.grad.abs().sum() > 0  # the fix: the query learns
 print(f"all gradients of our query together: {small.query.grad.abs().sum():.0e}")
 
 # %% [markdown]
-# That a part gets a gradient does not say that it helps. The benchmark trained the same model with
-# the answer added and with it dropped: same first weights, same images, three seeds.
+# A gradient does not show that a part helps. The benchmark trained the same model with the answer
+# added and with it dropped: same first weights, same images, three seeds.
 #
 # > **Predict first.** By how many percent does dropping the answer raise L1?
 
@@ -431,11 +441,11 @@ print(lesson.variant_table(bench, variants))
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# By 1.5 percent in the mean of three trainings, and the interval of the paired difference holds zero.
+# By 1.4 percent in the mean of three trainings, and the interval of the paired difference holds zero.
 # In one of the three, dropping lowers L1. Switched off in the trained model, the query changes L1 by
-# less than 0.0002. So the query learns, and an effect cannot be shown. Without any attention L1 is
-# the same within half a percent, and that interval holds zero, too. These are short trainings, two
-# minutes at most: they say that neither part is worth its price here, not that it never is.
+# less than 0.0002. So the query learns, and no effect on L1 is shown. Without any attention L1 is the
+# same within half a percent, and that interval holds zero, too. These are short trainings, two
+# minutes at most. Neither part shows a gain here; a longer training may give another result.
 #
 # </details>
 
@@ -462,7 +472,8 @@ print(f"empty slots weigh {learnt[2:].sum():.3f}, grey level {(learnt * values).
 
 # %% [markdown]
 # **Why.** A softmax of finite scores is never zero. The more slots are empty, the darker is the
-# result, although all guesses agree. And what was learnt holds for images like those of the training.
+# result, although all guesses agree. And what is learnt from training images need not hold for
+# others.
 #
 # **Fixed.** The scores of empty slots become −∞ before the softmax. Nothing has to be learnt.
 
@@ -513,8 +524,7 @@ print("loss:", [round(value, 4) for value in listed_losses])
 
 # %% [markdown]
 # **Why.** Outside the hole both images are zero, and these pixels count in the mean. So a small hole
-# has a small loss whatever is in it, and its weight against a second loss term is another in every
-# image.
+# has a small loss whatever is in it. Against a second loss term, each image has another weight.
 #
 # **Fixed.** `masked_l1` divides by the hidden pixels.
 
@@ -527,9 +537,10 @@ print("loss:", [round(value, 4) for value in losses])
 # %% [markdown]
 # ### A second term: what an encoder sees
 #
-# L1 knows no edges. A *[perceptual loss](../GLOSSARY.md#perceptual-loss)* compares the feature maps
-# that a trained network makes of both images (LPIPS, Zhang and others, 2018). `EncoderDistance` takes
-# the encoder of our own lane model. So it needs no foreign weights.
+# L1 compares single pixels, not edges or textures. A
+# *[perceptual loss](../GLOSSARY.md#perceptual-loss)* compares the feature maps that a trained network
+# makes of both images (LPIPS, Zhang and others, 2018). `EncoderDistance` takes the encoder of our own
+# lane model. So it needs no weights of another network.
 
 # %%
 distance = EncoderDistance(models.load(samples() / "tiny.safetensors"))
@@ -539,21 +550,22 @@ for kind, guess in zip(KINDS, completions[0]):
     print(f"{kind:9s} L1 {l1_of_guess:.3f}, distance {distance(shown, frame['target']):.4f}")
 
 # %% [markdown]
-# The order is that of L1. The distance minds a shifted and a mirrored texture nearly alike. The line
-# `perceptual term` of the table above is a single training with this term. Its L1 is lower by 0.002
-# than that of its twin without the term. Three trainings without it differ by nearly as much, so one
-# decides nothing.
+# The order is that of L1. The distances of the shifted and of the mirrored guess are nearly equal.
+# The line `perceptual term` of the table above has three trainings with this term. In the first, L1
+# is lower by 0.002 than in the training of the same seed without the term. In the mean of the three
+# it is lower by 0.0004, and the interval of the paired difference holds zero. The first training
+# alone would have looked like a success.
 
 # %% [markdown]
 # ## Against mean, best and oracle
 #
 # Three fusions need no learning: the *mean* of the guesses, the *best* guess of each image, and an
 # *[oracle](../GLOSSARY.md#oracle)* that takes the best guess in every pixel. The last two look at
-# the truth. They say how much there is to win by choosing.
+# the truth. They say how much choosing can gain.
 #
 # We score them on ten test scenes. PSNR is a logarithm of the mean squared error, in decibels. SSIM
 # compares means, spreads and correlation in windows of 11 pixels; 1 is perfect (Wang and others,
-# 2004).
+# 2004). Of both, more is better; of L1, less.
 
 # %%
 scenes = occluded_scenes("test", lesson.TEST_SIZE, lesson.TEST_SEED)
@@ -585,17 +597,17 @@ show(*lesson.draw_numbers(bench), colors=24)
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# It is better than the mean by a little: 4 percent, and the interval of the difference leaves out
-# zero. Most of what choosing could bring, the distance to the best guess, is left. The model had
-# 250 steps on crops of 160 scenes, two minutes of one core at most, and has learnt little. OpenCV's
-# inpainting alone, which needs no training and no truth, has an L1 of 0.072; the interval of its
-# difference to the fusion holds zero. More guesses help the mean, too: errors of different guesses
-# cancel.
+# The L1 of the fusion is 4 percent lower than that of the mean, and the interval of the difference
+# leaves out zero. From the mean to the best guess it goes about a quarter of the way. The model had
+# 250 steps on crops of 160 scenes, two minutes of one core at most. OpenCV's inpainting alone, which
+# needs no training and no truth, has an L1 of 0.072; the interval of its difference to the fusion
+# holds zero. More guesses help the mean, too: errors of different guesses cancel.
 #
 # </details>
 
 # %% [markdown]
-# The oracle is no bound for a fusion that mixes. Two guesses that are wrong to different sides:
+# A fusion that mixes can be better than the oracle, which only chooses. Two guesses, one too dark and
+# one too bright:
 
 # %%
 two_guesses, truth = torch.tensor([0.3, 0.7]), 0.5
@@ -606,8 +618,8 @@ print(f"oracle: off by {oracle_error:.1f}; their mean: off by {mixture_error:.1f
 # %% [markdown]
 # ## Are more lanes found?
 #
-# That was the purpose: a lane that runs behind a car should be found. The shipped lane model was
-# trained with *amodal labels*: its labels run on behind vehicles (notebook 2). It has learnt to go on
+# The purpose is that a lane that runs behind a car is found. The shipped lane model was trained with
+# *amodal labels*: its labels run on behind vehicles (notebook 2). It has learnt to continue a lane
 # where a car stands. Does it need the fusion?
 
 # %%
@@ -617,12 +629,12 @@ lane_counts = {name: segmenter(image)["lane_count"] for name, image in looked_at
 print(lane_counts, "· in truth", len(empty.lanes))
 
 # %% [markdown]
-# One image decides nothing, but here the car does no harm: its image alone has the right number.
-# The benchmark looked for the lanes of 60 test scenes, in the image as seen and in seven images
-# without vehicles.
+# One image decides nothing. On this one the number of lanes is right only with the cars. The
+# benchmark looked for the lanes of 60 test scenes, in the image as seen and in seven images without
+# vehicles.
 #
-# > **Predict first.** Lane F1 is 0.64 in the images as seen. What is it on the true background,
-# > which no fusion can beat?
+# > **Predict first.** [Lane F1](../GLOSSARY.md#lane-f1) is 0.64 in the images as seen. What is it on
+# > the true background, which a perfect fusion would give?
 
 # %%
 my_guess = None
@@ -641,14 +653,15 @@ show(*lesson.draw_lanes(bench), colors=24)
 # %% [markdown]
 # <details><summary>What happened</summary>
 #
-# There is much to win: on the true background F1 is higher by 0.06 to 0.18. Of the lanes of which a
-# fifth or more is hidden, 42 percent are found in the images as seen, and 70 percent on the true
-# background. Amodal labels alone do not close that gap.
+# On the true background F1 is higher by 0.06 to 0.18. Of the lanes of which a fifth or more is
+# hidden, 42 percent are found in the images as seen, and 70 percent on the true background. Amodal
+# labels alone do not close that gap.
 #
-# This fusion does not close it either. Its images have a lower F1 than the images with their cars,
-# and fewer hidden lanes are found. A car is something that the lane model has learnt to look past.
-# Blurred or misplaced paint is not. And these guesses were made from the truth, which no real guess
-# is.
+# This fusion does not close it either. On its images fewer hidden lanes are found than on the images
+# with their cars: 29 percent, and the interval of the difference leaves out zero. F1 is lower by
+# 0.06, and that interval just holds zero. A likely reason: the lane model was trained with cars in
+# its images, but not with blurred or misplaced paint. And some of these guesses were made from the
+# truth, which a real guess is not.
 #
 # So begin with amodal labels: they cost nothing when the model runs. A fusion is worth its price only
 # if it beats the image as seen on your own scenes. This one does not.
@@ -691,10 +704,10 @@ mean_of_means = total / (2 * len(batches[0]))
 print(f"{mean_of_means:.2f}")
 
 # %% [markdown]
-# **Why.** The last image of each process is a batch of its own, and counts as much as four.
+# **Why.** The last image of each process is a batch of its own and counts as much as a batch of four.
 #
 # **Fixed.** Sums and counts are added over processes; one division comes last. `mean_error` does it
-# with hidden pixels.
+# with sums over hidden pixels.
 
 # %% tags=["trap:mended"]
 sums = torch.tensor([[part.sum(), len(part)] for part in parts_of_processes]).sum(dim=0)
@@ -835,41 +848,57 @@ assert abs(1 - l1["full"] / l1["mean"] - 0.04) < 0.005  # "4 percent"
 of_guesses = [masked_l1(guess[None], frame["target"], mask).item() for guess in completions[0, :4]]
 assert sorted(of_guesses) == [of_guesses[k] for k in (0, 3, 1, 2)]
 even = fuse(partial, mask, completions[:, :4], torch.full((1, 4, 256, 512), 0.25))
-assert l1_of_frame < masked_l1(even, frame["target"], mask)
+assert l1_of_frame < masked_l1(even, frame["target"], mask)  # "nearer to the truth than the mean"
+assert of_guesses[0] < l1_of_frame  # "the blurred truth alone is nearer than the fusion"
+in_hole = mask[0, 0].bool()
+error_of = (completions[0, :4] - frame["target"]).abs().mean(dim=1)[:, in_hole]  # (4, pixels)
+for led_by in (error_of.argmin(dim=0), weights[0, :4][:, in_hole].argmax(dim=0)):
+    assert led_by.bincount(minlength=4).min() > 0.1 * in_hole.sum()  # both pictures' titles
 assert abs(live["fused"].l1.mean() - live["mean"].l1.mean()) < 0.002  # "too few to tell them apart"
 # Against mean, best and inpainting.
 assert rows["mean"]["l1"]["minus_full"][0] > 0 > rows["best"]["l1"]["minus_full"][1]
 assert abs(l1["inpainted"] - 0.072) < 0.0005
 assert rows["inpainted"]["l1"]["minus_full"][0] < 0 < rows["inpainted"]["l1"]["minus_full"][1]
-assert bench["by_number"]["5"]["mean"] < bench["by_number"]["1"]["mean"]
+for key in ("mean", "full", "best", "oracle"):  # the picture's title
+    of_numbers = [row[key] for row in bench["by_number"].values()]
+    assert of_numbers == sorted(of_numbers, reverse=True)
+way = (l1["mean"] - l1["full"]) / (l1["mean"] - l1["best"])
+assert abs(way - 0.25) < 0.03  # "a quarter of the way"
 assert (bench["steps"], bench["counts"]["train"]) == (250, 160)
 assert rows["full"]["seconds"][0] * bench["steps"] < 120  # "two minutes of one core at most"
-# Attention: "ten times as long", "no more memory", "lower by 0.001".
+# Attention: "ten times as long", "no more memory", "higher by 0.0004".
 price = bench["price"]
 assert 8 < price["1"]["seconds"] / price["4"]["seconds"] < 12
 assert abs(price["1"]["more_mib"] - price["4"]["more_mib"]) < 10 and 4096**2 * 4 / 2**20 == 64
 difference = rows["all tokens"]["l1"]
-assert abs(difference["difference"] + 0.001) < 0.0003 and rows["all tokens"]["seeds"] == 1
+assert abs(difference["difference"] - 0.0004) < 0.00005 and rows["all tokens"]["seeds"] == 3
 assert difference["minus_full"][0] < 0 < difference["minus_full"][1]
 # The query: switched off in the trained model, it changes nothing that could be seen.
 assert max(map(abs, rows["query off"]["l1"]["minus_full"])) < 0.0002
-assert abs(query_percent - 1.5) < 0.2 and abs(l1["no attention"] / l1["full"] - 1) < 0.005
+assert abs(query_percent - 1.4) < 0.05 and abs(l1["no attention"] / l1["full"] - 1) < 0.005
 pairs = list(zip(rows["dropped"]["l1_of_seeds"], rows["full"]["l1_of_seeds"]))
 assert sum(without < whole for without, whole in pairs) == 1  # "in one of the three"
 for name in ("dropped", "no attention"):
     low, high = rows[name]["l1"]["minus_full"]
     assert low < 0 < high and rows[name]["seeds"] == 3
-# The perceptual term: "a single training".
-assert rows["perceptual"]["seeds"] == 1
-assert abs(rows["perceptual"]["l1"]["difference"] + 0.002) < 0.0003
-assert 0.0012 < np.ptp(rows["full"]["l1_of_seeds"]) < 0.002  # "differ by nearly as much"
+# The perceptual term: in the first of three trainings, and in their mean.
+first_pair = [rows[name]["l1_of_seeds"][0] for name in ("perceptual", "full")]
+assert rows["perceptual"]["seeds"] == 3 and abs(first_pair[0] - first_pair[1] + 0.002) < 0.0003
+assert abs(rows["perceptual"]["l1"]["difference"] + 0.0004) < 0.00005
+low, high = rows["perceptual"]["l1"]["minus_full"]
+assert low < 0 < high
 # Lanes.
 low, high = by_image["true"]["lane_f1_minus_seen"]
 assert 0.055 < low < high < 0.185  # "higher by 0.06 to 0.18"
 shares = [by_image[name]["hidden_recall"] for name in ("seen", "true")]
 assert np.allclose(shares, [0.42, 0.70], atol=0.005)
 assert lane_counts == {"as seen": 4, "fused": 5, "true": 5} and len(empty.lanes) == 4
-assert by_image["fused"]["lane_f1"] < by_image["seen"]["lane_f1"]
+assert abs(by_image["fused"]["lane_f1"] - by_image["seen"]["lane_f1"] + 0.06) < 0.005
+low, high = by_image["fused"]["lane_f1_minus_seen"]
+assert low < 0 < high < 0.01  # "just holds zero"
+assert abs(by_image["fused"]["hidden_recall"] - 0.29) < 0.005
+ahead = [name for name, row in by_image.items() if row["lane_f1_minus_seen"][0] > 0]
+assert ahead == ["true"]  # the picture's title
 assert by_image["fused"]["hidden_recall_minus_seen"][1] < 0
 print("[OK] every claim of this notebook holds")
 
@@ -883,7 +912,7 @@ print("[OK] every claim of this notebook holds")
 #
 # | The document states | Where | Measured |
 # |---|---|---|
-# | The 2-D positions are unique for every place | Trap: an encoding for one width only | The listing raises an error for every `d_model` but 4 × `max_h`, its own 256 included; where it runs, axes are exchanged |
+# | The 2-D positions are unique for every place | Trap: an encoding for one number of channels only | The listing raises an error for every `d_model` but 4 × `max_h`, its own 256 included; where it runs, axes are exchanged |
 # | The query asks the whole image, and its result is joined with the encoder's output | Trap: an answer that nobody reads | The result is cut off again; its gradient is exactly zero |
 # | `find_unused_parameters=True` | cell below | Not needed for the dropped query: its gradient is zero, not missing |
 # | Black padding gets nearly zero weight by learning | Trap: nearly zero is not zero | With −∞ before the softmax it is exactly zero without learning |
@@ -920,8 +949,8 @@ print("[OK] unused parameters, infinite values, batches, the document's sizes")
 # %% [markdown]
 # ## Next
 #
-# This was the last stop. You have a rule for every part of a network that looks useful:
-# switch it off and measure.
+# This was the last elective. It leaves a rule for every part of a network that looks useful: switch
+# it off and measure.
 
 # %%
 strip("E4", closing=True, photo=PHOTO)

@@ -47,32 +47,35 @@ def positions(answer) -> None:
 @exercise("E4_weights", keeps=("scores", "present"))
 def weights(answer) -> None:
     def found(scores: Tensor, present: list) -> Tensor:
-        return _tensor(answer(scores.clone(), torch.tensor(present)), tuple(scores.shape))
+        value = answer(scores.clone(), torch.tensor(present))
+        if isinstance(value, Tensor) and all(map(all, present)):
+            expect(not value.isnan().any(), "there is a NaN though all guesses are present: True means present")
+        return _tensor(value, tuple(scores.shape))
 
     flat = torch.zeros(1, 3, 2, 2)
     value = found(flat, [[True, True, True]])
-    expect_close(value.sum(dim=1), torch.ones(1, 2, 2), "the weights of a pixel add up to 1 over the completions")
-    expect_close(value, torch.full((1, 3, 2, 2), 1 / 3), "three completions of equal scores get a third each")
+    expect_close(value.sum(dim=1), torch.ones(1, 2, 2), "the weights of a pixel add up to 1 over the guesses")
+    expect_close(value, torch.full((1, 3, 2, 2), 1 / 3), "three guesses of equal scores get a third each")
     value = found(flat, [[True, True, False]])
     expect(
         not value[0, 2].any(),
-        f"a completion that is not there has weight {value[0, 2].max():.2g}, it should be exactly 0",
+        f"a guess that is not there has weight {value[0, 2].max():.2g}, it should be exactly 0",
     )
     expect_close(value[0, :2], torch.full((2, 2, 2), 0.5), "what is left should add up to 1 again: a half each", 1e-5)
-    low = torch.full((1, 3, 2, 2), -200.0)
+    low = torch.full((1, 3, 2, 2), -20_000.0)
     low[:, 2] = 5
     value = found(low, [[True, True, False]])
     hint = "all scores are low and the padded one is high: it must still count for nothing, and the others for a half"
     expect_close(value[0, :, 0, 0], [0.5, 0.5, 0], hint)
     value = found(flat, [[False, True, False]])
-    expect_close(value[0, :, 0, 0], [0, 1, 0], "a single completion gets all the weight")
+    expect_close(value[0, :, 0, 0], [0, 1, 0], "a single guess gets all the weight")
     generator = torch.Generator().manual_seed(0)
     scores = 3 * torch.randn(4, 5, 6, 7, generator=generator)
     present = [[True] * 5, [True, False, True, False, True], [False] * 4 + [True], [True, True, False, True, False]]
     truth = torch.zeros(4, 5, 6, 7, dtype=torch.float64)
     for k, there in enumerate(present):
         truth[k, there] = scores[k, there].double().softmax(dim=0)
-    expect_close(found(scores, present), truth, "right for one image; wrong for four whose completions differ", 1e-4)
+    expect_close(found(scores, present), truth, "right for one image; wrong for four whose guesses differ", 1e-4)
 
 
 @exercise("E4_paste", keeps=("partial", "mask", "completions", "weights"))
@@ -89,16 +92,18 @@ def paste(answer) -> None:
     everywhere = torch.ones(2, 1, 4, 5)
     merged = torch.stack([sum(shares[k, n] * completions[k, n] for n in range(3)) for k in range(2)])
     found = pasted(partial, everywhere, completions, shares)
-    expect_close(found, merged, "where all is hidden, the result is the weighted sum of the completions", 1e-5)
+    expect_close(found, merged, "where all is hidden, the result is the weighted sum of the guesses", 1e-5)
     mask = torch.zeros(2, 1, 4, 5)
-    mask[:, :, 1:3, 1:4] = 1
+    mask[0, :, 1:3, 1:4] = mask[1, :, :2, 2:] = 1
     inside = mask.bool().expand_as(partial)
     found = pasted(partial, mask, completions, shares)
+    of_first = torch.where(mask[:1].bool(), merged, partial)
+    expect(not torch.allclose(found[1], of_first[1], atol=1e-5), "each image has a mask of its own")
     expect(
         not torch.allclose(found[inside], partial[inside], atol=1e-6),
         "inside the mask the image itself is left: the mask is 1 where something is hidden",
     )
-    expect_close(found[inside], merged[inside], "inside the mask stand the weighted completions", 1e-5)
+    expect_close(found[inside], merged[inside], "inside the mask stand the weighted guesses", 1e-5)
     hint = "outside the mask every value should be the image's own, bit for bit"
     expect(torch.equal(found[~inside], partial[~inside]), hint)
     broken = completions.clone()

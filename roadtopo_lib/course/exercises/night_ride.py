@@ -30,7 +30,8 @@ def all_boundary(answer: Callable) -> None:
     band = boundary_band(720, 1280, 0.02)
     expect(value != band, f"{band} px is the band: a marking has two edges")
     expect(value != band + 1, "a marking has two edges, and the band grows from both")
-    expect(value != 2 * 0.02 * math.hypot(720, 1280), "the band is a whole number of pixels: round it before doubling")
+    doubled = 2 * 0.02 * math.hypot(720, 1280)
+    expect(value not in (doubled, round(doubled)), "the band is a whole number of pixels: round it before doubling")
     expect(value != 2 * round(0.02 * 1280), "the ratio is of the diagonal, not of the width")
     expect(value != 2 * round(0.02 * 720), "the ratio is of the diagonal, not of the height")
     expect(
@@ -59,7 +60,9 @@ def move_paint(answer: Callable) -> None:
     vanishing, foot = (100.0, 30.0), (60.0, 110.0)
     dash = [foot, (80.0, 70.0), (70.0, 90.0)]  # on a line through the vanishing point
     near = moved(dash, vanishing, foot, (60.0, 110.0))
-    expect_close(near, dash, "a place that is where it was moves nothing")
+    expect(not is_close(near[:, ::-1], dash), "each point of the result should be (x, y), in this order")
+    expect(not is_close(near, np.subtract(dash, vanishing)), "the result is relative to the vanishing point: add it")
+    expect_close(near, dash, "here the place is the foot itself, so every point should stay where it is")
     ahead = moved(dash, vanishing, foot, (80.0, 70.0))  # half as far below the vanishing point, on the same line
     truth = [(80, 70), (90, 50), (85, 60)]
     shifted = np.add(dash, (20.0, -40.0))
@@ -97,21 +100,29 @@ def false_road(answer: Callable) -> None:
         expect(np.shape(found) == (len(edges) - 1,), f"{len(edges)} edges make {len(edges) - 1} bins, see the shape")
         return np.asarray(found, float)
 
-    # 0 undrivable, 1 road, 2 lane mark, 3 moveable
-    target = [[0, 0, 0, 0], [0, 0, 1, 3], [1, 1, 255, 0]]
-    prediction = [[1, 0, 0, 3], [2, 1, 0, 1], [0, 1, 1, 1]]
-    ahead = [[25.0, 25.0, 25.0, 25.0], [12.0, 12.0, 12.0, 12.0], [5.0, 5.0, 5.0, np.inf]]
+    # 0 undrivable, 1 road, 2 lane mark, 3 moveable, 255 unlabelled; each wrong way gives shares of its own
+    target = [[0, 1, 1, 0, 0], [0, 255, 1, 0, 3], [1, 1, 255, 3, 0]]
+    prediction = [[2, 0, 0, 1, 0], [2, 3, 2, 3, 3], [1, 1, 1, 0, 1]]
+    ahead = [[25.0] * 5, [12.0] * 5, [5.0, 5.0, 5.0, 5.0, np.inf]]
     found = shares(prediction, target, ahead, [10, 20, 30])
-    expect(not is_close(found, [2 / 7, 1 / 7]), "each bin is divided by its own undrivable pixels, not by all of them")
-    expect(not is_close(found, [1 / 2, 1 / 4]), "a pixel called lane mark is taken for road, too")
-    expect(not is_close(found, [1.0, 2 / 4]), "a pixel called moveable is not taken for road")
-    expect(not is_close(found, [3 / 4, 1 / 4]), "only undrivable pixels are counted: not those of vehicles or road")
-    expect(not is_close(found, [2 / 3, 1.0]), "divided by the pixels called road: divide by the undrivable ones")
-    expect_close(found, [1.0, 1 / 4], "two bins, 10 to 20 m and 20 to 30 m, with two and four undrivable pixels")
+    expect(not is_close(found, [1, 2]), "these are numbers of pixels: divide by the undrivable ones of the bin")
+    expect(not is_close(found, [50, 200 / 3]), "a share lies between 0 and 1")
+    expect(not is_close(found, [1 / 6, 2 / 6]), "each bin is divided by its own undrivable pixels, not by all of them")
+    expect(not is_close(found, [1 / 5, 2 / 5]), "divided by all pixels of the bin: divide by the undrivable ones")
+    expect(not is_close(found, [0, 1 / 3]), "a pixel called lane mark is taken for road, too")
+    expect(not is_close(found, [1, 2 / 3]), "a pixel called moveable is not taken for road")
+    expect(not is_close(found, [1 / 3, 2 / 3]), "a pixel of 255 has no label: it is not undrivable")
+    expect(not is_close(found, [2 / 4, 2 / 5]), "only undrivable pixels are counted: not those of vehicles or road")
+    expect(not is_close(found, [2 / 5, 2 / 5]), "only undrivable pixels are counted, not all pixels")
+    expect(not is_close(found, [1 / 2, 1]), "divided by the pixels called road: divide by the undrivable ones")
+    expect(not is_close(found, [1 / 2, 3 / 5]), "a bin begins at its lower edge, not at zero")
+    expect(not is_close(found, [np.nan, 2 / 3]), "prediction and target are exchanged")
+    expect(not is_close(found, [2 / 3, 1 / 2]), "the order of the bins is that of the edges")
+    expect_close(found, [1 / 2, 2 / 3], "two bins, 10 to 20 m and 20 to 30 m, with two and three undrivable pixels")
     found = shares(prediction, target, ahead, [0, 10, 20])
     expect(np.isnan(found[0]), "a bin without undrivable pixels has no share: NaN")
     found = shares(prediction, target, ahead, [12, 25, 40])
-    expect_close(found, [1.0, 1 / 4], "a pixel on the edge between two bins belongs to the farther one")
+    expect_close(found, [1 / 2, 2 / 3], "a pixel on the edge between two bins belongs to the farther one")
     found = shares(prediction, target, ahead, [13, 20, 25])
     expect(bool(np.isnan(found).all()), "a pixel outside of all bins is not counted, nor is one at the last edge")
     rng = np.random.default_rng(0)
@@ -131,7 +142,7 @@ def grad_cam(answer: Callable) -> None:
         return found
 
     features = torch.tensor([[[1.0, 2.0], [0.0, 0.0]], [[0.0, 1.0], [4.0, 0.0]]])  # (2, 2, 2)
-    gradients = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[-2.0, 0.0], [-1.0, 1.0]]])  # means 1 and -0.5
+    gradients = torch.tensor([[[3.0, -1.0], [0.0, 2.0]], [[-2.0, 0.0], [-1.0, 1.0]]])  # means 1 and -0.5
     value = cam(features, gradients)
     raw = torch.tensor([[1.0, 1.5], [-2.0, 0.0]])
     expect(not is_close(value, raw), "negative sums become 0, then the map is divided by its largest value")
@@ -144,12 +155,17 @@ def grad_cam(answer: Callable) -> None:
     )
     plain = features.sum(dim=0)
     expect(not is_close(value, plain / plain.max()), "the gradients take no part")
+    for sizes in (gradients.abs().mean(dim=(1, 2)), gradients.mean(dim=(1, 2)).abs()):
+        unsigned = (sizes[:, None, None] * features).sum(dim=0)
+        expect(not is_close(value, unsigned / unsigned.max()), "a negative mean gradient counts against the class")
     positive = (features * gradients.mean(dim=(1, 2), keepdim=True)).relu().sum(dim=0)
     expect(not is_close(value, positive / positive.max()), "negative values become 0 after the channels are added")
     expect(not is_close(value, raw.abs() / 2), "negative sums become 0: they lower the class")
     expect_close(value, raw.relu() / 1.5, "two channels with the mean gradients 1 and −0.5")
     zero = cam(features, -gradients.abs() - 1)
     expect_close(zero, torch.zeros(2, 2), "where no channel raises the class the map is zero everywhere")
+    warm = cam(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.ones(1, 2, 2))
+    expect_close(warm, [[0.25, 0.5], [0.75, 1.0]], "divide by the largest value; the smallest is not subtracted")
     rng = torch.Generator().manual_seed(0)
     features, gradients = torch.randn(7, 5, 6, generator=rng), torch.randn(7, 5, 6, generator=rng)
     truth = (gradients.mean(dim=(1, 2))[:, None, None] * features).sum(dim=0).relu()

@@ -79,14 +79,16 @@ class Scenes(torch.utils.data.Dataset):
         split: ``"train"`` or ``"test"``.
         count: N.
         every: scenes 0, ``every``, 2 × ``every``, ... show their crossing; in the others it is not painted.
+        one_class: binary masks, 1 on crosswalks.
     """
 
-    num_classes = NUM_CLASSES
-
-    def __init__(self, seed: int, split: str, count: int, every: int) -> None:
+    def __init__(self, seed: int, split: str, count: int, every: int, one_class: bool = False) -> None:
         scenes = list(itertools.islice(crossing_scenes(seed, split, every), count))
         self.images = torch.from_numpy(np.stack([scene.image[TOP:] for scene in scenes])).movedim(-1, 1).contiguous()
         self.masks = torch.from_numpy(np.stack([scene.semantic_amodal[TOP:] for scene in scenes]))
+        self.num_classes = NUM_CLASSES
+        if one_class:
+            self.masks, self.num_classes = (self.masks == CROSSWALK).to(torch.uint8), 2
 
     def __len__(self) -> int:
         return len(self.images)
@@ -115,7 +117,7 @@ def train(loss: str, scenes: Scenes, seed: int, steps: int = STEPS) -> SegFormer
     config = LaneSegmentationConfig.preset("tiny")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SegFormerModel("tiny", embedding_dim=1, pretrained=False, activation=config.activation).train()
+        model = SegFormerModel("tiny", scenes.num_classes, 1, pretrained=False, activation=config.activation).train()
         optimizer = build_optimizer(model, config)
         schedule = build_scheduler(optimizer, steps, config.warmup_fraction)
         for batch in _batches(len(scenes), steps, seed):
@@ -136,8 +138,9 @@ def score(model: SegFormerModel, scenes: Scenes) -> np.ndarray:
     """Pixels that are hit, predicted and true, of each scene and class: (3, N, C) int64."""
     counts = []
     for images, masks in zip(scenes.images.split(BATCH), scenes.masks.split(BATCH), strict=True):
-        predicted = F.one_hot(_logits(model, images.float() / 255).argmax(dim=1), NUM_CLASSES)  # (B, H, W, C)
-        truth = F.one_hot(masks.long(), NUM_CLASSES)
+        logits = _logits(model, images.float() / 255)
+        classes = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+        predicted, truth = (F.one_hot(ids, scenes.num_classes) for ids in (classes, masks.long()))  # (B, H, W, C)
         counts.append(torch.stack([part.sum(dim=(1, 2)) for part in (predicted * truth, predicted, truth)]))
     return torch.cat(counts, dim=1).numpy()
 
@@ -249,8 +252,9 @@ def _dots(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _logits(model: SegFormerModel, images: Tensor) -> Tensor:
-    """(B, C, H, W), without the instance head, which takes no part."""
-    return upsample_to(model.semantic_head(model.encode(images)), images.shape[2:])
+    """(B, C, H, W), of two classes (B, 1, H, W) of the second; without the instance head, which takes no part."""
+    logits = model.semantic_head(model.encode(images))
+    return upsample_to(logits[:, 1:] if model.num_classes == 2 else logits, images.shape[2:])
 
 
 def _batches(count: int, steps: int, seed: int) -> Iterator[Tensor]:

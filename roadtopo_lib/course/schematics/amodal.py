@@ -1,6 +1,5 @@
 """Drawings of elective 4: the fusion as a whole, a query whose answer is dropped or added, weights of what is there."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,14 +104,14 @@ def masked_softmax(scores: Sequence[float] = (0.4, 1.6, -0.5), padded: int = 2) 
     weights = [*(raised / raised.sum()), *[0.0] * padded]
     written = [*(f"{score:g}".replace("-", "−") for score in scores), *["−∞"] * padded]
     sheet.text(1.3, 1.0, "score", ha="right")
-    sheet.text(1.3, 2.2, "weight", ha="right")
+    sheet.text(1.3, 2.41, "weight", ha="right")
     for k, (score, weight) in enumerate(zip(written, weights, strict=True)):
         x, there = 1.7 + 1.2 * k, score != "−∞"
         color = BLUE if there else GREY
         sheet.box(x, 0.75, 0.9, 0.5, score, color)
-        sheet.arrow((x + 0.45, 1.3), (x + 0.45, 1.9), color)
-        tall = 0.5 * math.sqrt(weight)
-        sheet.rectangle(x, 2.45 - tall, 0.9, tall, color, fc=tint(color, 0.4), lw=1.2)
-        sheet.text(x + 0.45, 2.2, f"{weight:.2f}" if there else "0", zorder=6)
-    sheet.text(0.75, 1.6, "softmax", SMALL, INK)
+        sheet.arrow((x + 0.45, 1.3), (x + 0.45, 1.68), color)
+        tall = 0.6 * weight
+        sheet.rectangle(x, 2.55 - tall, 0.9, tall, color, fc=tint(color, 0.4), lw=1.2)
+        sheet.text(x + 0.45, 2.41 - tall, f"{weight:.2f}" if there else "0", zorder=6)
+    sheet.text(0.75, 1.5, "softmax", SMALL, INK)
     return sheet.figure

@@ -102,8 +102,8 @@ def grad_cam_steps() -> Figure:
     for k, (values, weight) in enumerate(zip(maps, weights, strict=True)):
         y = 0.75 + 0.72 * k
         sheet.cells(values, 0.45, y, side, fill, None)
-        sheet.text(1.32, y + 0.28, f"× {weight:g}", SMALL, PURPLE if weight < 0 else GREEN, ha="left")
-    sheet.text(0.2, 2.98, "maps, and the mean gradient of each", SMALL, ha="left")
+        sheet.text(1.32, y + 0.28, f"× {weight:g}".replace("-", "−"), SMALL, PURPLE if weight < 0 else GREEN, ha="left")
+    sheet.text(0.2, 2.98, "maps (orange positive, blue negative), and the mean gradient of each", SMALL, ha="left")
     total = (weights[:, None, None] * maps).sum(axis=0)
     sheet.arrow((2.1, 1.55), (2.75, 1.55))
     sheet.cells(total, 2.95, 1.1, 0.3, fill, None)

@@ -60,7 +60,8 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
         image, annotations = json.loads(text), (json.loads(row[0]) for row in rows)
         file = image["file_name"]
         shapes, size = _shapes(annotations, _size(image), categories, names, dropped)
-        roots = [images, path.parent] if images else [path.parent, path.parent / "images"]
+        beside = [path.parent / "images"] if (path.parent / "images").is_dir() else []
+        roots = [images, path.parent] if images else [path.parent, *beside]
         place = reading.locate(roots, file)
         recording = reading.recording_of(file, len(folders) == 1)
         yield Labelled(reading.sample_name(file), place, recording, shapes, None, +dropped, size)

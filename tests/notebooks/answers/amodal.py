@@ -111,7 +111,7 @@ wrong("E4_weights", "should be exactly 0")(
     lambda scores, present: scores.masked_fill(~present[:, :, None, None], 0).softmax(dim=1)
 )
 wrong("E4_weights", "add up to 1 again")(lambda scores, present: scores.softmax(dim=1) * present[:, :, None, None])
-wrong("E4_weights", "add up to 1 over the completions")(
+wrong("E4_weights", "add up to 1 over the guesses")(
     lambda scores, present: scores.masked_fill(~present[:, :, None, None], -math.inf).sigmoid()
 )
 wrong("E4_weights", "should be exactly 0")(
@@ -120,11 +120,17 @@ wrong("E4_weights", "should be exactly 0")(
 wrong("E4_weights", "count for nothing")(
     lambda scores, present: (scores - 150.0 * ~present[:, :, None, None]).softmax(dim=1)
 )
-wrong("E4_weights", "add up to 1 over the completions")(
+wrong("E4_weights", "add up to 1 over the guesses")(
     lambda scores, present: scores.masked_fill(~present[:, :, None, None], -math.inf).softmax(dim=2)
 )
 wrong("E4_weights", "there is a NaN")(
     lambda scores, present: (scores / present[:, :, None, None] * present[:, :, None, None] * 0 / 0).softmax(dim=1)
+)
+wrong("E4_weights", "count for nothing")(
+    lambda scores, present: scores.masked_fill(~present[:, :, None, None], -1e4).softmax(dim=1)
+)
+wrong("E4_weights", "True means present")(
+    lambda scores, present: scores.masked_fill(present[:, :, None, None], -math.inf).softmax(dim=1)
 )
 
 
@@ -134,7 +140,7 @@ def _(scores, present):
     return scores.softmax(dim=1)
 
 
-@wrong("E4_weights", "whose completions differ", "cheating")
+@wrong("E4_weights", "whose guesses differ", "cheating")
 def _(scores, present):
     return scores.masked_fill(~present[:1, :, None, None], -math.inf).softmax(dim=1)
 
@@ -177,10 +183,10 @@ wrong("E4_paste", "mask is 1 where something is hidden")(
         mask.bool() & ~mask.bool().all(), partial, (weights[:, :, None] * completions).sum(dim=1)
     )
 )
-wrong("E4_paste", "weighted sum of the completions")(
+wrong("E4_paste", "weighted sum of the guesses")(
     lambda partial, mask, completions, weights: torch.where(mask.bool(), partial, completions.mean(dim=1))
 )
-wrong("E4_paste", "weighted sum of the completions")(
+wrong("E4_paste", "weighted sum of the guesses")(
     lambda partial, mask, completions, weights: torch.where(mask.bool(), completions.mean(dim=1), partial)
 )
 wrong("E4_paste", "bit for bit")(
@@ -191,10 +197,15 @@ wrong("E4_paste", "bit for bit")(
         mask.bool(), (weights[:, :, None] * completions).sum(dim=1), partial * 255 / 254.9
     )
 )
+wrong("E4_paste", "a mask of its own")(
+    lambda partial, mask, completions, weights: torch.where(
+        mask[:1].bool(), (weights[:, :, None] * completions).sum(dim=1), partial
+    )
+)
 wrong("E4_paste", "should have shape (2, 3, 4, 5)")(
     lambda partial, mask, completions, weights: weights[:, :, None] * completions
 )
-wrong("E4_paste", "weighted sum of the completions", "cheating")(
+wrong("E4_paste", "weighted sum of the guesses", "cheating")(
     lambda partial, mask, completions, weights: torch.where(mask.bool(), completions[:, 0], partial)
 )
 

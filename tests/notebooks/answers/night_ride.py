@@ -38,6 +38,7 @@ wrong("E3_all_boundary", "not of the width")(lambda h, w, ratio: 2 * max(1, roun
 wrong("E3_all_boundary", "not of the height")(lambda h, w, ratio: 2 * max(1, round(ratio * h)))
 wrong("E3_all_boundary", "root of the area")(lambda h, w, ratio: 2 * max(1, round(ratio * math.sqrt(h * w))))
 wrong("E3_all_boundary", "round it before doubling")(lambda h, w, ratio: 2 * ratio * math.hypot(h, w))
+wrong("E3_all_boundary", "round it before doubling")(lambda h, w, ratio: max(2, round(2 * ratio * math.hypot(h, w))))
 wrong("E3_all_boundary", "at least 1 px")(lambda h, w, ratio: 2 * round(ratio * math.hypot(h, w)))
 wrong("E3_all_boundary", "one number")(lambda h, w, ratio: (2, round(ratio * math.hypot(h, w))))
 wrong("E3_all_boundary", "the band is 29 px wide")(lambda h, w, ratio: 2 * math.ceil(ratio * math.hypot(h, w)))
@@ -106,7 +107,11 @@ wrong("E3_move_paint", "80 px aside at the foot")(lambda points, v, foot, place:
 wrong("E3_move_paint", "the foot should arrive")(lambda points, v, foot, place: points + 0.5 * np.subtract(place, foot))
 wrong("E3_move_paint", "shape (3, 2)")(lambda points, v, foot, place: _scaled(points, v, foot, place, v).T)
 wrong("E3_move_paint", "shape (3, 2)")(lambda points, v, foot, place: np.array(place))
-wrong("E3_move_paint", "moves nothing")(
+wrong("E3_move_paint", "relative to the vanishing point")(
+    lambda points, v, foot, place: _scaled(points, v, foot, place, v) - np.array(v)
+)
+wrong("E3_move_paint", "in this order")(lambda points, v, foot, place: _scaled(points, v, foot, place, v)[:, ::-1])
+wrong("E3_move_paint", "stay where it is")(
     lambda points, v, foot, place: np.array(v) + (foot[1] - v[1]) / v[1] * (points - np.array(v))
 )
 wrong("E3_move_paint", "the foot should arrive")(
@@ -178,6 +183,8 @@ def _false_road(called=(1, 2), true=(0,), whole="bin", last=False, side="left"):
             whole_of = {
                 "bin": here.sum(),
                 "all": (target == 0).sum(),
+                "pixels": inside.sum(),
+                "one": 1,
                 "road": (inside & np.isin(prediction, called)).sum(),
             }
             shares.append(taken / whole_of[whole] if whole_of[whole] else np.nan)
@@ -187,6 +194,20 @@ def _false_road(called=(1, 2), true=(0,), whole="bin", last=False, side="left"):
 
 
 wrong("E3_false_road", "not by all of them")(_false_road(whole="all"))
+wrong("E3_false_road", "all pixels of the bin")(_false_road(whole="pixels"))
+wrong("E3_false_road", "numbers of pixels")(_false_road(whole="one"))
+wrong("E3_false_road", "between 0 and 1")(lambda *given: 100 * _false_road()(*given))
+wrong("E3_false_road", "255 has no label")(_false_road(true=(0, 255)))
+wrong("E3_false_road", "not all pixels")(_false_road(true=range(256)))
+wrong("E3_false_road", "exchanged")(
+    lambda prediction, target, ahead, edges: _false_road()(target, prediction, ahead, edges)
+)
+wrong("E3_false_road", "order of the bins")(lambda *given: _false_road()(*given)[::-1])
+wrong("E3_false_road", "at its lower edge")(
+    lambda prediction, target, ahead, edges: [
+        np.isin(prediction[(target == 0) & (ahead < far)], (1, 2)).mean() for far in edges[1:]
+    ]
+)
 wrong("E3_false_road", "lane mark is taken for road")(_false_road(called=(1,)))
 wrong("E3_false_road", "called moveable is not")(_false_road(called=(1, 2, 3)))
 wrong("E3_false_road", "not those of vehicles")(_false_road(true=(0, 1, 3)))
@@ -262,6 +283,11 @@ wrong("E3_grad_cam", "the last step is missing")(_cam(last=lambda cam: cam.relu(
 wrong("E3_grad_cam", "negative sums should become 0")(_cam(last=lambda cam: cam / cam.max()))
 wrong("E3_grad_cam", "weighed by its own gradient")(_cam(weigh=lambda gradients: gradients))
 wrong("E3_grad_cam", "the gradients take no part")(_cam(weigh=lambda gradients: torch.ones_like(gradients)))
+wrong("E3_grad_cam", "against the class")(_cam(weigh=lambda gradients: gradients.abs().mean(dim=(1, 2), keepdim=True)))
+wrong("E3_grad_cam", "against the class")(_cam(weigh=lambda gradients: gradients.mean(dim=(1, 2), keepdim=True).abs()))
+wrong("E3_grad_cam", "the smallest is not subtracted")(
+    _cam(last=lambda cam: (cam.relu() - cam.relu().min()) / (cam.relu().max() - cam.relu().min()).clamp(min=1e-12))
+)
 wrong("E3_grad_cam", "they lower the class")(_cam(last=lambda cam: cam.abs() / cam.abs().max()))
 wrong("E3_grad_cam", "should have shape (2, 2)")(_cam(last=lambda cam: cam.relu()[None]))
 wrong("E3_grad_cam", "NaN")(
