@@ -36,6 +36,7 @@ from roadtopo_lib.models import upsample_to
 from roadtopo_lib.scenes import Scene, render_scene
 from roadtopo_lib.scenes.synth import image_seed
 from roadtopo_lib.segformer import SegFormerModel
+from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.optimizer import build_optimizer, build_scheduler
 
 SIZE = (180, 320)
@@ -76,6 +77,7 @@ class Choice:
         size: (H, W) of the network's input.
         batch: scenes a step.
         epochs: passes over the ride.
+        amp: see ``choose_amp``; on a CPU, float16 is emulated and takes ten times as long.
         keep: ``"last"``, or the score by which validation scenes choose the epoch whose model is kept.
     """
 
@@ -88,6 +90,7 @@ class Choice:
     size: tuple[int, int] = (96, 96)
     batch: int = BATCH
     epochs: int = EPOCHS
+    amp: str = "off"
     keep: str = "last"
 
 
@@ -107,6 +110,7 @@ CHOICES: dict[str, Choice] = {
     "half the epochs": Choice(epochs=4),
     "best_miou kept": Choice(keep="mIoU"),
     "best_mbou kept": Choice(keep=f"mBoundary {RATIOS[0]}"),
+    "half precision": Choice(amp="fp16"),
 }
 """Name → what is trained; all but the first differ from the preset in one choice."""
 
@@ -160,6 +164,8 @@ def train(name: str, ride: LaneInstanceDataset, seed: int, shipped: Path, epochs
     criterion = CombinedLoss(*choice.shares, class_weights=weights)
     transform = transform_of(choice, config, ride)
     batches = len(ride) // choice.batch
+    amp = choose_amp("cpu", choice.amp)
+    scaler = torch.amp.GradScaler("cpu", enabled=amp.use_scaler)
     seen = unseen_scenes(VAL_SCENES, "val") if choice.keep != "last" else []
     best, kept = -np.inf, None
     with torch.random.fork_rng(devices=[]):
@@ -171,11 +177,14 @@ def train(name: str, ride: LaneInstanceDataset, seed: int, shipped: Path, epochs
             order = np.random.default_rng((seed, epoch)).permutation(len(ride))[: batches * choice.batch]
             for indices in order.reshape(batches, choice.batch).tolist():
                 images, masks = batch_of(ride, indices, transform, (seed, epoch))
-                objective = criterion(logits_of(model, images), masks)
+                with torch.autocast("cpu", amp.dtype, enabled=amp.enabled):
+                    objective = criterion(logits_of(model, images), masks)
                 optimizer.zero_grad(set_to_none=True)
-                objective.backward()
+                scaler.scale(objective).backward()
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 schedule.step()
             if seen:
                 value = scores_of(pooled(score(model.eval(), seen, choice.size)))[choice.keep]

@@ -21,6 +21,7 @@ from roadtopo_lib.electives.safety import FalseRoad, metres_ahead
 from roadtopo_lib.metrics import BoundaryIoU
 
 SHIPPED = samples() / "tiny.safetensors"
+HALF = "half precision"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,15 @@ def test_the_model_of_the_epoch_with_the_best_validation_is_kept(ride, monkeypat
     assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
     assert all(torch.equal(last[name], seen[2][name]) for name in last)
     assert not torch.equal(seen[1]["semantic_head.classifier.weight"], last["semantic_head.classifier.weight"])
+
+
+def test_half_precision_changes_a_training_by_rounding_only(ride):
+    name = "semantic_head.classifier.weight"
+    plain, half = (lesson.train(c, ride, 0, SHIPPED, epochs=1).state_dict()[name] for c in (lesson.BASE, HALF))
+    torch.manual_seed(0)
+    config = LaneSegmentationConfig.preset("night-ride-tiny").replace(muon_lr=0.0, embedding_dim=1)
+    begun = lesson.begin(config, SHIPPED).state_dict()[name]
+    assert 0 < (plain - half).norm() < 0.5 * (plain - begun).norm()
 
 
 def test_scores_follow_from_counts_as_the_metrics_give_them(monkeypatch):
