@@ -9,8 +9,11 @@ SPACE.yaml says which settings vary, and how:
 Each run is a folder of its own, ``run_000`` and so on. A sweep that is started again goes on with what is missing.
 """
 
+import csv
+import io
 import itertools
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,7 +24,6 @@ from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig, read_settings
 from roadtopo_lib.console import say
 from roadtopo_lib.files import write_atomic, write_json
-from roadtopo_lib.training.recorders import history_csv
 
 RANGE = {"low", "high", "log"}
 
@@ -36,6 +38,9 @@ def read_space(path: str | Path) -> dict[str, list | dict]:
     space = read_settings(path)
     if not space:
         raise ValueError(f"{path}: no setting varies")
+    known = [field.name for field in fields(LaneSegmentationConfig)]
+    if unknown := [str(name) for name in space if name not in known]:
+        raise ValueError(f"{path}: unknown config key {', '.join(unknown)}; known keys: {', '.join(known)}")
     for name, choice in space.items():
         if isinstance(choice, list) and choice:
             continue
@@ -112,12 +117,20 @@ def run_sweep(
         rows.append({"run": number, **changes, "epoch": best["epoch"], score: best[score]})
         say(f"{name} of {len(settings)}: {told}: {score} {best[score]:.4f}")
         ranked = sorted(rows, key=lambda row: (math.isnan(row[score]), sign * row[score]))
-        numbers = [{k: v for k, v in row.items() if isinstance(v, int | float)} for row in ranked]
-        write_atomic(output / "sweep.csv", history_csv(numbers))
+        write_atomic(output / "sweep.csv", _table(ranked))
         write_json(output / "sweep.json", {"score": score, "rows": ranked})
     figure = parallel_coordinates(rows, list(settings[0]), score)
     figure.savefig(output / "sweep.png", dpi=160)
     return ranked
+
+
+def _table(rows: list[dict]) -> str:
+    """CSV text, a line a row, numbers at six significant digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def shown(value: object) -> str:

@@ -128,8 +128,9 @@ class AmodalFusionTransformer(nn.Module):
             )
         if not present.any(dim=1).all():
             raise ValueError("an image has no completion that is present")
-        mask = mask.to(partial.dtype)
-        seen = torch.cat([partial * (1 - mask), mask], dim=1)  # (B, 4, H, W)
+        # Filled, not multiplied by 0: that would keep what is not finite.
+        completions = completions.masked_fill(~present[:, :, None, None, None], 0)
+        seen = torch.cat([partial.masked_fill(mask.bool(), 0), mask.to(partial.dtype)], dim=1)  # (B, 4, H, W)
         inputs = torch.cat([seen[:, None].expand(-1, count, -1, -1, -1), completions], dim=2).flatten(0, 1)
         inputs = F.pad(inputs, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         features = self.encoder(inputs).unflatten(0, (batch, count))  # (B, N, D, h, w)
@@ -148,6 +149,8 @@ class AmodalFusionTransformer(nn.Module):
 def fuse(partial: Tensor, mask: Tensor, completions: Tensor, weights: Tensor) -> Tensor:
     """The weighted completions inside the mask, and the image itself, bit for bit, outside.
 
+    A completion of weight 0 has no part, even if it is not finite.
+
     Args:
         partial: (B, 3, H, W).
         mask: (B, 1, H, W), nonzero where something is hidden.
@@ -157,7 +160,8 @@ def fuse(partial: Tensor, mask: Tensor, completions: Tensor, weights: Tensor) ->
     Returns:
         (B, 3, H, W).
     """
-    merged = (weights[:, :, None] * completions).sum(dim=1)
+    weights = weights[:, :, None]
+    merged = (weights * completions.masked_fill(weights == 0, 0)).sum(dim=1)
     return torch.where(mask.bool(), merged, partial)
 
 

@@ -53,7 +53,7 @@ def grad_cam(
         return hook
 
     hooks = [m.register_forward_hook(keep(n)) for n, m in model.named_modules() if n and layer in (None, n)]
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # a part may be frozen while others train
     model.eval()
     try:
         with torch.inference_mode(False), torch.enable_grad():
@@ -66,7 +66,8 @@ def grad_cam(
             chosen = logits[:, class_id] if pixels is None else logits[:, class_id] * pixels
             (gradients,) = torch.autograd.grad(chosen.sum(), features, allow_unused=True)
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
         for hook in hooks:
             hook.remove()
     if gradients is None:

@@ -1,7 +1,7 @@
 """A rendered night ride in the files of a public data set: photographs from a motorcycle, outlines in COCO's JSON.
 
-The set is "Motorcycle Night Ride" (elective 3): six categories, one JSON file, and beside each image two pictures of
-its labels, which no reader may take for images.
+The set is "Motorcycle Night Ride" (elective 3): six categories, one JSON file, and a folder of images with, beside
+each, two pictures of its labels, which no reader may take for images.
 
     road-topology convert coco RIDE DATA --classes night-ride
 """
@@ -58,7 +58,8 @@ def write_night_ride(
     """Renders a ride into a folder.
 
     Args:
-        folder: made if missing; gets ``night ride (N).png``, ``….png___fuse.png``, ``….png___save.png`` and the JSON.
+        folder: made if missing; gets the JSON, and in ``images`` ``night ride (N).png``, ``….png___fuse.png`` and
+            ``….png___save.png``.
         count: images.
         seed: decides every image.
         size: (H, W) in pixels.
@@ -68,7 +69,7 @@ def write_night_ride(
         The JSON file.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for number in tqdm(range(1, count + 1), desc="night ride", disable=None if progress else True):
         name = f"night ride ({number}).png"
@@ -77,7 +78,7 @@ def write_night_ride(
         colours = np.array([row.color for row in CLASSES], np.uint8)[mask]
         blend = cv2.addWeighted(scene.image, 0.5, colours, 0.5, 0)
         for ending, picture in (("___save", colours), ("___fuse", blend), ("", scene.image)):
-            write_image(folder / (f"{name}{ending}.png" if ending else name), picture)
+            write_image(folder / "images" / (f"{name}{ending}.png" if ending else name), picture)
         images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
         for class_id, ring in outlines(mask):
             if len(ring) < 3:

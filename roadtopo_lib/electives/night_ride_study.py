@@ -3,6 +3,7 @@
 Axes: N scenes, C classes, K bins of distance, R ratios of Boundary IoU, H and W image pixels.
 """
 
+import copy
 import json
 import tempfile
 from dataclasses import dataclass, field
@@ -35,13 +36,14 @@ from roadtopo_lib.models import upsample_to
 from roadtopo_lib.scenes import Scene, render_scene
 from roadtopo_lib.scenes.synth import image_seed
 from roadtopo_lib.segformer import SegFormerModel
+from roadtopo_lib.training.amp import choose_amp
 from roadtopo_lib.training.optimizer import build_optimizer, build_scheduler
 
 SIZE = (180, 320)
 """(H, W) of the scenes, in which all scores are taken."""
 
-TRAIN_SCENES, TEST_SCENES, TEST_SEED, FIRST_SEED = 48, 40, 800, 801
-"""Training seed k renders its ride from ``FIRST_SEED + k``."""
+TRAIN_SCENES, VAL_SCENES, TEST_SCENES, TEST_SEED, FIRST_SEED = 48, 16, 40, 800, 801
+"""Training seed k renders its ride from ``FIRST_SEED + k``. Validation scenes choose among the epochs of a training."""
 
 EPOCHS, BATCH = 8, 4
 
@@ -73,6 +75,10 @@ class Choice:
         paste: copy-paste ``"on the road"``, ``"anywhere"``, or ``None``.
         augment: random crops, mirroring and colours.
         size: (H, W) of the network's input.
+        batch: scenes a step.
+        epochs: passes over the ride.
+        amp: see ``choose_amp``; on a CPU, float16 is emulated and takes ten times as long.
+        keep: ``"last"``, or the score by which validation scenes choose the epoch whose model is kept.
     """
 
     weights: dict | None = field(default_factory=lambda: LaneSegmentationConfig.preset("night-ride").class_weights)
@@ -82,6 +88,10 @@ class Choice:
     paste: str | None = "on the road"
     augment: bool = True
     size: tuple[int, int] = (96, 96)
+    batch: int = BATCH
+    epochs: int = EPOCHS
+    amp: str = "off"
+    keep: str = "last"
 
 
 BASE = "the preset"
@@ -96,6 +106,11 @@ CHOICES: dict[str, Choice] = {
     "a tenth of the rate": Choice(lr=3e-4),
     "no augmentation": Choice(augment=False),
     "wide input": Choice(size=(64, 128)),
+    "batches of 8": Choice(batch=8),
+    "half the epochs": Choice(epochs=4),
+    "best_miou kept": Choice(keep="mIoU"),
+    "best_mbou kept": Choice(keep=f"mBoundary {RATIOS[0]}"),
+    "half precision": Choice(amp="fp16"),
 }
 """Name → what is trained; all but the first differ from the preset in one choice."""
 
@@ -111,9 +126,9 @@ def read_ride(seed: int, count: int = TRAIN_SCENES) -> LaneInstanceDataset:
     return ride
 
 
-def unseen_scenes(count: int = TEST_SCENES) -> list[Scene]:
+def unseen_scenes(count: int = TEST_SCENES, split: str = "test") -> list[Scene]:
     """Scenes that no training sees; each knows its camera."""
-    return [render_scene(image_seed(TEST_SEED, "test", number), SIZE, "night-ride") for number in range(count)]
+    return [render_scene(image_seed(TEST_SEED, split, number), SIZE, "night-ride") for number in range(count)]
 
 
 def bank_of(ride: LaneInstanceDataset) -> list[CutOut]:
@@ -134,35 +149,50 @@ def transform_of(choice: Choice, config: LaneSegmentationConfig, ride: LaneInsta
     return pasting(bank_of(ride), choice.paste == "on the road", then=transform) if choice.paste else transform
 
 
-def train(name: str, ride: LaneInstanceDataset, seed: int, shipped: Path, epochs: int = EPOCHS) -> SegFormerModel:
+def train(name: str, ride: LaneInstanceDataset, seed: int, shipped: Path, epochs: int | None = None) -> SegFormerModel:
     """A tiny SegFormer trained with one of ``CHOICES``, in evaluation mode; the instance head takes no part.
 
     First weights, order of the scenes and the draws of augmentation depend on ``seed`` alone. ``shipped`` is the file
-    of the model that a choice begins with, if it does.
+    of the model that a choice begins with, if it does; ``epochs`` replaces those of the choice.
     """
     choice = CHOICES[name]
+    epochs = epochs or choice.epochs
     config = LaneSegmentationConfig.preset("night-ride-tiny").replace(
         image_size=choice.size, lr=choice.lr, muon_lr=0.0, crop_scale=0.5, color_jitter=0.3, embedding_dim=1, seed=seed
     )
     weights = choice.weights and [choice.weights.get(name, 1.0) for name in CLASSES.names]
     criterion = CombinedLoss(*choice.shares, class_weights=weights)
     transform = transform_of(choice, config, ride)
-    batches = len(ride) // BATCH
+    batches = len(ride) // choice.batch
+    amp = choose_amp("cpu", choice.amp)
+    scaler = torch.amp.GradScaler("cpu", enabled=amp.use_scaler)
+    seen = unseen_scenes(VAL_SCENES, "val") if choice.keep != "last" else []
+    best, kept = -np.inf, None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = begin(config, shipped if choice.pretrained else None)
         optimizer = build_optimizer(model, config)
         schedule = build_scheduler(optimizer, epochs * batches, config.warmup_fraction)
         for epoch in range(epochs):
-            order = np.random.default_rng((seed, epoch)).permutation(len(ride))[: batches * BATCH]
-            for indices in order.reshape(batches, BATCH).tolist():
+            order = np.random.default_rng((seed, epoch)).permutation(len(ride))[: batches * choice.batch]
+            for indices in order.reshape(batches, choice.batch).tolist():
                 images, masks = batch_of(ride, indices, transform, (seed, epoch))
-                objective = criterion(logits_of(model, images), masks)
+                with torch.autocast("cpu", amp.dtype, enabled=amp.enabled):
+                    objective = criterion(logits_of(model, images), masks)
                 optimizer.zero_grad(set_to_none=True)
-                objective.backward()
+                scaler.scale(objective).backward()
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 schedule.step()
+            if seen:
+                value = scores_of(pooled(score(model.eval(), seen, choice.size)))[choice.keep]
+                if value > best:
+                    best, kept = value, copy.deepcopy(model.state_dict())
+                model.train()
+    if kept is not None:
+        model.load_state_dict(kept)
     return model.eval()
 
 

@@ -32,12 +32,13 @@ class Tracker(Recorder):
     """What TensorBoard and Weights & Biases have in common; a subclass says how numbers and pictures are written.
 
     Every step gives its loss, gradient norm and learning rate, every epoch its row of the history, and pictures of what
-    the model says about some images.
+    the model says about some images. The end gives the version of the model file.
 
     Args:
         images: (B, 3, H, W) float in [0, 1], the images to be shown; ``None`` for no pictures.
         data: the data set's folder, whose version is written; ``None`` for none.
-        checkpoint: the model file that the run writes, named in what is recorded.
+        checkpoint: the model file that the run writes; its name is recorded, and at the end twelve hex digits that
+            change with any byte of it. ``None`` for none.
         table: names and colours of the classes.
     """
 
@@ -45,7 +46,7 @@ class Tracker(Recorder):
         self, images: Tensor | None = None, data: str | Path | None = None, checkpoint: str | Path | None = None,
         table: ClassTable = CLASSES,
     ) -> None:  # fmt: skip
-        self.images, self.table = images, table
+        self.images, self.checkpoint, self.table = images, checkpoint, table
         self.facts = {} if data is None else {"data": str(data), "data_version": data_version(data)}
         if checkpoint is not None:
             self.facts["checkpoint"] = str(checkpoint)
@@ -56,6 +57,10 @@ class Tracker(Recorder):
 
     def write_pictures(self, pictures: Sequence[np.ndarray], step: int) -> None:
         """Writes pictures (H, W, 3) uint8 of a step."""
+        raise NotImplementedError
+
+    def write_facts(self, facts: dict[str, str]) -> None:
+        """Writes what is known at the end only."""
         raise NotImplementedError
 
     def on_step(self, trainer, values: dict[str, float]) -> None:
@@ -80,6 +85,12 @@ class Tracker(Recorder):
             [overlay_labels(image, mask, table=self.table) for image, mask in pairs], trainer.state.step
         )
 
+    def on_end(self, trainer) -> None:
+        """The version of the model file, if there is one."""
+        if self.checkpoint is not None and Path(self.checkpoint).is_file():
+            digest = hashlib.sha256(Path(self.checkpoint).read_bytes()).hexdigest()
+            self.write_facts({"checkpoint_version": digest[:12]})
+
 
 class TensorBoardRecorder(Tracker):
     """Writes event files that ``tensorboard --logdir FOLDER`` shows.
@@ -99,8 +110,11 @@ class TensorBoardRecorder(Tracker):
 
         super().__init__(**options)
         self.writer = SummaryWriter(str(folder))
-        lines = [f"    {name}: {value}" for name, value in ((settings or {}) | self.facts).items()]
-        self.writer.add_text("settings", "\n".join(lines))
+        self.write_facts((settings or {}) | self.facts, "settings")
+
+    def write_facts(self, facts: dict, title: str = "end") -> None:
+        """Writes a text with a line for each."""
+        self.writer.add_text(title, "\n".join(f"    {name}: {value}" for name, value in facts.items()))
 
     def write_numbers(self, values: dict[str, float], step: int) -> None:
         """Writes numbers, by name, of a step."""
@@ -113,7 +127,8 @@ class TensorBoardRecorder(Tracker):
             self.writer.add_image(f"image {number}", picture, step, dataformats="HWC")
 
     def on_end(self, trainer) -> None:
-        """Writes what is still in memory."""
+        """Writes the model file's version, and what is still in memory."""
+        super().on_end(trainer)
         self.writer.flush()
 
 
@@ -151,8 +166,13 @@ class WandbRecorder(Tracker):
         """Writes pictures (H, W, 3) uint8 of a step."""
         self.run.log({"images": [self.wandb.Image(picture) for picture in pictures]}, step=step)
 
+    def write_facts(self, facts: dict[str, str]) -> None:
+        """Adds them to the run's settings."""
+        self.run.config.update(facts)
+
     def on_end(self, trainer) -> None:
-        """Ends the run."""
+        """Writes the model file's version and ends the run."""
+        super().on_end(trainer)
         self.run.finish()
 
 

@@ -1,4 +1,4 @@
-"""What each choice of the preset ``night-ride`` brings, one at a time: nine ways to train, five seeds, one budget.
+"""What each choice of the preset ``night-ride`` brings, one at a time: fourteen ways to train, five seeds.
 
 Run from the repository: ``python tests/benchmarks/bench_night_ride.py FOLDER --output data_samples/night_ride.json``. A
 finished run is appended to FOLDER/runs.jsonl; started again, the benchmark goes on with what is missing. All choices of
@@ -7,7 +7,9 @@ a seed are trained before the next seed begins, so that fewer seeds are a whole 
 The network is the tiny SegFormer in place of SegFormer-B2. The shipped model, which knows roads by day, takes the place
 of the Cityscapes weights. Each seed renders a ride of its own, writes it in the public layout, converts it, and draws
 its own first weights; all choices of a seed begin alike and see the same scenes in the same order. All models are
-scored on the same scenes of another ride. The learning rate and the sizes were chosen on a ride of another seed.
+scored on the same scenes of another ride; further scenes of that ride choose the epoch where a choice keeps the best.
+The learning rate and the sizes were chosen on a ride of another seed. A CPU emulates half precision: each of its runs
+takes two minutes, each of the others a quarter of a minute.
 
 The interval of a difference to the preset is a paired bootstrap over seeds and test scenes: every draw takes the same
 seeds and scenes for both. The p-value is that of a paired t-test over seeds, corrected after Holm over all choices.

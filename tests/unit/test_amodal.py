@@ -91,9 +91,20 @@ def test_a_shade_over_the_whole_image_changes_little(model):
 
 def test_what_the_mask_hides_is_not_read(model):
     partial, mask, completions, present = inputs()
-    assert torch.equal(
-        model(partial, mask, completions, present), model(partial * (1 - mask), mask, completions, present)
-    )
+    expected = model(partial, mask, completions, present)
+    for value in (0.0, math.nan):
+        assert torch.equal(model(partial.masked_fill(mask.bool(), value), mask, completions, present), expected)
+
+
+def test_a_slot_of_no_completion_may_hold_anything(model):
+    partial, mask, completions, present = inputs()
+    expected = model(partial, mask, completions, present)
+    fused = fuse(partial, mask, completions, expected)
+    for value in (math.nan, math.inf):
+        other = completions.masked_fill(~present[:, :, None, None, None], value)
+        weights = model(partial, mask, other, present)
+        assert torch.equal(weights, expected)
+        assert torch.equal(fuse(partial, mask, other, weights), fused)
 
 
 def test_permuted_completions_permute_the_weights(model):

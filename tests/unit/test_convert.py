@@ -360,11 +360,12 @@ def test_a_json_list_is_read_item_by_item(tmp_path, monkeypatch):
         list(json_items(path))
 
 
-def test_coco_polygons_are_mapped_by_category_name_and_other_pictures_stay_out(tmp_path):
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_coco_polygons_are_mapped_by_category_name_and_other_pictures_stay_out(folder, tmp_path):
     src = tmp_path / "night"
     size = (1080, 1920)
     for name in ("night ride (1).png", "night ride (1).png___fuse.png", "night ride (1).png___save.png"):
-        picture(src / name, size)
+        picture(src / folder / name, size)
     square = [100, 800, 300, 800, 300, 1000, 100, 1000]
     hole = [150, 850, 250, 850, 250, 950, 150, 950]
     coco = {

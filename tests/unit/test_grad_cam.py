@@ -78,6 +78,17 @@ def test_the_model_stays_as_it_was(images):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_frozen_parts_of_a_training_model_stay_frozen(images):
+    model = UNet().train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    modes = [module.training for module in model.modules()]
+    assert len(set(modes)) == 2
+    grad_cam(model, images, 1)
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_a_map_shows_what_raises_the_class_and_nothing_where_nothing_does(red_square):
     images, square = red_square
     cam = grad_cam(Red(), images, 1, "colours")

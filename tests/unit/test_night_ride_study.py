@@ -1,5 +1,6 @@
 """Elective 3: choices differ in one thing, training repeats itself, scores against scikit-learn's, stored results."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -20,6 +21,7 @@ from roadtopo_lib.electives.safety import FalseRoad, metres_ahead
 from roadtopo_lib.metrics import BoundaryIoU
 
 SHIPPED = samples() / "tiny.safetensors"
+HALF = "half precision"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,38 @@ def test_training_repeats_itself_and_begins_with_the_shipped_weights_but_the_las
     assert encoder <= same
     assert "semantic_head.classifier.weight" not in same
     assert not all(torch.equal(fresh[name], shipped[name]) for name in encoder)
+
+
+def test_batches_and_epochs_are_those_of_the_choice(ride, monkeypatch):
+    sizes, batch_of = [], lesson.batch_of
+    monkeypatch.setattr(lesson, "batch_of", lambda *args: sizes.append(len(args[1])) or batch_of(*args))
+    monkeypatch.setitem(lesson.CHOICES, "small", lesson.Choice(batch=2, epochs=3))
+    lesson.train("small", ride, 0, SHIPPED)
+    assert sizes == [2] * 6
+
+
+def test_the_model_of_the_epoch_with_the_best_validation_is_kept(ride, monkeypatch):
+    """Validation changes nothing in the training itself: the last epoch's model is that of the preset."""
+    last = lesson.train(lesson.BASE, ride, 0, SHIPPED, epochs=3).state_dict()
+    seen, values = [], iter([0.1, 0.5, 0.3])
+    monkeypatch.setattr(lesson, "VAL_SCENES", 1)
+    monkeypatch.setattr(
+        lesson, "score", lambda model, scenes, size: seen.append(copy.deepcopy(model.state_dict())) or {}
+    )
+    monkeypatch.setattr(lesson, "scores_of", lambda counts: {"mIoU": next(values)})
+    kept = lesson.train("best_miou kept", ride, 0, SHIPPED, epochs=3).state_dict()
+    assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
+    assert all(torch.equal(last[name], seen[2][name]) for name in last)
+    assert not torch.equal(seen[1]["semantic_head.classifier.weight"], last["semantic_head.classifier.weight"])
+
+
+def test_half_precision_changes_a_training_by_rounding_only(ride):
+    name = "semantic_head.classifier.weight"
+    plain, half = (lesson.train(c, ride, 0, SHIPPED, epochs=1).state_dict()[name] for c in (lesson.BASE, HALF))
+    torch.manual_seed(0)
+    config = LaneSegmentationConfig.preset("night-ride-tiny").replace(muon_lr=0.0, embedding_dim=1)
+    begun = lesson.begin(config, SHIPPED).state_dict()[name]
+    assert 0 < (plain - half).norm() < 0.5 * (plain - begun).norm()
 
 
 def test_scores_follow_from_counts_as_the_metrics_give_them(monkeypatch):

@@ -79,6 +79,8 @@ def test_random_draws_are_even_in_the_value_or_its_exponent_and_do_not_depend_on
         ("lr: {low: a, high: b}", "lr goes from 'a' to 'b', expected two numbers"),
         ("lr: {low: -1, high: 1, log: true}", "lr goes from -1 to 1"),
         ("lr: {low: 0, high: 1, log: true}", "lr begins at 0, which has no logarithm"),
+        ("lrr: [1, 2]", "unknown config key lrr; known keys: backbone, "),
+        ("1: [1, 2]", "unknown config key 1; known keys: "),
     ],
 )
 def test_a_space_that_means_nothing_is_refused_by_file_name(text, message, tmp_path):
@@ -113,6 +115,17 @@ def test_runs_are_ranked_and_a_sweep_goes_on_with_what_is_missing(data, tmp_path
     assert rows[0]["val_miou"] == max(row["val_miou"] for row in rows)
     with pytest.raises(ValueError, match="score is 'f1', expected one of epoch, "):
         run_sweep(CONFIG, settings, data, tmp_path, "f1", "cpu")
+
+
+def test_the_table_holds_words_and_pairs_too(data, tmp_path):
+    sizes = [{"image_size": [32, 64], "activation": "relu"}, {"image_size": [32, 32], "activation": "gelu"}]
+    rows = run_sweep(CONFIG.replace(epochs=1), sizes, data, tmp_path, "val_loss", "cpu")
+    with (tmp_path / "sweep.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert list(written[0]) == ["run", "image_size", "activation", "epoch", "val_loss"]
+    for line, row in zip(written, rows, strict=True):
+        assert (line["image_size"], line["activation"]) == (str(row["image_size"]), row["activation"])
+        assert float(line["val_loss"]) == pytest.approx(row["val_loss"], rel=1e-5)
 
 
 def test_a_wrong_setting_is_refused_before_any_run_begins(data, tmp_path):

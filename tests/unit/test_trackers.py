@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases, offline: what a run of a few steps leaves in their files."""
 
+import hashlib
 import sys
 
 import numpy as np
@@ -51,6 +52,10 @@ class Kept(Tracker):
         self.pictures.append((step, pictures))
 
 
+def file_version(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 @pytest.fixture(scope="module")
 def images():
     return torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
@@ -88,12 +93,15 @@ def test_tensorboard_reads_what_is_written(data, images, tmp_path):
     assert "epochs: 2" in text
     assert f"data_version: {data_version(data)}" in text
     assert "best.safetensors" in text
+    text = found.Tensors("end/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert f"checkpoint_version: {file_version(tmp_path / 'run' / 'best.safetensors')}" in text
 
 
 def test_wandb_writes_offline(data, images, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="it needs pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    recorder = WandbRecorder(tmp_path / "wandb_files", CONFIG.to_dict(), images=images, data=data)
+    best = tmp_path / "run" / "best.safetensors"
+    recorder = WandbRecorder(tmp_path / "wandb_files", CONFIG.to_dict(), images=images, data=data, checkpoint=best)
     assert recorder.run.config["data_version"] == data_version(data)
     assert recorder.run.config["epochs"] == 2
     train_lane_model(CONFIG, data, tmp_path / "run", device="cpu", recorders=[recorder])
@@ -101,6 +109,7 @@ def test_wandb_writes_offline(data, images, tmp_path, monkeypatch):
     (written,) = run.glob("*.wandb")
     content = written.read_bytes()
     assert all(name in content for name in (b"step/grad_norm", b"epoch/val_miou", b"data_version"))
+    assert file_version(best).encode() in content
     assert len(list(run.rglob("*.png"))) == 4
 
 

@@ -24,6 +24,8 @@ MOST_PIXELS = 100_000_000
 def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Iterator[Labelled]:
     """One ``Labelled`` an image. A database on disk sorts the annotations by image, in constant memory.
 
+    Images lie beside the file or in a folder ``images`` there, if ``images`` names no other.
+
     Raises:
         FileNotFoundError: no label file.
         ValueError: several JSON files, one that is no whole COCO file, or run-length masks without pycocotools.
@@ -58,7 +60,9 @@ def read_coco(src: Path, names: ClassNames, images: Path | None = None) -> Itera
         image, annotations = json.loads(text), (json.loads(row[0]) for row in rows)
         file = image["file_name"]
         shapes, size = _shapes(annotations, _size(image), categories, names, dropped)
-        place = reading.locate([images or path.parent, path.parent], file)
+        beside = [path.parent / "images"] if (path.parent / "images").is_dir() else []
+        roots = [images, path.parent] if images else [path.parent, *beside]
+        place = reading.locate(roots, file)
         recording = reading.recording_of(file, len(folders) == 1)
         yield Labelled(reading.sample_name(file), place, recording, shapes, None, +dropped, size)
         dropped.clear()
