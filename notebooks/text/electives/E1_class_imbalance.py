@@ -851,10 +851,10 @@ print(picture.contest_table(measured, "very rare"))
 # masks of one class. The same scenes with binary masks, crosswalk or not:
 
 # %%
-one_class = lesson.results("one_class")
-print(picture.contest_table(one_class, "very rare"))
+of_binary = lesson.results("one_class")
+print(picture.contest_table(of_binary, "very rare"))
 for loss in ("CE", "Dice", "focal + Dice", "Tversky", "focal Tversky"):
-    recall, false = lesson.errors_of(one_class, loss, "very rare")
+    recall, false = lesson.errors_of(of_binary, loss, "very rare")
     print(f"{loss:14s} recall {recall:.2f}, false pixels for each true one {false:.2f}")
 
 # %% [markdown]
@@ -1262,17 +1262,17 @@ for loss in ("weighted CE", "combined + weights", "CE + Dice"):
     assert gains[loss, "very rare"] > few_gain + 0.5
 every_loss = (*lesson.LOSSES, *lesson.TABLE_LOSSES)
 # Binary masks.
-errors = {loss: lesson.errors_of(one_class, loss, "very rare") for loss in every_loss}
+errors = {loss: lesson.errors_of(of_binary, loss, "very rare") for loss in every_loss}
 assert errors["CE"][0] < 0.01 and 0.075 < errors["focal + Dice"][0] < 0.085
 for loss in ("Dice", "Tversky", "focal Tversky"):
     recall, false = errors[loss]
     assert 0.205 < recall < 0.31 and 2.8 < false < 3.8
-binary = {row["loss"]: {k: np.mean(v) for k, v in row["iou"].items()} for row in one_class["rows"]}
+binary = {row["loss"]: {k: np.mean(v) for k, v in row["iou"].items()} for row in of_binary["rows"]}
 assert max(binary, key=lambda loss: binary[loss]["mean"]) == "focal + Dice"
 assert max(row["crosswalk"] for row in binary.values()) < 0.08
 alike = [binary[loss]["crosswalk"] for loss in ("focal + Dice", "Dice", "Tversky", "focal Tversky")]
 assert np.ptp(alike) < 0.025
-ten = {loss: lesson.cost_of_errors(one_class, loss, "very rare", 10) for loss in every_loss}
+ten = {loss: lesson.cost_of_errors(of_binary, loss, "very rare", 10) for loss in every_loss}
 assert min(ten, key=ten.get) == "focal + Dice" and abs(ten["focal + Dice"] - 9.39) < 0.005
 assert abs(ten["focal Tversky"] - 10.65) < 0.005
 cost = {
