@@ -301,8 +301,9 @@ for key in ("mIoU", "IoU Lane Mark", "IoU Moveable"):
 # * **Pasting anywhere** is ahead of pasting on the road by one or two points of mIoU: Part III.
 #
 # No effect on the mIoU is shown for the **model that is kept**: `best_miou` and `best_mbou`, chosen
-# on 16 further scenes, or `last`. With two of the five seeds all three are the same model. Nor is one shown for **half
-# precision**. A CPU only emulates it, so its rounding is measured here, and not its speed.
+# on 16 further scenes, or `last`. With two of the five seeds all three are the same model. Nor is one
+# shown for **half precision**. A CPU only emulates it, so its rounding is measured here, and not its
+# speed.
 #
 # So the preset is not the best way to train *this* model on *this* ride. It is a place to begin.
 #
