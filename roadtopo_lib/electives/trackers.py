@@ -1,7 +1,7 @@
 """Recorders for TensorBoard and Weights & Biases: curves, pictures, settings, the version of the data.
 
-Neither package comes with the library: ``pip install tensorboard``, ``pip install wandb``. Both write to a local
-folder; neither needs a network or an account.
+Neither package comes with the library: ``pip install tensorboard wandb``, or the extra ``tracking``. Both write to a
+local folder; neither needs a network or an account.
 """
 
 import hashlib

@@ -33,6 +33,9 @@ from roadtopo_lib.scenes.render import PRESETS, Scene, check_size, render_scene
 KINDS = (*PRESETS, "aerial")
 """What a data set shows: scenes of ``render_scene``'s presets, or of ``render_aerial``."""
 
+CHOOSING = {("wild", "val"): "painted"}
+"""Preset of a split that chooses among models by a style which their training never shows."""
+
 META, JOURNAL = "meta.json", "meta.partial.jsonl"
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What values that are no record raise, or text that is no JSON."""
@@ -80,7 +83,8 @@ def write_dataset(
         counts: images per split, keys of train, val, test; a finished data set may be asked to grow, not to shrink.
         size: (H, W) in pixels.
         seed: non-negative integer that decides everything.
-        preset: one of `render_scene`'s, or "aerial": roads from above, two classes.
+        preset: one of `render_scene`'s, or "aerial": roads from above, two classes. The split ``val`` of "wild" is
+            "painted".
         amodal: write the amodal labels instead of the visible ones.
         workers: processes; ``None`` takes one per CPU, 1 works in this process.
         progress: show a progress bar on stderr (on a terminal only).
@@ -104,7 +108,7 @@ def write_dataset(
     with locked(out, "synth"):
         records = _open(out, settings, counts)
         tasks = [
-            _Task(out, split, k, image_seed(seed, split, k), size, preset, amodal)
+            _Task(out, split, k, image_seed(seed, split, k), size, CHOOSING.get((preset, split), preset), amodal)
             for split in SPLITS
             for k in range(counts.get(split, 0))
         ]

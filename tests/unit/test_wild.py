@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from roadtopo_lib.scenes import render_scene
+from roadtopo_lib.data.images import read_image
+from roadtopo_lib.scenes import render_scene, write_dataset
+from roadtopo_lib.scenes.synth import image_seed
 from roadtopo_lib.scenes.wild import paint_over, restyle, sample_any_camera, spectral_noise
 
 SIZE = (90, 160)
@@ -52,3 +54,11 @@ def test_the_road_is_rougher_and_its_labels_stay_those_of_its_lines():
         for k, lane in enumerate(scene.lanes, start=1):
             x, y = np.clip(lane.round().astype(int).T, 0, [[SIZE[1] - 1], [SIZE[0] - 1]])
             assert (scene.instance_amodal[y, x] == k).mean() > 0.5
+
+
+def test_a_wild_set_is_chosen_by_painted_scenes(tmp_path):
+    write_dataset(tmp_path, {"train": 1, "val": 1, "test": 1}, SIZE, 4, "wild", workers=1, progress=False)
+    for split, preset in (("train", "wild"), ("val", "painted"), ("test", "wild")):
+        scene = render_scene(image_seed(4, split, 0), SIZE, preset)
+        stored = read_image(tmp_path / split / "images" / f"{split}_00000.jpg")
+        assert np.abs(stored.astype(int) - scene.image).mean() < 8  # but for the compression
