@@ -67,10 +67,9 @@ strip(5, photo=PHOTO)
 # %% tags=["folded"]
 # @title Imports
 import copy
-import io
 import math
 import tempfile
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +79,12 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import frame, my_photo, progress, reveal, samples, schematics, show
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons import training as lesson
 from roadtopo_lib.course.lessons import training_pictures as pictures
-from roadtopo_lib.course.lessons.end_to_end import read_history, run_command
+from roadtopo_lib.course.lessons.end_to_end import outcome, read_history, run_command
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.strip import boxes_of, shipped_segmenter
 from roadtopo_lib.data.samples import write_sample
@@ -1747,34 +1745,30 @@ for split, count in (("train", 4), ("val", 1)):
         sample = [array[::2, ::2] for array in LaneInstanceDataset(samples(), split).read(k)]
         write_sample(few / split, f"scene_{k}", *sample)
 two_epochs = short.replace(batch_size=2, epochs=2)
-
-
-def trained(name, settings=two_epochs, **options):
-    made = lesson.StepLosses()
-    recorders = [made, *options.pop("recorders", ())]
-    quiet = redirect_stdout(io.StringIO()), redirect_stderr(None)  # without stderr, no progress
-    with suppress(lesson.PowerCut), quiet[0], quiet[1]:
-        train_lane_model(settings, few, folder / name, "cpu", recorders=recorders, **options)
-    return [step for step, _ in made.steps]
-
-
-dies = [lesson.Killed(at_step=3)]
-assert trained("resumed", recorders=dies, resume=True)[0] == 1  # "starts one where there is none"
-assert RunFolder(folder / "resumed").newest().step == 2  # "after every epoch"
-assert trained("resumed", resume=True) == [3, 4]  # "where the folder's run ended"
+two_epochs.to_yaml(folder / "two.yaml")
+train = "train lane --config two.yaml --data few --device cpu --resume --output"
+assert outcome(f"{train} begun", folder)[0] == 0
+assert RunFolder(folder / "begun").newest().step == 4  # "starts one where there is none"
+scenes, one = (
+    LaneInstanceDataset(few, split, build_transform(two_epochs, split == "train"))
+    for split in ("train", "val")
+)
+batches = [build_loader(part, two_epochs, shuffle=part is scenes) for part in (scenes, one)]
+dies = [RunFolder(folder / "died"), lesson.Killed(at_step=3)]
+with suppress(lesson.PowerCut):
+    lesson.new_trainer(two_epochs, recorders=dies).fit(*batches)
+assert RunFolder(folder / "died").newest().step == 2  # "after every epoch"
+said = outcome(f"{train} died", folder)[1]
+assert "(step 2)" in said[0] and "2/2" in said[1]  # "where the folder's run ended"
 shared = lesson.new_trainer(two_epochs.replace(accumulation_steps=2))
-scenes = LaneInstanceDataset(few, "train", build_transform(two_epochs, train=True))
 unshuffled = build_loader(scenes, two_epochs, shuffle=False)
 shared.fit(unshuffled, [next(iter(unshuffled))])
 assert shared.state.step == 2 and shared.history[-1]["lr_heads"] < 1e-9  # "not batches"
 harmed = few / "val" / "instance_masks" / "scene_0.png"
 harmed.write_bytes(harmed.read_bytes()[:-100])
-seen = lesson.StepLosses()
-try:
-    trained("refused", recorders=[seen])
-    raise AssertionError("a damaged file was accepted")
-except ValueError:
-    assert not seen.steps  # "checks every file of the data first, then trains"
+code, said = outcome(f"{train} refused --checkpoint-every 1", folder)
+assert code == 2 and "scene_0.png: damaged" in said[0]
+assert not (folder / "refused").exists()  # "checks every file of the data first, then trains"
 
 # %% tags=["folded"]
 # @title Claims, continued: the encoder's rate, and runs that go wrong

@@ -73,8 +73,6 @@ import numpy as np
 import torch
 from scipy.optimize import brentq, linear_sum_assignment
 
-from roadtopo_lib.app import check_data
-from roadtopo_lib.app.horizon import crop_top_for, horizon_row
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.course import (
     frame,
@@ -94,6 +92,7 @@ from roadtopo_lib.course.lessons.end_to_end import (
     interval,
     lane_counts,
     on_ground,
+    outcome,
     paired_interval,
     read_history,
     recall_by_paint,
@@ -1556,17 +1555,20 @@ assert (classes[42:49] == CROSSWALK).all()  # "Lanes end where a crosswalk cover
 
 
 small = [[array[::2, ::2] for array in others.read(k)] for k in range(3)]  # 128 × 256
+shipped = samples() / "tiny.safetensors"
 
 
-def spoilt(kind, change):
-    with tempfile.TemporaryDirectory(dir=work) as root:
-        for k, split in enumerate(("train", "train", "val")):
-            write_sample(Path(root) / split, f"road_{k}", *small[k])
-        change(sample_files(Path(root) / "train", "road_0"))
-        report = check_data.Report(Path(root), None, tuning)
-    found = {finding.check for finding in report.findings}
-    assert kind in (None, *found), f"{kind} was not found, only {found}"
-    return report.count(check_data.ERROR)
+def checked(name, harm):
+    """The errors of a set of six scenes, with the files that they are found in."""
+    root = work / name
+    for k in range(6):
+        split = "val" if k == 5 else "train"
+        write_sample(root / split, f"road_{k}", *small[k % 3])
+        harm.get(k, lambda *files: None)(*sample_files(root / split, f"road_{k}"))
+    outcome(f"check-data {name} --json {name}.json", work)
+    report = json.loads((work / f"{name}.json").read_text())
+    kinds = {(row["check"], Path(file).stem) for row in report["findings"] for file in row["files"]}
+    return report["counts"]["error"], kinds
 
 
 def write_mask(place, mask):
@@ -1574,23 +1576,25 @@ def write_mask(place, mask):
 
 
 whole, classes, ids = small[0]
-harm = {  # "missing or damaged files, ids out of range, masks of 0 and 255, instances where …"
-    "missing_mask": lambda files: files[1].unlink(),
-    "truncated": lambda files: files[0].write_bytes(files[0].read_bytes()[:-2000]),
-    "class_ids": lambda files: write_mask(files[1], np.where(classes == ROAD, 77, classes)),
-    "binary_mask": lambda files: write_mask(files[1], np.uint8(255 * (ids > 0))),
-    "instances_off_lanes": lambda files: write_mask(files[2], np.roll(ids, 40, axis=1)),
-}
-assert all(spoilt(kind, change) > 0 for kind, change in harm.items())
-assert spoilt(None, lambda files: None) == 0
 next_frame = np.clip(np.roll(whole, 2, axis=1).astype(int) + 3, 0, 255).astype(np.uint8)
-_ = spoilt(
-    "near_duplicates",  # "near-duplicates between splits"
-    lambda files: write_sample(files[0].parents[2] / "val", "next", next_frame, classes, ids),
-)
-meet = horizon_row(lanes["found"], 512)  # "the row where the lanes meet"
-assert abs(meet - camera.project([0, 0, 1e6])[0][1]) < 5
-assert meet - 512 * crop_top_for([meet / 512]) > 15  # px: "keeps it in the image"
+harm = {  # "missing or damaged files, ids out of range, masks of 0 and 255, instances where …"
+    0: lambda image, *_: image.write_bytes(image.read_bytes()[:-2000]),
+    1: lambda _, mask, __: mask.unlink(),
+    2: lambda _, mask, __: write_mask(mask, np.where(small[2][1] == ROAD, 77, small[2][1])),
+    3: lambda _, mask, __: write_mask(mask, np.uint8(255 * (ids > 0))),
+    4: lambda _, __, instances: write_mask(instances, np.roll(small[1][2], 40, axis=1)),
+}
+kinds = ("truncated", "missing_mask", "class_ids", "binary_mask", "instances_off_lanes")
+errors, found_kinds = checked("spoilt", harm)
+wanted = {(kind, f"road_{k}") for k, kind in enumerate(kinds)}
+assert errors >= 5 and wanted <= found_kinds, wanted - found_kinds
+twice = {5: lambda image, *_: write_image(image, next_frame)}  # like road_0 of train
+errors, found_kinds = checked("twice", twice)
+assert errors == 0 and "near_duplicates" in dict(found_kinds)  # "near-duplicates between splits"
+_, rows = outcome(f"horizon {samples() / 'frame' / 'images'} --model {shipped}", work)
+meet, crop_top = 512 * float(rows[1].split()[1]), float(rows[2].split()[-1])
+assert abs(meet - camera.project([0, 0, 1e6])[0][1]) < 5  # "the row where the lanes meet"
+assert 512 * crop_top < meet - 15  # px: "keeps it in the image"
 assert not LaneSegmentationConfig.preset("own-data").pretrained  # "trains from scratch"
 
 # %% tags=["folded"]
