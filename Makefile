@@ -42,7 +42,7 @@ lint: setup  ## check style and formatting
 pytest: setup  ## run the tests and the notebooks, with coverage
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser \
 		$(if $(NOTEBOOKS),--nbval $(NOTEBOOKS)) tests/notebooks tests/unit -n $(JOBS) --dist loadscope --no-loadscope-reorder \
-		--cov=roadtopo_lib --cov-report=term-missing:skip-covered --cov-fail-under=85
+		--durations=40 --cov=roadtopo_lib --cov-report=term-missing:skip-covered --cov-fail-under=85
 
 lab: setup  ## open the course in JupyterLab
 	@test -e notebooks/01_config.ipynb || echo "notebooks/01_config.ipynb is not there yet: opening the folder notebooks"

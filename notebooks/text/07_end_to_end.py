@@ -837,7 +837,10 @@ print(f"95 % within {gain_low:+.3f} … {gain_high:+.3f}")
 #
 # ```bash
 # road-topology infer lane --model data_samples/tiny.safetensors --input my_images --output found
+# road-topology infer lane --model data_samples/tiny.safetensors --input drive.mp4 --output film.mp4
 # ```
+#
+# The film has the lanes drawn in, and each lane keeps its number while it is in view.
 #
 # This model has seen rendered roads only, and every score of this notebook was measured on rendered
 # roads. So look at its results on photographs before you trust it.
@@ -1159,7 +1162,7 @@ assert abs(f1["after"] - f1["before"]) < 0.1
 # %% [markdown]
 # ### Where the limits are
 #
-# * One image at a time: no tracking from frame to frame.
+# * The network sees one image at a time. Only the curves are followed from frame to frame, in films.
 # * Flat ground and a known camera for metres.
 # * Lines, kerbs and crosswalks; no arrows, signs or stop lines.
 # * Trained on rendered roads only.
