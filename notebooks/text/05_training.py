@@ -84,7 +84,8 @@ from roadtopo_lib.course import frame, my_photo, progress, reveal, samples, sche
 from roadtopo_lib.course.exercises import check
 from roadtopo_lib.course.lessons import training as lesson
 from roadtopo_lib.course.lessons import training_pictures as pictures
-from roadtopo_lib.course.lessons.end_to_end import outcome, read_history, run_command
+from roadtopo_lib.course.lessons.end_to_end import outcome as of_command
+from roadtopo_lib.course.lessons.end_to_end import read_history, run_command
 from roadtopo_lib.course.parts import keep
 from roadtopo_lib.course.strip import boxes_of, shipped_segmenter
 from roadtopo_lib.data.samples import write_sample
@@ -1747,7 +1748,7 @@ for split, count in (("train", 4), ("val", 1)):
 two_epochs = short.replace(batch_size=2, epochs=2)
 two_epochs.to_yaml(folder / "two.yaml")
 train = "train lane --config two.yaml --data few --device cpu --resume --output"
-assert outcome(f"{train} begun", folder)[0] == 0
+assert of_command(f"{train} begun", folder)[0] == 0
 assert RunFolder(folder / "begun").newest().step == 4  # "starts one where there is none"
 scenes, one = (
     LaneInstanceDataset(few, split, build_transform(two_epochs, split == "train"))
@@ -1758,7 +1759,7 @@ dies = [RunFolder(folder / "died"), lesson.Killed(at_step=3)]
 with suppress(lesson.PowerCut):
     lesson.new_trainer(two_epochs, recorders=dies).fit(*batches)
 assert RunFolder(folder / "died").newest().step == 2  # "after every epoch"
-said = outcome(f"{train} died", folder)[1]
+said = of_command(f"{train} died", folder)[1]
 assert "(step 2)" in said[0] and "2/2" in said[1]  # "where the folder's run ended"
 shared = lesson.new_trainer(two_epochs.replace(accumulation_steps=2))
 unshuffled = build_loader(scenes, two_epochs, shuffle=False)
@@ -1766,7 +1767,7 @@ shared.fit(unshuffled, [next(iter(unshuffled))])
 assert shared.state.step == 2 and shared.history[-1]["lr_heads"] < 1e-9  # "not batches"
 harmed = few / "val" / "instance_masks" / "scene_0.png"
 harmed.write_bytes(harmed.read_bytes()[:-100])
-code, said = outcome(f"{train} refused --checkpoint-every 1", folder)
+code, said = of_command(f"{train} refused --checkpoint-every 1", folder)
 assert code == 2 and "scene_0.png: damaged" in said[0]
 assert not (folder / "refused").exists()  # "checks every file of the data first, then trains"
 

@@ -856,10 +856,10 @@ for loss in ("CE", "Dice", "focal + Dice", "Tversky", "focal Tversky"):
 # With six classes, focal + Dice is not ahead: the two losses with weights gain more, and so does
 # CE + Dice. Its α = 0.25 weighs every class but the background *less*.
 #
-# On binary masks CE finds next to nothing, and focal + Dice 8 % of the pixels. Dice, Tversky and focal
-# Tversky find 21 to 31 %, with about three false pixels for each true one. The IoU of these four is
-# alike. Focal + Dice has the highest mean IoU of all. So the advice points the right way there, but
-# no IoU of the crosswalk exceeds 0.08: one scene in ten is little to learn from.
+# On binary masks CE finds next to nothing, and focal + Dice 8 % of the pixels. Dice, Tversky and
+# focal Tversky find 21 to 31 %, with about three false pixels for each true one. The IoU of these
+# four is alike. Focal + Dice has the highest mean IoU of all. So the advice points the right way
+# there, but no IoU of the crosswalk exceeds 0.08: one scene in ten is little to learn from.
 #
 # ## Misses that cost more
 #
