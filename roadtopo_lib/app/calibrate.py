@@ -26,7 +26,7 @@ from roadtopo_lib.strips import enlarged, shrunk
 
 FOLDS = 4
 """The error is measured on scenes that a fit did not see: each fold in turn."""
-FEWEST = 20
+FEWEST = 100
 """Instances of a kind, right and wrong together, for a calibration of its own."""
 
 

@@ -178,7 +178,8 @@ def test_thresholds_that_mean_nothing_are_refused(threshold, message):
         load_segmenter(MODEL, threshold=threshold)
 
 
-def test_the_command_fits_and_keeps_it_and_infer_heeds_it(tmp_path, capsys):
+def test_the_command_fits_and_keeps_it_and_infer_heeds_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("roadtopo_lib.app.calibrate.FEWEST", 20)
     write_dataset(tmp_path / "data", {"val": 14}, (120, 208), 5, "all", amodal=True, workers=1, progress=False)
     model = tmp_path / "m.safetensors"
     shutil.copy(MODEL, model)
@@ -212,6 +213,7 @@ def test_images_are_calibrated_at_the_size_at_which_infer_sees_them(tmp_path, mo
     original = ConfidentSegmenter.predict
     monkeypatch.setattr(ConfidentSegmenter, "predict", lambda s, image: seen.append(image.shape) or original(s, image))
     data = LaneInstanceDataset(root, "val")
+    monkeypatch.setattr("roadtopo_lib.app.calibrate.FEWEST", 20)
     calibrate(model, data, "cpu")
     load_segmenter(model, "cpu")(data.read(0)[0])
     assert len(seen) == 15
