@@ -2,6 +2,7 @@
 
 Needs numpy, OpenCV, onnxruntime and this library's post-processing. It prints what ``road-topology infer lane`` writes
 for one view of the image (``LaneSegmenter(..., tta=False)``), as JSON; ``--overlay FILE`` also paints the lanes.
+All lanes are kept: what ``road-topology calibrate`` fitted does not count here.
 """
 
 import argparse

@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from roadtopo_lib.files import load_weights
 from roadtopo_lib.labels import ClassTable
-from roadtopo_lib.models import load_with_info
 from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.postprocess import LanePostProcessor, LaneResult
 
@@ -127,7 +127,7 @@ def stripes(image: np.ndarray, pixels: np.ndarray) -> int:
         pixels: (H, W) bool, at least one.
     """
     rows = np.flatnonzero(pixels.any(axis=1))
-    low, high = np.quantile(rows, [0.4, 0.6]).round().astype(int)
+    low, high = np.quantile(rows, [0.4, 0.6], method="nearest")  # rows that hold pixels, even if an area has gaps
     band, inside = image[low : high + 1].astype(np.float32).mean(axis=2), pixels[low : high + 1]
     columns = np.flatnonzero(inside.any(axis=0))
     profile = (band * inside).sum(axis=0)[columns] / inside.sum(axis=0)[columns]
@@ -217,7 +217,7 @@ def load_segmenter(path: str | Path, device: str | None = None, threshold: float
         FileNotFoundError, ValueError: see ``LaneSegmenter.from_checkpoint``.
         ValueError: a threshold outside of 0..1 or for a model without calibration, or a calibration that is none.
     """
-    plain, kept = LaneSegmenter.from_checkpoint(path, device), load_with_info(path)[1].get("confidence")
+    plain, kept = LaneSegmenter.from_checkpoint(path, device), load_weights(path).info.get("confidence")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"confidence is {threshold}, expected 0 to 1")
     if kept is None and threshold is None:
@@ -227,13 +227,14 @@ def load_segmenter(path: str | Path, device: str | None = None, threshold: float
     features = {"lanes": LANE_FEATURES, "crossings": CROSSING_FEATURES}
     try:
         parts = {kind: None if kept[kind] is None else Calibration(**kept[kind]) for kind in features}
-        own = tuple(float(kept["thresholds"][kind]) for kind in features)
+        own = {kind: float(kept["thresholds"][kind]) for kind in features}
         for kind, part in parts.items():
-            if part is not None and not np.isfinite(part(np.zeros((1, len(features[kind]))))).all():
+            values = [own[kind]] if part is None else [own[kind], part.bias, *part.weights]
+            if not np.isfinite(values).all() or len(values) not in (1, 2 + len(features[kind])):
                 raise ValueError(f"the numbers of {kind} are none")
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: its calibration cannot be read: {error}") from None
-    thresholds = own if threshold is None else (threshold, threshold)
+    thresholds = tuple(own.values()) if threshold is None else (threshold, threshold)
     return ConfidentSegmenter(plain.model, plain.config, plain.device, plain.tta, **parts, thresholds=thresholds)
 
 

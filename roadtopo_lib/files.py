@@ -179,12 +179,14 @@ def temporary_beside(path: Path, ending: str = "") -> Iterator[Path]:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Inside, an error of the system names ``path`` and the reason, and keeps its kind."""
+    """Inside, an error of the system names ``path`` and the reason, and keeps its kind; one that is named passes."""
     try:
         yield
     except OSError as error:
+        if getattr(error, "is_named", False):
+            raise
         named = type(error)(f"{path}: cannot be written ({error.strerror or error})")
-        named.errno = error.errno
+        named.errno, named.is_named = error.errno, True
         raise named from None
 
 

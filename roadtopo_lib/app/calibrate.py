@@ -22,10 +22,11 @@ from roadtopo_lib.metrics import LaneF1
 from roadtopo_lib.metrics.instances import mask_iou, match_by_iou
 from roadtopo_lib.metrics.lanes import polylines_from_instances
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.strips import enlarged, shrunk
 
 FOLDS = 4
 """The error is measured on scenes that a fit did not see: each fold in turn."""
-FEWEST = 20
+FEWEST = 100
 """Instances of a kind, right and wrong together, for a calibration of its own."""
 
 
@@ -55,16 +56,18 @@ def calibrate(model: Path, dataset: LaneInstanceDataset, device: str | None = No
     true = dict.fromkeys(kinds, 0)
     for index in progress_bar(range(len(dataset)), desc="calibrate", unit="image", leave=False, disable=None):
         image, semantic, instance = dataset.read(index)
-        outputs = segmenter.predict(image)
-        result = segmenter.postprocessor.process(**outputs)
+        outputs = segmenter.predict(shrunk(image, segmenter.most_pixels))
+        small = segmenter.postprocessor.process(**outputs)  # the features are of the size at which ``infer`` sees it
+        result = enlarged(small, image.shape[:2])
         targets = polylines_from_instances(instance, instances_by_role(semantic, instance, "lane", dataset.classes))
         true["lanes"] += len(targets)
         iou = LaneF1().iou_matrix(result["lane_polylines"], targets, image.shape[:2])
-        kinds["lanes"] += _rows(index, lane_features(result, outputs["confidence"]), iou)
+        kinds["lanes"] += _rows(index, lane_features(small, outputs["confidence"]), iou)
         ids = instances_by_role(semantic, instance, "crosswalk", dataset.classes)
         true["crossings"] += len(ids)
         iou = mask_iou(result["crosswalk_instances"], np.where(np.isin(instance, ids), instance, NO_INSTANCE))
-        features = crossing_features(result, outputs["crossing"], outputs["first_row"], image, dataset.classes)
+        seen = (outputs["crossing"], outputs["first_row"], outputs["image"])
+        features = crossing_features(small, *seen, dataset.classes)
         kinds["crossings"] += _rows(index, features, iou)
     report, fitted = {}, {}
     for kind, rows in kinds.items():

@@ -134,7 +134,10 @@ def infer(arguments: argparse.Namespace) -> int:
         extra["newer_than"] = arguments.model.stat().st_mtime
     places, made = (arguments.input, arguments.output), 0
     if is_film(arguments.output) and is_video(arguments.input):
-        return _film(arguments, on_fault) or int(bool(faults))
+        _film(arguments, on_fault)
+        return int(bool(faults))
+    if arguments.tile is not None and arguments.confidence is not None:
+        raise ValueError("--confidence does not go with --tile: what is found in tiles has no calibrated confidence")
     is_array = arguments.input.suffix.lower() == ".npy"
     try:
         with connected():
@@ -171,15 +174,19 @@ def export_folder(arguments: argparse.Namespace) -> None:
     export_folder(arguments.model, arguments.output)
 
 
-def _film(arguments: argparse.Namespace, on_fault: Callable[[str], None]) -> int:
+def _film(arguments: argparse.Namespace, on_fault: Callable[[str], None]) -> None:
     """``infer`` of a video into a film."""
     from roadtopo_lib.confidence import load_segmenter
+    from roadtopo_lib.distributed import connected, world_size
     from roadtopo_lib.tracking import follow_video
 
     given = {"--format": arguments.format, "--h-samples": arguments.h_samples, "--tile": arguments.tile}
     wrong = [name for name, value in given.items() if value is not None] + ["--resume"] * arguments.resume
     if wrong:
         raise ValueError(f"{arguments.output}: a film does not go with {', '.join(wrong)}")
+    with connected():
+        if world_size() > 1:
+            raise ValueError(f"{arguments.output}: a film is one file of all frames: use one process")
     segmenter = load_segmenter(arguments.model, _device(arguments), arguments.confidence)
     began, tracks, frames = time.perf_counter(), 0, 0
     followed = follow_video(segmenter, arguments.input, arguments.output, on_fault)
@@ -187,7 +194,6 @@ def _film(arguments: argparse.Namespace, on_fault: Callable[[str], None]) -> int
         frames, tracks = frames + 1, max([tracks, *(lane.track for lane in frame.lanes)])
     seconds = time.perf_counter() - began
     say(f"{arguments.output}  {frames} frames, {tracks} lanes followed, {frames / seconds:.1f} frames/s")
-    return 0
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
@@ -195,10 +201,14 @@ def calibrate(arguments: argparse.Namespace) -> None:
     from roadtopo_lib.app.calibrate import calibrate, draw_reliability
     from roadtopo_lib.data.samples import locate_split
     from roadtopo_lib.dataset import LaneInstanceDataset
+    from roadtopo_lib.files import check_writable
     from roadtopo_lib.pipeline import LaneSegmenter
 
     root, split = locate_split(arguments.data, arguments.split)
     classes = LaneSegmenter.from_checkpoint(arguments.model, "cpu").classes
+    for path in (arguments.model, arguments.picture):
+        if path is not None:
+            check_writable(path)
     report = calibrate(arguments.model, LaneInstanceDataset(root, split, classes=classes), _device(arguments))
     for kind, threshold in report["thresholds"].items():
         if (about := report[kind]) is None:

@@ -23,6 +23,7 @@ from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import say
 from roadtopo_lib.data.images import list_images, read_images
 from roadtopo_lib.files import HEADER_KEY, check_writable, write_atomic
+from roadtopo_lib.hub import weights_of
 from roadtopo_lib.models import LaneModel, class_logits, load_with_info, upsample_to
 from roadtopo_lib.pipeline import LaneSegmenter, View
 
@@ -161,13 +162,15 @@ def export_onnx(model: Path, output: Path, probabilities: bool = False, calibrat
         calibration: images for an int8 model: a folder, a split or a data set (its training images).
 
     Raises:
-        ValueError: a missing package, another ending, a model without the settings of its training, or an exported
-            model that answers otherwise; nothing is written then.
+        ValueError: a missing package, another ending, a model without embeddings or without the settings of its
+            training, or an exported model that answers otherwise; nothing is written then.
     """
     require_onnx("onnx", "onnxscript", "onnxruntime")
     if output.suffix.lower() != ".onnx":
         raise ValueError(f"{output}: expected a name ending in .onnx")
     network, info = load_with_info(model)
+    if getattr(network, "embedding_dim", None) == 0:
+        raise ValueError(f"{model}: has no embeddings (embedding_dim 0), expected some: they are an output of the file")
     check_writable(output)
     files = [] if calibration is None else calibration_images(calibration)
     if files and not isinstance(info.get("training"), dict):
@@ -242,7 +245,19 @@ def quantised(content: bytes, images: Sequence[np.ndarray]) -> bytes:
 
 
 def export_folder(model: Path, output: Path) -> None:
-    """Writes a folder with weights, config and model card."""
+    """Writes a folder with weights, config and model card.
+
+    Raises:
+        ValueError: a folder that holds files of these names, but of something else.
+    """
     network, info = load_with_info(model)
+    taken = [name for name in ("model.safetensors", "config.json", "README.md") if (output / name).exists()]
+    if taken:
+        try:
+            weights_of(output, network.kind)
+        except (FileNotFoundError, ValueError):
+            raise ValueError(
+                f"{output}: {', '.join(taken)} would be written over, which no such model wrote; choose another folder"
+            ) from None
     network.save_pretrained(output, **info)
     say(f"{output}: model.safetensors, config.json, README.md")

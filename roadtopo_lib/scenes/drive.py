@@ -25,7 +25,8 @@ def render_drive(
         size, preset: see ``render_scene``.
         speed: metres per second.
         fps: frames per second.
-        lane_change: metres to the right by which the car changes its lane in the middle of the drive, within 4 seconds.
+        lane_change: metres to the right by which the car changes its lane in the middle of the drive, within 4 seconds,
+            of which a shorter drive shows a part.
 
     Raises:
         ValueError: see ``render_scene``; a speed below 0, or no frames per second.

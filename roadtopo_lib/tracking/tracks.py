@@ -46,8 +46,8 @@ class LaneTracker:
     """Follows lanes through the frames of a video.
 
     A lane's curve is measured at K rows of the image, and each row has a Kalman filter with constant speed. The lanes
-    of a frame are assigned to the tracks so that the sum of the mean distances is least; a lane that is far from every
-    track begins one of its own.
+    of a frame are assigned to the tracks so that the sum of the mean distances is least. Of two pieces of a lane the
+    longer one keeps its number. A lane that is far from every track begins one of its own.
 
     Args:
         size: (H, W) of the frames in pixels.
@@ -85,20 +85,26 @@ class LaneTracker:
         return [TrackedLane(track.number, self._polyline(track), track.found) for track in shown]
 
     def _columns(self, line: np.ndarray) -> np.ndarray:
-        """(M, 2) → (K,)."""
+        """(M, 2) → (K,). Points that are not finite are left out; without any the lane is NaN everywhere."""
+        line = line.reshape(-1, 2)
+        line = line[np.isfinite(line).all(axis=1)]
+        if len(line) == 0:
+            return np.full(ROWS, np.nan)
         order = np.argsort(line[:, 1], kind="stable")
         return np.interp(self.heights, line[order, 1], line[order, 0] / self.size[1], left=np.nan, right=np.nan)
 
     def _assign(self, measured: list[np.ndarray]) -> dict[int, int]:
         """Place of the track → place of its lane."""
-        cost = np.full((len(self.tracks), len(measured)), 1e3)
+        far = 2 * NEAR  # whatever is too far is equally far
+        cost = np.full((len(self.tracks), len(measured)), far)
         for k, track in enumerate(self.tracks):
             for place, columns in enumerate(measured):
                 apart = np.abs(track.column - columns)
-                if np.isfinite(apart).any():
-                    cost[k, place] = np.nanmean(apart)
-        rows, columns = linear_sum_assignment(np.minimum(cost, NEAR))  # whatever is too far is equally far
-        return {int(k): int(place) for k, place in zip(rows, columns, strict=True) if cost[k, place] < NEAR}
+                common = np.isfinite(apart).sum()
+                if common and np.nanmean(apart) < NEAR:
+                    cost[k, place] = np.nanmean(apart) + NEAR * (1 - common / np.isfinite(track.column).sum())
+        rows, columns = linear_sum_assignment(cost)
+        return {int(k): int(place) for k, place in zip(rows, columns, strict=True) if cost[k, place] < far}
 
     def _polyline(self, track: "_Track") -> np.ndarray:
         first, last = track.extent

@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from roadtopo_lib.data.checks import in_order
 from roadtopo_lib.decoding import numbered_frames, opened_video
-from roadtopo_lib.files import clear_unfinished, temporary_beside, utf8_name
+from roadtopo_lib.files import check_writable, clear_unfinished, temporary_beside, utf8_name
 from roadtopo_lib.inference.files import is_video
 from roadtopo_lib.inference.records import describe
 from roadtopo_lib.labels import LINE_WIDTH
@@ -60,8 +61,8 @@ def follow_video(
         on_fault: told in a line how many frames are missing.
 
     Raises:
-        FileNotFoundError, ValueError: no video, or none that can be decoded; an output that does not end in .mp4 or
-            is the input.
+        FileNotFoundError, ValueError: no video, or none that can be decoded, or of a size or rate that films cannot
+            have; an output that does not end in .mp4 or is the input.
         OSError: the output cannot be written.
     """
     source, output = Path(source), Path(output)
@@ -75,14 +76,22 @@ def follow_video(
         raise ValueError(f"{output}: a film is made of a video, but {source} is none")
     frames = numbered_frames(utf8_name(source), on_fault)
     first = next(frames)  # nothing is written for a video that cannot be decoded
-    size, fps = first[1].shape[:2], opened_video(utf8_name(source)).get(cv2.CAP_PROP_FPS) or USUAL_FPS
-    clear_unfinished(output.parent, older_than=3600)
+    size, told = first[1].shape[:2], opened_video(utf8_name(source)).get(cv2.CAP_PROP_FPS)
+    fps = round(told, 3 if told < 60 else 1)  # MPEG-4 has fractions whose numerators end at 65,535
+    fps = fps if fps > 0 else USUAL_FPS
     tracker, lines, written = LaneTracker(size), output.with_suffix(".jsonl"), 0
+    clear_unfinished(output.parent, older_than=3600)
+    for path in (output, lines):
+        check_writable(utf8_name(path))
     with (
-        temporary_beside(output, FILM) as film, temporary_beside(lines) as records,
-        records.open("w", encoding="utf-8") as file, ThreadPoolExecutor(1) as decoding, ThreadPoolExecutor(1) as behind,
+        temporary_beside(lines) as records, temporary_beside(output, FILM) as film,
+        records.open("w", encoding="utf-8") as file, ExitStack() as afterwards, ThreadPoolExecutor(1) as decoding,
+        ThreadPoolExecutor(1) as behind,
     ):  # fmt: skip
         writer = cv2.VideoWriter(str(film), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*CODEC), fps, size[::-1])
+        afterwards.callback(writer.release)  # of a film that is broken off: once no thread writes into it any more
+        if not writer.isOpened():
+            raise ValueError(f"{output}: no film can have {size[1]}×{size[0]} pixels and {fps:g} frames a second")
 
         def look(frame: tuple[int, np.ndarray]) -> tuple[int, np.ndarray, dict]:
             return *frame, segmenter.predict(shrunk(frame[1], segmenter.most_pixels))
@@ -98,16 +107,14 @@ def follow_video(
 
         decoded = in_order(decoding, lambda _: next(frames, None), itertools.repeat(0), AHEAD)
         images = itertools.chain([first], itertools.takewhile(lambda frame: frame is not None, decoded))
-        try:
-            for followed in in_order(behind, finish, map(look, images), AHEAD):
-                file.write(json.dumps(followed.record) + "\n")
-                written += 1
-                yield followed
-        finally:
-            writer.release()
+        for followed in in_order(behind, finish, map(look, images), AHEAD):
+            file.write(json.dumps(followed.record) + "\n")
+            written += 1
+            yield followed
+        writer.release()
         file.close()
         if int(opened_video(str(film)).get(cv2.CAP_PROP_FRAME_COUNT)) != written:  # the writer keeps its errors
-            raise OSError(f"{output}: the film could not be written to its end; is the disk full?")
+            raise OSError("could not be written to its end; is the disk full?")
         film.replace(output)
         records.replace(lines)
 

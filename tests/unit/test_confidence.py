@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
+from roadtopo_lib.app.calibrate import calibrate
 from roadtopo_lib.app.cli import main
 from roadtopo_lib.confidence import (
     Calibration,
@@ -20,6 +21,7 @@ from roadtopo_lib.confidence import (
 )
 from roadtopo_lib.course.data import samples
 from roadtopo_lib.data.images import read_image
+from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.files import load_weights, save_weights
 from roadtopo_lib.labels import CLASSES
 from roadtopo_lib.models import load_with_info
@@ -80,6 +82,14 @@ def test_stripes_are_counted_whatever_their_number_and_bare_road_has_none():
     assert stripes(np.full((40, 130, 3), 80, np.uint8), pixels) == 0
 
 
+@pytest.mark.parametrize("rows", [[3, 30], [3, 4, 30, 31]])
+def test_a_crossing_in_two_parts_has_stripes_too(rows):
+    image, pixels = np.full((40, 60, 3), 80, np.uint8), np.zeros((40, 60), bool)
+    pixels[rows, 5:50] = True
+    image[:, 10:20] = 200
+    assert stripes(image, pixels) == 1
+
+
 def test_a_striped_crossing_on_the_road_is_told_from_a_patch_beside_it():
     image, semantic = np.full((60, 120, 3), 80, np.uint8), np.zeros((60, 120), np.int64)
     semantic[20:, :70] = 1
@@ -135,6 +145,16 @@ def test_doubtful_lanes_go_and_the_others_are_numbered_anew(image, tmp_path):
         ({"lanes": {"weights": [1.0], "bias": 0.0}, "crossings": None, "thresholds": {}}, "cannot be read"),
         (
             {
+                "lanes": {"weights": [1.0], "bias": 0.0}, "crossings": None, "thresholds": {"lanes": 0, "crossings": 0},
+            },
+            "cannot be read",
+        ),
+        (
+            {"lanes": None, "crossings": None, "thresholds": {"lanes": float("nan"), "crossings": 0}},
+            "cannot be read",
+        ),
+        (
+            {
                 "lanes": {"weights": ["a", 1, 2], "bias": 0.0}, "crossings": None,
                 "thresholds": {"lanes": 0, "crossings": 0},
             },
@@ -150,13 +170,16 @@ def test_a_calibration_of_a_stranger_is_one_line(tmp_path, kept, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(("threshold", "message"), [(0.5, "road-topology calibrate"), (1.5, "expected 0 to 1")])
+@pytest.mark.parametrize(
+    ("threshold", "message"), [(0.5, "road-topology calibrate"), (1.5, "expected 0 to 1"), (np.nan, "expected 0 to 1")]
+)
 def test_thresholds_that_mean_nothing_are_refused(threshold, message):
     with pytest.raises(ValueError, match=message):
         load_segmenter(MODEL, threshold=threshold)
 
 
-def test_the_command_fits_and_keeps_it_and_infer_heeds_it(tmp_path, capsys):
+def test_the_command_fits_and_keeps_it_and_infer_heeds_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("roadtopo_lib.app.calibrate.FEWEST", 20)
     write_dataset(tmp_path / "data", {"val": 14}, (120, 208), 5, "all", amodal=True, workers=1, progress=False)
     model = tmp_path / "m.safetensors"
     shutil.copy(MODEL, model)
@@ -180,6 +203,52 @@ def test_the_command_fits_and_keeps_it_and_infer_heeds_it(tmp_path, capsys):
         lanes = [lane for path in output.glob("*.json") for lane in json.loads(path.read_text())["lanes"]]
         assert bool(lanes) == bool(expected)
         assert all(0 < lane["confidence"] < 1 for lane in lanes)
+
+
+def test_images_are_calibrated_at_the_size_at_which_infer_sees_them(tmp_path, monkeypatch):
+    root, model, seen = tmp_path / "data", tmp_path / "m.safetensors", []
+    write_dataset(root, {"val": 14}, (192, 400), 5, "all", amodal=True, workers=1, progress=False)
+    shutil.copy(MODEL, model)
+    monkeypatch.setattr("roadtopo_lib.pipeline.MOST_PIXELS", 1)  # twice the area of the training images then
+    original = ConfidentSegmenter.predict
+    monkeypatch.setattr(ConfidentSegmenter, "predict", lambda s, image: seen.append(image.shape) or original(s, image))
+    data = LaneInstanceDataset(root, "val")
+    monkeypatch.setattr("roadtopo_lib.app.calibrate.FEWEST", 20)
+    calibrate(model, data, "cpu")
+    load_segmenter(model, "cpu")(data.read(0)[0])
+    assert len(seen) == 15
+    assert len(set(seen)) == 1
+    assert seen[0][0] < 192
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    write_dataset(tmp_path / "data", {"val": 1}, (64, 96), 5, "all", workers=1, progress=False)
+    monkeypatch.setattr("roadtopo_lib.app.calibrate.calibrate", lambda *_: pytest.fail("it has begun"))
+    shutil.copy(MODEL, tmp_path / "m.safetensors")
+    command = ["calibrate", "lane", "--model", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "data")]
+    assert main([*command, "--picture", str(tmp_path / "data")]) == 2
+    assert "this is a folder" in capsys.readouterr().err
+
+
+def test_confidence_is_refused_where_tiles_would_ignore_it(image, tmp_path, capsys):
+    model, photo = with_calibration(tmp_path / "m.safetensors"), sorted((samples() / "test" / "images").iterdir())[0]
+    command = ["infer", "lane", "--model", str(model), "--input", str(photo), "--output", str(tmp_path / "out")]
+    assert main([*command, "--tile", "64", "--confidence", "0.5"]) == 2
+    assert "does not go with --tile" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_keeps_the_calibration_and_a_run_that_begins_with_the_model_does_not(tmp_path):
+    model = with_calibration(tmp_path / "m.safetensors")
+    assert main(["export", "folder", "--model", str(model), "--output", str(tmp_path / "folder")]) == 0
+    assert isinstance(load_segmenter(tmp_path / "folder" / "model.safetensors"), ConfidentSegmenter)
+    root = tmp_path / "data"
+    write_dataset(root, {"train": 2, "val": 1}, (64, 96), 5, "all", workers=1, progress=False)
+    (tmp_path / "c.yaml").write_text("image_size: [32, 64]\nbatch_size: 2\nepochs: 1\nnum_workers: 0\n")
+    command = ["train", "lane", "--config", str(tmp_path / "c.yaml"), "--init", str(model), "--data", str(root)]
+    assert main([*command, "--output", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    for name in ("best", "last"):
+        assert "confidence" not in load_with_info(tmp_path / "run" / f"{name}.safetensors")[1]
 
 
 def test_features_of_nothing_are_an_empty_table(image):

@@ -105,6 +105,23 @@ def test_probabilities_are_the_softmax_of_the_enlarged_logits(tiny):
         torch.testing.assert_close(found, tiny[0](images)["logits"].softmax(dim=1))
 
 
+def test_a_folder_of_something_else_is_not_written_over(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    command = ["export", "folder", "--model", str(TINY), "--output"]
+    assert main([*command, str(tmp_path)]) == 2
+    assert "README.md would be written over" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    for _ in range(2):  # one of ours is replaced
+        assert main([*command, str(tmp_path / "new")]) == 0
+
+
+def test_a_model_without_embeddings_is_one_line(tmp_path, capsys):
+    UNet(embedding_dim=0, widths=(8, 16)).save(tmp_path / "m.safetensors")
+    command = ["export", "onnx", "--model", str(tmp_path / "m.safetensors"), "--output", str(tmp_path / "m.onnx")]
+    assert main(command) == 2
+    assert "embedding_dim 0" in capsys.readouterr().err
+
+
 class TestCommand:
     def call(self, monkeypatch, exported, *arguments):
         """The command without the exporter's half minute."""

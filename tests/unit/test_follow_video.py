@@ -2,6 +2,8 @@
 
 import json
 import threading
+import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -86,6 +88,83 @@ def test_a_film_that_is_broken_off_leaves_no_file_and_no_thread(clip, segmenter,
     assert threading.active_count() == before
 
 
+def test_the_writer_is_released_once_no_thread_writes_into_it(clip, segmenter, tmp_path, monkeypatch):
+    """OpenCV frees the encoder at once, and a thread that is still in it ends the process."""
+    events = []
+
+    class Writer:
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
+
+        def __init__(self, *_):
+            pass
+
+        def isOpened(self):
+            return True
+
+        def write(self, _):
+            events.append("begin")
+            time.sleep(0.2)
+            events.append("end")
+
+        def release(self):
+            events.append("release")
+
+    monkeypatch.setattr("roadtopo_lib.tracking.video.cv2.VideoWriter", Writer)
+    frames = follow_video(segmenter, clip, tmp_path / "film.mp4")
+    next(frames)
+    frames.close()
+    assert events[-1] == "release"
+    assert events.count("release") == 1
+    assert events.count("begin") == events.count("end") > 1
+
+
+def test_a_writer_that_does_not_open_is_told_before_the_work(clip, segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr("roadtopo_lib.tracking.video.CODEC", "none")
+    monkeypatch.setattr(segmenter, "predict", lambda _: pytest.fail("it has begun"))
+    with pytest.raises(ValueError, match=r"no film can have 200×120 pixels and 12\.5 frames a second"):
+        next(follow_video(segmenter, clip, tmp_path / "film.mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("told", "expected"), [(240.0123, 240.0), (29.97, 29.97), (0.0, 25.0)])
+def test_odd_sizes_single_frames_and_any_frame_rate_make_a_film(segmenter, tmp_path, monkeypatch, told, expected):
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), told or 10, (66, 34))
+    writer.write(np.full((34, 66, 3), 90, np.uint8))
+    writer.release()
+    first = next(read_video(clip))[1:, 1:]
+    monkeypatch.setattr("roadtopo_lib.tracking.video.numbered_frames", lambda *_: iter([(0, first)]))
+    capture = SimpleNamespace(get=lambda name: {cv2.CAP_PROP_FPS: told, cv2.CAP_PROP_FRAME_COUNT: 1}[name])
+    monkeypatch.setattr("roadtopo_lib.tracking.video.opened_video", lambda _: capture)
+    assert len(list(follow_video(segmenter, clip, tmp_path / "film.mp4"))) == 1
+    film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
+    assert film.get(cv2.CAP_PROP_FPS) == pytest.approx(expected)
+    assert next(read_video(tmp_path / "film.mp4")).shape == (32, 64, 3)  # the codec leaves out the odd row and column
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.jsonl"])
+def test_a_folder_in_the_place_of_an_output_is_told_before_the_work(clip, segmenter, tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(segmenter, "predict", lambda _: pytest.fail("it has begun"))
+    with pytest.raises(IsADirectoryError, match=name):
+        next(follow_video(segmenter, clip, tmp_path / "film.mp4"))
+
+
+def test_an_output_that_opencv_cannot_name_is_one_line(clip, segmenter, tmp_path):
+    with pytest.raises(ValueError, match="not UTF-8"):
+        next(follow_video(segmenter, clip, tmp_path / "f\udcff" / "film.mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_make_no_film_at_once(clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("roadtopo_lib.distributed.world_size", lambda: 2)
+    film = tmp_path / "film.mp4"
+    command = ["infer", "lane", "--model", str(samples() / "tiny.safetensors"), "--input", str(clip)]
+    assert main([*command, "--output", str(film), "--device", "cpu"]) == 2
+    assert "use one process" in capsys.readouterr().err
+    assert not film.exists()
+
+
 def test_a_fault_half_way_keeps_the_film_that_was_there(clip, segmenter, tmp_path, monkeypatch):
     film = tmp_path / "film.mp4"
     film.write_bytes(b"before")
@@ -98,8 +177,9 @@ def test_a_fault_half_way_keeps_the_film_that_was_there(clip, segmenter, tmp_pat
 
 def test_a_writer_that_loses_frames_is_noticed(clip, segmenter, tmp_path, monkeypatch):
     monkeypatch.setattr("roadtopo_lib.tracking.video.draw_tracks", lambda *_: np.zeros((10, 10, 3), np.uint8))
-    with pytest.raises(OSError, match="could not be written to its end"):
+    with pytest.raises(OSError, match="could not be written to its end") as error:
         list(follow_video(segmenter, clip, tmp_path / "film.mp4"))  # frames of another size are left out silently
+    assert str(error.value).count("cannot be written") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -70,5 +70,23 @@ def test_the_curve_ends_where_the_lane_does():
     assert shown[-1][0].polyline[[0, -1], 1] == pytest.approx([90, 179], abs=6)
 
 
+def test_of_two_pieces_the_longer_one_keeps_the_number():
+    rows = line(40)[:, 1]
+    for far, near in ((rows < 100, rows > 105), (rows < 135, rows > 140)):
+        whole, pieces = line(40), [line(40)[far], line(40)[near] + [2, 0]]
+        shown = follow([[whole]] * 5 + [pieces])[-1]
+        assert [lane.found for lane in shown] == [int(near.sum() > far.sum())]
+
+
+def test_points_that_are_no_numbers_and_lanes_without_points_leave_the_others_alone():
+    holes = line(40)
+    holes[[0, 7], [1, 0]] = np.nan
+    nothing = [np.zeros((0, 2)), np.full((3, 2), np.nan), np.array([[100.0, 90.0]]), []]
+    shown = follow([[*nothing, holes, line(150)]] * 5)[-1]
+    assert {lane.track: lane.found for lane in shown} == {1: 4, 2: 5}
+    assert all(np.isfinite(lane.polyline).all() for lane in shown)
+    np.testing.assert_allclose(shown[0].polyline, follow([[line(40), line(150)]] * 5)[-1][0].polyline[1:], atol=0.6)
+
+
 def test_a_lane_shorter_than_a_row_and_no_lane_at_all_are_no_tracks():
     assert follow([[line(100, 60.0, 60.5)], []] * 4)[-1] == []
