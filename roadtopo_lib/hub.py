@@ -175,8 +175,8 @@ def model_card(kind: str, settings: dict, info: dict) -> str:
     parts = [
         f"---\nlibrary_name: roadtopo_lib\npipeline_tag: image-segmentation\n---\n\n# Lane model ({kind})\n\n"
         "Separates lanes and crosswalks of a road image into instances: class logits and embeddings for each pixel.\n",
-        f"```python\nfrom roadtopo_lib.pipeline import LaneSegmenter\n\n"
-        f'result = LaneSegmenter.from_checkpoint("{WEIGHTS[0]}")("road.jpg")\n```\n',
+        "```python\nfrom roadtopo_lib.confidence import load_segmenter\n\n"
+        f'result = load_segmenter("{WEIGHTS[0]}")("road.jpg")\n```\n',
     ]
     for title, rows in (("Architecture", settings), ("Made of", made), ("Scores", scores)):
         known = {name: value for name, value in rows.items() if value is not None}

@@ -25,7 +25,7 @@ from roadtopo_lib.pipeline import LaneSegmenter
 from roadtopo_lib.strips import enlarged, shrunk
 
 FOLDS = 4
-"""The error is measured on scenes that a fit did not see: each fold in turn."""
+"""The error is measured on scenes that a fit did not see, each fold in turn: neighbouring scenes share a fold."""
 FEWEST = 100
 """Instances of a kind, right and wrong together, for a calibration of its own."""
 
@@ -42,7 +42,7 @@ def calibrate(model: Path, dataset: LaneInstanceDataset, device: str | None = No
         device: see ``LaneSegmenter``.
 
     Returns:
-        For ``lanes`` and ``crossings`` (``None`` with fewer than ``FEWEST``, or if all are right or all wrong):
+        For ``lanes`` and ``crossings`` (``None`` with fewer than ``FEWEST``, or if all outside a fold are alike):
         ``count``, ``right``, ``error``, the expected calibration error on scenes that a fit did not see,
         ``error_before``, that of the mean probability, and ``diagram``, see ``reliability``; and ``thresholds``, for
         each the confidence with the best F1.
@@ -93,11 +93,11 @@ def _fitted(rows: list[tuple]) -> tuple[Calibration | None, dict | None]:
     if len(rows) < FEWEST or len(np.unique(right)) < 2:
         return None, None
     features, confidence = np.stack([row[1] for row in rows]), np.zeros(len(rows))
-    for fold in range(FOLDS):
-        held = scene % FOLDS == fold
-        rest = right[~held]
-        part = Calibration.fit(features[~held], rest) if len(np.unique(rest)) == 2 else Calibration.fit(features, right)
-        confidence[held] = part(features[held])
+    fold = scene * FOLDS // (scene.max() + 1)  # scenes that follow each other, as frames of a recording do, in one
+    for k in range(FOLDS):
+        if len(np.unique(right[fold != k])) < 2:
+            return None, None  # its worth could not be measured
+        confidence[fold == k] = Calibration.fit(features[fold != k], right[fold != k])(features[fold == k])
     diagram, error = reliability(confidence, right)
     _, before = reliability(1 / (1 + np.exp(-features[:, 0])), right)
     about = {"count": len(rows), "right": int(right.sum()), "error": round(error, 4), "error_before": round(before, 4)}

@@ -199,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset",
         choices=("day", "all", "night-ride", "wild", "painted", "aerial"),
         default="all",
-        help="kinds of scenes (all)",
+        help="kinds of scenes (all); wild: to train models for photographs, its val is painted",
     )
     synth.add_argument("--amodal", action="store_true", help="labels run on through gaps and behind vehicles")
     synth.add_argument("--workers", type=int, help="processes (default: all cores)")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from roadtopo_lib.app.calibrate import calibrate
+from roadtopo_lib.app.calibrate import _fitted, calibrate
 from roadtopo_lib.app.cli import main
 from roadtopo_lib.confidence import (
     Calibration,
@@ -121,6 +121,25 @@ def test_without_a_threshold_all_that_changes_is_that_confidence_is_there(image,
     means = [outputs["confidence"][plain["lane_instances"] == k].mean() for k in range(1, plain["lane_count"] + 1)]
     np.testing.assert_allclose(result["lane_confidence"], means, rtol=1e-4)  # weight 1 on the mean's logit
     assert type(load_segmenter(MODEL)) is LaneSegmenter
+
+
+def test_the_error_is_that_of_scenes_which_the_fit_did_not_see(monkeypatch):
+    fits, fit = [], Calibration.fit
+    monkeypatch.setattr(Calibration, "fit", lambda features, right: fits.append(features[:, 2]) or fit(features, right))
+    rng = np.random.default_rng(0)
+    scenes = np.repeat(np.arange(40), 5)
+    rows = [(k, np.array([rng.normal(), rng.normal(), float(k)]), bool(rng.random() < 0.7)) for k in scenes]
+    calibration, report = _fitted(rows)
+    assert calibration is not None
+    assert report["count"] == 200
+    held = [sorted(set(range(40)) - set(seen.astype(int))) for seen in fits]
+    assert held == [*(list(range(first, first + 10)) for first in (0, 10, 20, 30)), []]  # neighbours together; then all
+
+
+def test_a_kind_that_is_wrong_in_one_fold_only_has_no_calibration():
+    """Outside of that fold all are right: nothing could tell what a calibration is worth there."""
+    rows = [(k, np.array([float(k % 7), 1.0, 2.0]), k >= 10) for k in np.repeat(np.arange(40), 5)]
+    assert _fitted(rows) == (None, None)
 
 
 def test_doubtful_lanes_go_and_the_others_are_numbered_anew(image, tmp_path):
