@@ -50,13 +50,14 @@ def ask_hub(endpoint: str) -> str | None:
     return problems[-1]
 
 
-def load_network(load: Callable, name: str, sizes: dict, classifier: str):
+def load_network(load: Callable, name: str, backbone: str, sizes: dict, classifier: str):
     """A network with the weights of a hub id or of a local folder in the hub's layout.
 
     Args:
         load: ``from_pretrained`` of the network's class in transformers, with what it needs besides the name.
         name: hub id or folder. A folder is never looked for on the hub.
-        sizes: settings of the architecture that the checkpoint must have.
+        backbone: what errors call the architecture.
+        sizes: its settings, which the checkpoint must have.
         classifier: how the names of the tensors begin that may be new. A checkpoint of an encoder alone has no head:
             that may be new as a whole.
 
@@ -69,7 +70,7 @@ def load_network(load: Callable, name: str, sizes: dict, classifier: str):
     is_local = folder.is_dir() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     place = str(folder) if is_local else name
     if is_local:
-        check_sizes(_read_config(folder), sizes, name)
+        check_sizes(_read_config(folder), backbone, sizes, name)
     try:
         try:
             network, report = load(place, local_files_only=True, output_loading_info=True)
@@ -88,7 +89,7 @@ def load_network(load: Callable, name: str, sizes: dict, classifier: str):
             f"cannot load the weights {name!r}: neither in a local folder nor reachable on the hub. Without a network, "
             "use backbone='tiny' with pretrained=False, or pass pretrained='FOLDER' with a downloaded copy"
         ) from error
-    check_sizes(network.config.to_dict(), sizes, name)
+    check_sizes(network.config.to_dict(), backbone, sizes, name)
     head = classifier.split(".")[0] + "."
     missing = {tensor for tensor in report["missing_keys"] if not tensor.startswith(classifier)}
     if missing == {key for key in network.state_dict() if key.startswith(head) and not key.startswith(classifier)}:
@@ -103,11 +104,11 @@ def load_network(load: Callable, name: str, sizes: dict, classifier: str):
     return network
 
 
-def check_sizes(found: dict, sizes: dict, name: str) -> None:
+def check_sizes(found: dict, backbone: str, sizes: dict, name: str) -> None:
     """Refuses a checkpoint of another architecture; settings that it does not name are left to the network."""
     for key, expected in sizes.items():
         if key in found and found[key] != expected:
-            raise ValueError(f"{name}: {key} is {found[key]}, but this backbone has {expected}")
+            raise ValueError(f"{name}: {key} is {found[key]}, but backbone {backbone!r} has {expected}")
 
 
 def _read_config(folder: Path) -> dict:

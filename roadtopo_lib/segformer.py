@@ -331,6 +331,6 @@ def _load_pretrained(backbone: str, num_classes: int, source: bool | str) -> Seg
         dtype=torch.float32,  # a checkpoint may be in half precision
     )
     try:
-        return load_network(load, name, ARCHITECTURES[backbone], classifier="decode_head.classifier.")
+        return load_network(load, name, backbone, ARCHITECTURES[backbone], classifier="decode_head.classifier.")
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -101,7 +101,8 @@ def render_scene(
             of a motorcycle; "wild" for "all" as seen by more kinds of cameras, on rougher roads, in many styles, to
             train models for photographs; "painted" for "all" in a style of its own, to choose among such models.
         crosswalks: ``False`` paints no crossing; all else in the scene stays as it is.
-        vehicles: ``False`` leaves the vehicles and their shadows out; all else in the scene stays as it is.
+        vehicles: ``False`` leaves the vehicles and their shadows out; all else in the scene stays as it is. The styles
+            of "wild" and "painted" mix pixels, so there the picture differs elsewhere, too.
         moment: of a drive through the scene, see ``scenes.drive``.
 
     Returns:

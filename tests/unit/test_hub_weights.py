@@ -187,5 +187,5 @@ def test_a_folder_of_another_size_is_refused_before_its_weights_are_read(folder,
     read = "transformers.SegformerForSemanticSegmentation.from_pretrained"
     monkeypatch.setattr(read, lambda *_, **__: pytest.fail("reads the weights"))
     depths = ARCHITECTURES["b2"]["depths"]
-    with pytest.raises(ValueError, match=rf"depths is \[2, 1, 1, 1\], but this backbone has \{depths}"):
+    with pytest.raises(ValueError, match=rf"depths is \[2, 1, 1, 1\], but backbone 'b2' has \{depths}"):
         SegFormerModel("b2", pretrained=str(folder))

@@ -588,13 +588,15 @@ def test_day_paint_is_in_good_order_and_all_paint_need_not_be(monkeypatch):
     assert all(labelled["day"])
 
 
-@pytest.mark.parametrize("preset", ["day", "all", "night-ride"])  # a style changes the whole picture
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_scene_without_its_vehicles_is_the_same_scene(preset):
     for seed in (0, 3, 4):
         full, empty = (render_scene(seed, (128, 256), preset, vehicles=kept) for kept in (True, False))
         assert full.attributes["vehicles"] > 0 == empty.attributes["vehicles"]
         differs = (full.image != empty.image).any(axis=2)
-        assert 0 < differs.mean() < 0.5  # the vehicles and their shadows
+        assert differs.mean() > 0
+        if preset not in ("wild", "painted"):  # a style changes the whole picture
+            assert differs.mean() < 0.5  # the vehicles and their shadows
         lanes = [np.isin(scene.semantic_amodal, LANE_CLASS_IDS) for scene in (full, empty)]
         assert not (lanes[0] & ~lanes[1]).any()  # a lane that vehicles hide from end to end shows without them
         changed = {"vehicles", "lane_lines"}

@@ -223,7 +223,7 @@ class TestActivation:
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
     SegformerForSemanticSegmentation(SegFormerModel("tiny", pretrained=False).encoder.config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"depths is .* but this backbone has"):
+    with pytest.raises(ValueError, match=r"depths is .* but backbone 'b0' has"):
         SegFormerModel("b0", pretrained=str(tmp_path))
 
 
