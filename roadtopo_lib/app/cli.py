@@ -145,7 +145,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     infer.add_argument("--h-samples", type=_path, metavar="GT.json", help="TuSimple's labels: its images, at its rows")
     infer.add_argument("--confidence", type=float, help="leave out what is less sure (default: the model's own)")
-    infer.add_argument("--resume", action="store_true", help="leave out what has complete results of this model")
+    infer.add_argument(
+        "--resume",
+        action="store_true",
+        help="leave out what has complete results of this model; give the same --confidence",
+    )
     infer.add_argument(
         "--tile", type=int, metavar="PIXELS", help="see the image in tiles, at its own resolution; keeps all lanes"
     )
