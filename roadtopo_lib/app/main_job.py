@@ -19,7 +19,7 @@ from roadtopo_lib.app.train import train_lane_model
 from roadtopo_lib.confidence import load_segmenter
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.console import open_streams, say
-from roadtopo_lib.course.data import samples
+from roadtopo_lib.course.data import LANE_SMALL, samples
 from roadtopo_lib.data.images import write_image
 from roadtopo_lib.dataset import LaneInstanceDataset
 from roadtopo_lib.files import write_atomic, write_json
@@ -44,7 +44,6 @@ DAY_TEST_SEED = 2
 ALL_TEST_SEED = 3
 """Different seeds never share a scene, so both test sets are unseen."""
 PICTURES = 12
-SHIPPED = "checkpoints/lane-small.safetensors"
 
 
 def main() -> int:
@@ -121,9 +120,9 @@ def run(out: Path, scale: float = 1.0) -> dict:
     scores["all"] = evaluate(segmenter, LaneInstanceDataset(data["all"], "test"), baselines=True, progress=True)
     say("with night, dusk, rain and heavy degradation, never trained on (preset all):")
     print_scores(scores["all"])
-    shipped = load_segmenter(samples() / SHIPPED)
+    shipped = load_segmenter(samples() / LANE_SMALL)
     scores["shipped"] = evaluate(shipped, LaneInstanceDataset(data["test"], "test"), progress=True)
-    say(f"beside it data_samples/{SHIPPED}, trained for hours on scenes of many styles (preset day):")
+    say(f"beside it data_samples/{LANE_SMALL}, trained for hours on scenes of many styles (preset day):")
     print_scores(scores["shipped"])
     seconds["evaluate"] = time.perf_counter() - started
 
@@ -187,7 +186,7 @@ def print_ending(out: Path, scores: dict) -> None:
         f"  training curve  {out / 'training_curve.png'}\n"
         f"  model           {out / 'model.safetensors'}\n"
         f"Open the course:  make lab\n"
-        f"Your own image:   .venv/bin/road-topology infer lane --model data_samples/{SHIPPED}"
+        f"Your own image:   .venv/bin/road-topology infer lane --model data_samples/{LANE_SMALL}"
         f" --input IMAGE --output found.png --visualize"
     )
 

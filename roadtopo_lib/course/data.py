@@ -6,6 +6,8 @@ from roadtopo_lib.data.samples import Sample, read_sample, sample_files
 from roadtopo_lib.scenes import Scene, render_scene
 
 FRAME_SEED, FRAME_SIZE, FRAME_PRESET = 21365, (512, 1024), "day"
+LANE_SMALL = "checkpoints/lane-small.safetensors"
+"""Within ``samples()``: the small one of the models that were trained for photographs."""
 
 
 def samples() -> Path:

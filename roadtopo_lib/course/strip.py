@@ -1,7 +1,7 @@
 """The strip: image → classes → embeddings → clusters → numbered lanes, in one picture.
 
-It opens and closes each notebook. Everything in it is computed when it is drawn, by the shipped model unless another
-one is given.
+It opens and closes each notebook. Everything in it is computed when it is drawn: for the frame by the model that
+``make run`` makes, for a photograph by the one that was trained for photographs, unless another one is given.
 """
 
 from pathlib import Path
@@ -13,14 +13,15 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from roadtopo_lib.confidence import load_segmenter
 from roadtopo_lib.config import LaneSegmentationConfig
-from roadtopo_lib.course.data import frame, samples
+from roadtopo_lib.course.data import LANE_SMALL, frame, samples
 from roadtopo_lib.course.photo import my_photo
 from roadtopo_lib.course.pictures import show
 from roadtopo_lib.losses.discriminative import gather_embeddings
 from roadtopo_lib.models import load_with_info
 from roadtopo_lib.pipeline import LaneSegmenter
-from roadtopo_lib.postprocess import cluster_embeddings
+from roadtopo_lib.postprocess import cluster_embeddings, radius_from_margins
 from roadtopo_lib.viz import color_semantic, instance_color, overlay
 
 BOXES = ("image", "classes", "embeddings", "clusters", "lanes")
@@ -69,21 +70,25 @@ def strip(
             electives) their titles are.
         photo: path of a photograph of the learner's own; later notebooks remember it, see ``my_photo``.
         image: (H, W, 3) uint8 RGB in place of frame and photograph.
-        segmenter: a model in place of the shipped one.
-        settings: settings of the config to change, such as ``clustering="dbscan"``.
+        segmenter: a model in place of the shipped ones.
+        settings: settings of the frame's model to change, such as ``clustering="dbscan"``.
     """
-    images = [frame()[0] if image is None else image]
+    of_frame = shipped_segmenter(**settings) if segmenter is None else segmenter
+    rows = [boxes_of(frame()[0] if image is None else image, of_frame)]
     photograph = my_photo(photo)
     if photograph is not None and image is None:
-        images.append(photograph)
-    segmenter = shipped_segmenter(**settings) if segmenter is None else segmenter
-    rows = [boxes_of(picture, segmenter) for picture in images]
+        rows.append(boxes_of(photograph, photo_segmenter() if segmenter is None else segmenter))
     # 255: no dithering, so a tenth fewer bytes in each of fourteen pictures; the sky has no bands at this size.
     show(draw_strip(rows, chapter, closing), alt_text(rows[0], chapter, closing), colors=255)
 
 
+def photo_segmenter() -> LaneSegmenter:
+    """The small model for photographs, with its calibration."""
+    return load_segmenter(samples() / LANE_SMALL)
+
+
 def shipped_segmenter(**settings: object) -> LaneSegmenter:
-    """The shipped model with its settings, some of them changed."""
+    """The model of ``make run`` with its settings, some of them changed."""
     model, info = load_with_info(samples() / "tiny.safetensors")
     return LaneSegmenter(model, LaneSegmentationConfig.from_dict(info["training"]).replace(**settings))
 
@@ -109,7 +114,8 @@ def boxes_of(image: np.ndarray, segmenter: LaneSegmenter) -> dict:
     vectors = gather_embeddings(torch.as_tensor(predicted["embeddings"])[None], *place, size)  # (n, D)
     embeddings, clusters = np.zeros_like(image), np.zeros_like(image)
     embeddings[lanes] = principal_colors(vectors.numpy())
-    labels = cluster_embeddings(vectors, segmenter.postprocessor.radius, segmenter.config.clustering)
+    radius = radius_from_margins(segmenter.config.delta_var, segmenter.config.delta_dist)
+    labels = cluster_embeddings(vectors, radius, segmenter.config.clustering)
     clusters[lanes] = _cluster_colors(labels, result["lane_instances"][lanes])
     pictures = {
         "image": image,
