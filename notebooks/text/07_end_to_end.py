@@ -862,9 +862,11 @@ of_small = [small(scene["scene"].image) for scene in scenes]
 
 def counts_from(threshold):
     """(120, 3): TP, FP, FN of each scene, without the lanes that are less sure."""
-    sure = [result["lane_confidence"] >= threshold for result in of_small]
-    kept_lanes = [[r["lane_polylines"][k] for k in np.flatnonzero(s)] for r, s in zip(of_small, sure)]
-    return np.array([lane_counts(ls, s["scene"]) for ls, s in zip(kept_lanes, scenes)])
+    rows = []
+    for result, scene in zip(of_small, scenes):
+        sure = np.flatnonzero(result["lane_confidence"] >= threshold)
+        rows.append(lane_counts([result["lane_polylines"][k] for k in sure], scene["scene"]))
+    return np.array(rows)
 
 
 own_threshold = load_weights(small_file).info["confidence"]["thresholds"]["lanes"]
@@ -889,8 +891,8 @@ print(f"95 % within {lead_low:+.2f} … {lead_high:+.2f}")
 trade = {}
 for threshold in (0.0, own_threshold, 0.6, 0.8):
     tp, fp, fn = counts_from(threshold).sum(axis=0)
-    trade[threshold] = tp / (tp + fp), tp / (tp + fn)
-    print("at least {:.2f} sure: precision {:.2f}, recall {:.2f}".format(threshold, *trade[threshold]))
+    precision, recall = trade[threshold] = tp / (tp + fp), tp / (tp + fn)
+    print(f"at least {threshold:.2f} sure: precision {precision:.2f}, recall {recall:.2f}")
 assert trade[0.8][0] > trade[0.0][0] + 0.02 and trade[0.8][1] < trade[0.0][1] - 0.02
 
 # %% [markdown]

@@ -153,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument(
         "--tile", type=int, metavar="PIXELS", help="see the image in tiles, at its own resolution; keeps all lanes"
     )
+    infer.add_argument("--fast", action="store_true", help="one view of an image in place of two: finds a little less")
     infer.add_argument("--overlap", type=int, default=64, help="pixels that tiles share (default %(default)s)")
     infer.add_argument("--device")
     infer.set_defaults(run=commands.infer)

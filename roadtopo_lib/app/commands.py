@@ -142,6 +142,7 @@ def infer(arguments: argparse.Namespace) -> int:
     try:
         with connected():
             segmenter = load_segmenter(arguments.model, _device(arguments), arguments.confidence)
+            segmenter.tta = not arguments.fast
             if arguments.tile is not None:
                 tiles = arguments.tile, arguments.overlap
                 segmenter = TiledSegmenter(segmenter.model, segmenter.config, segmenter.device, *tiles)
@@ -188,6 +189,7 @@ def _film(arguments: argparse.Namespace, on_fault: Callable[[str], None]) -> Non
         if world_size() > 1:
             raise ValueError(f"{arguments.output}: a film is one file of all frames: use one process")
     segmenter = load_segmenter(arguments.model, _device(arguments), arguments.confidence)
+    segmenter.tta = not arguments.fast
     began, tracks, frames = time.perf_counter(), 0, 0
     followed = follow_video(segmenter, arguments.input, arguments.output, on_fault)
     for frame in progress_bar(followed, "film", unit="frame", leave=False, disable=None):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from roadtopo_lib.confidence import load_segmenter
 from roadtopo_lib.dataset import LaneInstanceDataset, image_to_tensor
 from roadtopo_lib.electives.thin import compare_masks
 from roadtopo_lib.files import load_weights
@@ -47,7 +48,8 @@ def test_samples_rendered_again_are_the_same(split, index):
 def test_the_samples_hold_crosswalks_and_are_small():
     dataset = LaneInstanceDataset(SAMPLES, "train")
     assert any((dataset.read(index)[1] == CROSSWALK).any() for index in range(len(dataset)))
-    assert sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file()) < 8e6
+    apart = SAMPLES / "checkpoints"
+    assert sum(f.stat().st_size for f in SAMPLES.rglob("*") if f.is_file() and apart not in f.parents) < 8e6
 
 
 def test_the_committed_checkpoint_finds_most_lanes_of_the_samples():
@@ -73,3 +75,32 @@ def test_the_card_of_the_shipped_model_says_what_the_readme_says():
         scores = [card["scores"][f"{scenes}, {key}"] for key in ("miou", "lane_f1", "instance_f1")]
         assert [f"{score:.3f}" for score in scores] == [cell.strip() for cell in line.strip("|").split("|")[1:]]
         assert line.startswith(f"| {card['scores'][f'{scenes}, images']},")
+
+
+@pytest.mark.parametrize(("name", "most"), [("lane-small", 3e6), ("lane", 20e6)])
+def test_a_model_for_photographs_is_small_calibrated_and_says_how_it_was_made(name, most):
+    path = SAMPLES / "checkpoints" / f"{name}.safetensors"
+    assert path.stat().st_size <= most
+    info = load_weights(path).info
+    card, readme = info["card"], (SAMPLES / "README.md").read_text(encoding="utf-8")
+    assert card["command"] == f"python data_samples/make_lane_models.py {name} FOLDER"
+    assert card["data"]["preset"] == "wild"
+    assert info["training"]["pretrained"] is False  # not the path of an earlier stage on somebody's disk
+    assert [row["epoch"] for row in card["stages"][-1]["curve"]] == [*range(1, card["stages"][-1]["epochs"] + 1)]
+    for kind in ("lanes", "crossings"):
+        assert info["confidence"]["report"][kind]["error"] <= 0.05
+        assert card["scores"][f"{kind}, calibration error"] == info["confidence"]["report"][kind]["error"]
+    for scenes in ("day", "all", "painted"):
+        line = next(row for row in readme.splitlines() if row.startswith(f"| `{name}` | {scenes} |"))
+        columns = ("miou", "lane_f1", "instance_f1", "TuSimple accuracy", "TuSimple fp", "TuSimple fn")
+        scores = [f"{card['scores'][f'{scenes}, {column}']:.3f}" for column in columns]
+        assert scores == [cell.strip() for cell in line.strip("|").split("|")[2:]]
+
+
+def test_the_small_model_for_photographs_finds_more_than_that_of_make_run():
+    test = LaneInstanceDataset(SAMPLES, "test")
+    found = [
+        evaluate(load_segmenter(SAMPLES / name, "cpu"), test)["lane_f1"]
+        for name in ("tiny.safetensors", "checkpoints/lane-small.safetensors")
+    ]
+    assert found[1] > found[0] + 0.03

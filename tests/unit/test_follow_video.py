@@ -54,6 +54,16 @@ def test_the_command_writes_a_film_and_a_line_for_each_frame(clip, tmp_path, cap
     assert "does not go with --format" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("output", ["film.mp4", "images"])
+def test_fast_means_one_view_of_each_image(clip, tmp_path, monkeypatch, output):
+    views, make = [], LaneSegmenter.make_views
+    monkeypatch.setattr(LaneSegmenter, "make_views", lambda *given: views.append(make(*given)) or views[-1])
+    command = ["infer", "lane", "--model", str(samples() / "tiny.safetensors"), "--input", str(clip), "--device", "cpu"]
+    assert main([*command, "--output", str(tmp_path / output)]) == 0
+    assert main([*command, "--output", str(tmp_path / output), "--fast"]) == 0
+    assert [len(pair) for pair in views] == [2] * FRAMES + [1] * FRAMES
+
+
 def test_records_are_those_of_single_frames_with_tracks_besides(clip, segmenter, tmp_path):
     followed = list(follow_video(segmenter, clip, tmp_path / "film.mp4"))
     tracks = set()
