@@ -1,8 +1,8 @@
 """Memory and handles over long runs: ``python tests/soak/long_run.py --steps 1000 --frames 1000``.
 
-Trains that many steps, with two workers that load data, and looks at that many frames of changing sizes. Memory may
-grow at first, while caches fill; from the second half on its slope must lie within the noise. At the end as many
-threads, files and child processes are there as after the first tenth.
+Trains that many steps, with two workers that load data, looks at that many frames of changing sizes, and follows the
+lanes of a video of that many frames. Memory may grow at first, while caches fill; from the second half on its slope
+must lie within the noise. At the end as many threads, files and child processes are there as after the first tenth.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from kill_test import write_data
@@ -20,6 +21,8 @@ from roadtopo_lib import models
 from roadtopo_lib.config import LaneSegmentationConfig
 from roadtopo_lib.dataset import LaneInstanceDataset, build_loader, build_transform
 from roadtopo_lib.pipeline import LaneSegmenter
+from roadtopo_lib.scenes import render_scene
+from roadtopo_lib.tracking import follow_video
 from roadtopo_lib.trainer_lane import LaneSegmentationTrainer
 from roadtopo_lib.training.recorders import Recorder
 
@@ -103,6 +106,21 @@ def look(frames: int) -> bool:
     return watch.verdict("frames", handles())
 
 
+def film(folder: Path, frames: int) -> bool:
+    """The lanes of a video of that many frames, which shows eight scenes again and again."""
+    config, size = LaneSegmentationConfig.preset("tiny"), (120, 200)
+    segmenter = LaneSegmenter(models.build(config), config, device="cpu")
+    clip, watch = folder / "drive.mp4", Watch()
+    writer = cv2.VideoWriter(str(clip), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 25.0, size[::-1])
+    scenes = [render_scene(seed, size).image[..., ::-1] for seed in range(8)]
+    for number in range(frames):
+        writer.write(scenes[number % len(scenes)])
+    writer.release()
+    for _ in follow_video(segmenter, clip, folder / "film.mp4"):
+        watch.note(frames)
+    return watch.verdict("frames of a film", handles())
+
+
 def main() -> int:
     """1 if memory or handles grow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,6 +132,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="long-run-") as folder:
         write_data(Path(folder))
         good = [train(Path(folder), arguments.steps, arguments.workers), look(arguments.frames)]
+        good.append(film(Path(folder), arguments.frames))
     return 0 if all(good) else 1
 
 

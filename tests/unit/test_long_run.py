@@ -16,3 +16,4 @@ def test_memory_and_handles_do_not_grow_with_steps_and_frames():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "training steps: 60 in all" in done.stdout
     assert "frames: 60 in all" in done.stdout
+    assert "frames of a film: 60 in all" in done.stdout
