@@ -194,3 +194,26 @@ def test_ci_run_makes_a_new_environment_and_stops_at_the_first_error():
 def test_license_is_mit_and_declared():
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License\n\nCopyright (c) 2026 Road Topology")
     assert PROJECT["license"] == "MIT"
+
+
+def test_make_bench_starts_only_what_runs_without_arguments(tmp_path):
+    (tmp_path / ".installed").touch()
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$1" >> started\n')
+    python.chmod(0o755)
+    folder = tmp_path / "tests" / "benchmarks"
+    folder.mkdir(parents=True)
+    for source in (ROOT / "tests" / "benchmarks").glob("*.py"):
+        (folder / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / ".installed").touch()  # newer than both lists
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    subprocess.run(["make", "bench", f"VENV={tmp_path}"], cwd=tmp_path, env=clean, check=True, capture_output=True)
+    started = {Path(line).name for line in (tmp_path / "started").read_text().split()}
+    assert {"bench_losses.py", "bench_video.py"} <= started
+    for name in started:
+        required = re.findall(r'add_argument\("(\w+)"(?!, nargs="\?")', (folder / name).read_text(encoding="utf-8"))
+        assert not required, f"{name} needs {required}"
+    assert "bench_finetune.py" not in started
