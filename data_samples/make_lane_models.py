@@ -23,7 +23,7 @@ from roadtopo_lib.training.recorders import PrintEpochs
 
 SIZE = (360, 640)
 TRAIN_SEED, CALIBRATION_SEED = 19, 20
-COUNTS, CALIBRATION_COUNTS = {"train": 8000, "val": 240}, {"val": 400}
+COUNTS, CALIBRATION_COUNTS = {"train": 8000, "val": 240}, {"val": 1000}
 TESTS = {"day": (2, 200, (256, 512)), "all": (3, 100, (256, 512)), "painted": (21, 200, SIZE)}
 """Preset → seed, scenes and size; the first two sets are those of ``make run``."""
 

@@ -883,7 +883,7 @@ print(f"95 % within {lead_low:+.2f} … {lead_high:+.2f}")
 # ### How sure is a lane?
 #
 # `lane-small` says of each lane how probable it is that the lane is right. A regression learnt that
-# on 400 scenes that no training saw (`road-topology calibrate`). The model leaves out what is less
+# on 1000 scenes that no training saw (`road-topology calibrate`). The model leaves out what is less
 # sure than a threshold. Its own threshold gives the best F1 on those scenes. For a map choose a high
 # one: what it shows is right. For a warning choose a low one: little is missed.
 
