@@ -41,8 +41,8 @@ STAGES = {
 }
 BACKBONES = {"lane-small": "tiny", "lane": "b0"}
 LIMITS = (
-    "Trained on rendered scenes only. Weak where a line is worn away, where a kerb alone bounds a narrow street, at "
-    "night and in rain. Not for driving."
+    "Trained on rendered scenes only; no score on photographs is known. Finds fewer lanes in the dark, in rain and in "
+    "styles that it has not seen, see the scores. Misses outer lines that are far away first. Not for driving."
 )
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 

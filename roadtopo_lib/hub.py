@@ -162,8 +162,8 @@ def model_card(kind: str, settings: dict, info: dict) -> str:
 
     Args:
         kind, settings: of the model, see ``models.StoredModel``.
-        info: what was saved beside the weights: of ``training`` the seed and sizes, of ``card`` the data, the command
-            and the scores, and the numbers that a run keeps (``epoch``, ``val_loss``, ``val_miou``).
+        info: what was saved beside the weights: of ``training`` the seed and sizes, of ``card`` the data, the command,
+            the hours, the limits and the scores, and what a run keeps (``epoch``, ``val_loss``, ``val_miou``).
     """
     card = info.get("card") if isinstance(info.get("card"), dict) else {}
     training = info.get("training") if isinstance(info.get("training"), dict) else {}
@@ -171,6 +171,7 @@ def model_card(kind: str, settings: dict, info: dict) -> str:
     made = {
         "data": card.get("data"), "command": card.get("command"), "seed": training.get("seed"),
         "image size (height, width)": training.get("image_size"), "rows cut off above": training.get("crop_top"),
+        "hours of one core": card.get("hours"), "limits": card.get("limits"),
     }  # fmt: skip
     scores = {**run, **(card["scores"] if isinstance(card.get("scores"), dict) else {})}
     parts = [

@@ -44,6 +44,7 @@ def test_a_model_comes_back_bit_for_bit(model, tmp_path):
 
 def test_the_card_says_what_is_known_and_leaves_out_the_rest(tmp_path):
     card = {"command": "make run", "data": {"preset": "day", "seed": 1}, "scores": {"day, lane_f1": 0.77834}}
+    card |= {"hours": 1.5, "limits": "Not for driving."}
     training = {"seed": 5, "image_size": [96, 256], "crop_top": 0.25, "lr": 0.003}
     SMALL[1].save_pretrained(tmp_path / "known", card=card, training=training, epoch=4, val_loss=0.237494)
     text = (tmp_path / "known" / "README.md").read_text()
@@ -53,6 +54,7 @@ def test_the_card_says_what_is_known_and_leaves_out_the_rest(tmp_path):
         "| num_classes | 1 |",
     ):  # fmt: skip
         assert row in text
+    assert "| hours of one core | 1.5 |\n| limits | Not for driving. |\n" in text
     SMALL[1].save_pretrained(tmp_path / "unknown", note="a | b")
     text = (tmp_path / "unknown" / "README.md").read_text()
     assert text.count("Not recorded.") == 2
