@@ -36,9 +36,9 @@ def test_the_readme_has_its_parts_in_order_and_a_row_for_each_notebook():
 
 def test_the_example_of_the_readme_finds_lanes_and_writes_its_picture(tmp_path, monkeypatch, capsys):
     readme = PAGES[0].read_text(encoding="utf-8")
-    (example,) = (s for s in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "LaneSegmenter" in s)
+    (example,) = (s for s in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_segmenter" in s)
     assert len([line for line in example.splitlines() if line.strip()]) <= 10
-    for name in ("tiny.safetensors", "frame/images/frame.png"):
+    for name in ("checkpoints/lane-small.safetensors", "frame/images/frame.png"):
         (tmp_path / "data_samples" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "data_samples" / name, tmp_path / "data_samples" / name)
     monkeypatch.chdir(tmp_path)
