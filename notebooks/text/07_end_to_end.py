@@ -833,14 +833,14 @@ print(f"95 % within {gain_low:+.3f} … {gain_high:+.3f}")
 # %% [markdown]
 # ### A model for photographs
 #
-# `make run` takes minutes, and its model has seen dry daylight from one kind of car. In
-# `data_samples/checkpoints` lie two models that were trained for hours on scenes of preset `wild`: all
-# light and weather, many cameras, and pictures restyled until no two look alike. If the scenes differ
-# enough among themselves, a photograph is one variant more. This is called [domain
-# randomization](GLOSSARY.md#domain-randomization). No photograph took part. `lane-small` has the
-# architecture of `tiny`, and sees four times as many pixels.
+# `make run` takes minutes, and its model has seen dry daylight from one kind of car. `lane-small` was
+# trained for hours on scenes of preset `wild`: all light and weather, many cameras, and pictures
+# restyled until no two look alike. If the scenes differ enough among themselves, a photograph is one
+# variant more. This is called [domain randomization](GLOSSARY.md#domain-randomization). No photograph
+# took part. `lane-small` has the architecture of `tiny`, and sees four times as many pixels.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded"]
+# @title The model and its card
 small_file = samples() / "checkpoints" / "lane-small.safetensors"
 small_card = load_weights(small_file).info["card"]
 small_data, hours = small_card["data"], small_card["hours"]
@@ -887,7 +887,8 @@ print(f"95 % within {lead_low:+.2f} … {lead_high:+.2f}")
 # sure than a threshold. Its own threshold gives the best F1 on those scenes. For a map choose a high
 # one: what it shows is right. For a warning choose a low one: little is missed.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title Four thresholds
 trade = {}
 for threshold in (0.0, own_threshold, 0.6, 0.8):
     tp, fp, fn = counts_from(threshold).sum(axis=0)
@@ -1094,7 +1095,7 @@ assert terminal("convert labelme photos my_roads --val-share 0.25") == 0
 sheet = read_image(work / "my_roads" / "contact_sheet.png")
 alt = "The first four samples of the new data set, with their lanes and crosswalks in colour."
 four = sheet[: len(sheet) // 2, : sheet.shape[1] // 2]
-show(draw_photos({"The labels lie on the lanes": four}, columns=1, width=4.5), alt, photo=True)
+show(draw_photos({"The labels lie on the lanes": four}, columns=1, width=3), alt, photo=True)
 
 # %% [markdown]
 # ### Check
@@ -1730,18 +1731,20 @@ with warnings.catch_warnings(action="ignore"), contextlib.suppress(pickle.Unpick
     raise AssertionError("torch.load has read a pickle with code")
 
 # %% [markdown]
-# ## Your own road
+# ## Next
 #
 # The seven chapters end here. What remains is your own road. Name a photograph in `PHOTO` at the top
 # and run the notebook again. Until then a scene stands here in a style that neither model has seen.
 
-# %% tags=["nbval-ignore-output"]
-mine_or_painted = my_photo()
-if mine_or_painted is None:
-    mine_or_painted = render_scene(5, (360, 640), "painted").image
-pair = {"the model of make run": segmenter, "lane-small": load_segmenter(small_file, device)}
-pair = {name: overlay(mine_or_painted, model(mine_or_painted)) for name, model in pair.items()}
-show(draw_photos(pair, width=5), "The lanes that two models find in one picture.", photo=True)
+# %% tags=["folded", "nbval-ignore-output"]
+# @title Your photograph, by the model of `make run` and by `lane-small`
+own_photo = my_photo()
+picture = render_scene(5, (360, 640), "painted").image if own_photo is None else own_photo
+pair = {"make run": segmenter, "lane-small": load_segmenter(small_file, device)}
+pair = {name: overlay(picture, model(picture)) for name, model in pair.items()}
+size = 2 if own_photo is None else 5
+show(draw_photos(pair, width=size), "The lanes that two models find in one picture.", photo=True)
+assert all(picture.shape == image.shape for image in pair.values())
 
 # %% [markdown]
 # Look at where the better one fails, too. If it fails often on your roads, label a few dozen
