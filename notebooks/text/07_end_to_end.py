@@ -885,7 +885,7 @@ print(f"95 % within {lead_low:+.2f} … {lead_high:+.2f}")
 # `lane-small` says of each lane how probable it is that the lane is right. A regression learnt that
 # on 1000 scenes that no training saw (`road-topology calibrate`). The model leaves out what is less
 # sure than a threshold. Its own threshold gives the best F1 on those scenes. For a map choose a high
-# one: what it shows is right. For a warning choose a low one: little is missed.
+# one: more of what it shows is right. For a warning choose a low one: less is missed.
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title Four thresholds
