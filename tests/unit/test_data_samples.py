@@ -90,6 +90,12 @@ def test_a_model_for_photographs_is_small_calibrated_and_says_how_it_was_made(na
     for kind in ("lanes", "crossings"):
         assert info["confidence"]["report"][kind]["error"] <= 0.05
         assert card["scores"][f"{kind}, calibration error"] == info["confidence"]["report"][kind]["error"]
+    reports, pages = info["confidence"]["report"], (SAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    after, before = ([f"{reports[k][key]:.3f}" for k in ("lanes", "crossings")] for key in ("error", "error_before"))
+    assert f"off by {after[0]} for lanes and {after[1]} for crossings" in pages
+    assert f"{before[0]} and {before[1]} for the mean probability" in pages
+    assert f"{info['confidence']['scenes']} others of it calibrated the confidence" in readme
+    assert f"{card['hours']:.1f} hours" in readme
     for scenes in ("day", "all", "painted"):
         line = next(row for row in readme.splitlines() if row.startswith(f"| `{name}` | {scenes} |"))
         columns = ("miou", "lane_f1", "instance_f1", "TuSimple accuracy", "TuSimple fp", "TuSimple fn")
